@@ -1,0 +1,1 @@
+"""Linux Virtual Server as a library."""

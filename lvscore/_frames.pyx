@@ -1,0 +1,213 @@
+"""Frames for an engine: many frames in one buffer, described by dense arrays."""
+
+from cpython.buffer cimport (
+    PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.string cimport memset
+
+from lvscore.errors import ConfigError
+
+__all__ = ["FrameBatch"]
+
+cdef uint32_t MAX_FRAME_LENGTH = 0x7FFFFFFF
+
+
+cdef class _Column:
+    """One array of a batch, shown through the buffer protocol; keeps the batch alive."""
+    cdef:
+        FrameBatch batch
+        void* pointer
+        Py_ssize_t shape[1]
+        Py_ssize_t strides[1]
+        bytes format
+        bint writable
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        if flags & PyBUF_WRITABLE == PyBUF_WRITABLE and not self.writable:
+            raise BufferError("this array of a FrameBatch is read-only")
+        buffer.buf = self.pointer
+        buffer.obj = self
+        buffer.itemsize = self.strides[0]
+        buffer.len = self.shape[0] * self.strides[0]
+        buffer.readonly = not self.writable
+        buffer.format = <char*>self.format if flags & PyBUF_FORMAT == PyBUF_FORMAT else NULL
+        buffer.ndim = 1
+        buffer.shape = self.shape if flags & PyBUF_ND == PyBUF_ND else NULL
+        buffer.strides = self.strides if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
+        buffer.suboffsets = NULL
+        buffer.internal = NULL
+
+
+cdef object column(FrameBatch batch, void* pointer, Py_ssize_t size, bytes format,
+                   bint writable):
+    import numpy
+
+    cdef _Column view = _Column()
+    view.batch = batch
+    view.pointer = pointer
+    view.shape[0] = batch.count
+    view.strides[0] = size
+    view.format = format
+    view.writable = writable
+    return numpy.asarray(view)
+
+
+cdef class FrameBatch:
+    def __init__(self, buffer, offsets, lengths, timestamps, *, link_type=1,
+                 original_lengths=None):
+        import numpy
+
+        arrays = []
+        for name, values, kind in (("offsets", offsets, numpy.uint64),
+                                   ("lengths", lengths, numpy.uint32),
+                                   ("timestamps", timestamps, numpy.int64),
+                                   ("original_lengths",
+                                    lengths if original_lengths is None else original_lengths,
+                                    numpy.uint32)):
+            given = numpy.asarray(values)
+            if given.ndim != 1:
+                raise ConfigError(f"{name} must have one dimension, not {given.ndim}")
+            if given.size and given.dtype.kind not in "iu":
+                raise ConfigError(f"{name} must be integers, not {given.dtype}")
+            limits = numpy.iinfo(kind)
+            if given.size and (int(given.min()) < limits.min or int(given.max()) > limits.max):
+                raise ConfigError(f"{name} must lie in {limits.min}..{limits.max}")
+            arrays.append(numpy.ascontiguousarray(given, dtype=kind))
+        sizes = {a.size for a in arrays}
+        if len(sizes) != 1:
+            raise ConfigError(
+                "offsets, lengths, timestamps and original_lengths must be equally long, not "
+                + ", ".join(str(a.size) for a in arrays))
+        if not self.bound:
+            PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+            self.bound = True
+            self.data = <uint8_t*>self.view.buf
+            self.data_length = self.view.len
+        else:
+            raise ConfigError("a FrameBatch is bound once; make another for another buffer")
+        self.reserve(<uint32_t>arrays[0].size)
+        self.link_type = link_type
+        cdef const uint64_t[::1] offset = arrays[0]
+        cdef const uint32_t[::1] length = arrays[1]
+        cdef const int64_t[::1] timestamp = arrays[2]
+        cdef const uint32_t[::1] original = arrays[3]
+        cdef uint32_t i
+        for i in range(<uint32_t>offset.shape[0]):
+            if (length[i] > MAX_FRAME_LENGTH or offset[i] > self.data_length
+                    or length[i] > self.data_length - offset[i]):
+                raise ConfigError(
+                    f"frame {i}: bytes {offset[i]}..{offset[i] + length[i]} lie outside the "
+                    f"buffer of {self.data_length} bytes")
+            if original[i] < length[i]:
+                raise ConfigError(
+                    f"frame {i}: original length {original[i]} is less than its {length[i]} "
+                    "captured bytes")
+            self.offset[i] = offset[i]
+            self.length[i] = length[i]
+            self.timestamp[i] = timestamp[i]
+            self.original_length[i] = original[i]
+            if original[i] != length[i]:
+                self.snapped = True
+        self.count = <uint32_t>offset.shape[0]
+
+    def __cinit__(self, *args, **kwargs):
+        self.data = NULL
+        self.bound = False
+        self.link_type = 1
+
+    def __dealloc__(self):
+        if self.bound:
+            PyBuffer_Release(&self.view)
+        PyMem_Free(self.offset)
+        PyMem_Free(self.length)
+        PyMem_Free(self.original_length)
+        PyMem_Free(self.timestamp)
+        PyMem_Free(self.verdict)
+        PyMem_Free(self.reason)
+
+    cdef int reserve(self, uint32_t capacity) except -1:
+        """Allocate the arrays for ``capacity`` frames; once per batch."""
+        cdef uint32_t n = capacity if capacity else 1
+        self.offset = <uint64_t*>PyMem_Calloc(n, sizeof(uint64_t))
+        self.length = <uint32_t*>PyMem_Calloc(n, sizeof(uint32_t))
+        self.original_length = <uint32_t*>PyMem_Calloc(n, sizeof(uint32_t))
+        self.timestamp = <int64_t*>PyMem_Calloc(n, sizeof(int64_t))
+        self.verdict = <uint8_t*>PyMem_Calloc(n, 1)
+        self.reason = <uint8_t*>PyMem_Calloc(n, 1)
+        if not (self.offset and self.length and self.original_length and self.timestamp
+                and self.verdict and self.reason):
+            raise MemoryError()
+        self.capacity = capacity
+        return 0
+
+    @staticmethod
+    cdef FrameBatch over(object owner, uint8_t* data, uint64_t data_length, uint32_t capacity,
+                         int link_type):
+        """A batch over memory that ``owner`` keeps alive, with room for ``capacity`` frames."""
+        cdef FrameBatch batch = FrameBatch.__new__(FrameBatch)
+        batch.owner = owner
+        batch.data = data
+        batch.data_length = data_length
+        batch.link_type = link_type
+        batch.reserve(capacity)
+        return batch
+
+    @classmethod
+    def of(cls, frames, timestamps=None, *, link_type=1):
+        frames = [bytes(frame) for frame in frames]
+        if timestamps is None:
+            timestamps = [0] * len(frames)
+        offsets, position = [], 0
+        for frame in frames:
+            offsets.append(position)
+            position += len(frame)
+        return cls(bytearray(b"".join(frames)), offsets, [len(frame) for frame in frames],
+                   timestamps, link_type=link_type)
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        cdef Py_ssize_t i = index
+        if i < 0:
+            i += self.count
+        if not 0 <= i < self.count:
+            raise IndexError(f"frame {index} of a batch of {self.count}")
+        cdef _Column view = _Column()
+        view.batch = self
+        view.pointer = self.data + self.offset[i]
+        view.shape[0] = self.length[i]
+        view.strides[0] = 1
+        view.format = b"B"
+        view.writable = True
+        return memoryview(view)
+
+    @property
+    def link_type(self):
+        return self.link_type
+
+    @property
+    def offset(self):
+        return column(self, self.offset, sizeof(uint64_t), b"Q", False)
+
+    @property
+    def length(self):
+        return column(self, self.length, sizeof(uint32_t), b"I", False)
+
+    @property
+    def original_length(self):
+        return column(self, self.original_length, sizeof(uint32_t), b"I", False)
+
+    @property
+    def timestamp(self):
+        return column(self, self.timestamp, sizeof(int64_t), b"q", False)
+
+    @property
+    def verdict(self):
+        return column(self, self.verdict, 1, b"B", True)
+
+    @property
+    def reason(self):
+        return column(self, self.reason, 1, b"B", True)

@@ -1,0 +1,84 @@
+"""The exceptions of lvscore: one tree, and each is also the fitting builtin.
+
+They tell what the *caller* got wrong. What a packet got wrong never raises: it ends with a
+verdict, a reason and a counter.
+"""
+
+__all__ = [
+    "AddressError",
+    "CaptureError",
+    "CommandError",
+    "ConcurrencyError",
+    "ConfigError",
+    "DuplicateError",
+    "InterfaceError",
+    "LimitError",
+    "LvscoreError",
+    "NotFoundError",
+    "TruncatedCapture",
+    "UnsupportedLinkType",
+]
+
+
+class LvscoreError(Exception):
+    """Base of every exception that lvscore raises on purpose."""
+
+
+class ConfigError(LvscoreError, ValueError):
+    """What was asked for is not valid; nothing was changed."""
+
+
+class AddressError(ConfigError):
+    """An address, prefix, port or range that cannot be read."""
+
+
+class DuplicateError(ConfigError):
+    """A service, server or rule that is there already."""
+
+
+class CommandError(ConfigError):
+    """A command line in ipvsadm's or iptables' language that was refused.
+
+    Attributes:
+        status: the exit status that the command would have ended with (2 for usage).
+    """
+
+    def __init__(self, message: str, status: int = 2) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class NotFoundError(LvscoreError, LookupError):
+    """No such service, server, rule or connection."""
+
+
+class LimitError(LvscoreError):
+    """A bound on the configuration was reached."""
+
+
+class CaptureError(LvscoreError, ValueError):
+    """A capture file that cannot be read or written."""
+
+
+class TruncatedCapture(CaptureError):  # noqa: N818  (reads as what it is)
+    """A capture that ends inside a record; every whole frame before it was delivered.
+
+    Attributes:
+        offset: where the broken record begins, in bytes from the start of the file.
+    """
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+
+class UnsupportedLinkType(CaptureError):  # noqa: N818
+    """A capture whose link type lvscore does not read."""
+
+
+class InterfaceError(LvscoreError, OSError):
+    """A network interface that cannot be used."""
+
+
+class ConcurrencyError(LvscoreError, RuntimeError):
+    """An engine entered by a second thread, or again from inside a call."""
