@@ -1,0 +1,79 @@
+"""What an engine is configured with, as values: statistics, timeouts, rules."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from lvscore.addresses import AddressRange, Network, PortRange
+
+__all__ = ["SCHEDULERS", "Rule", "Statistics", "Timeouts"]
+
+SCHEDULERS: Mapping[str, int] = MappingProxyType({"rr": 1, "wrr": 2, "lc": 3, "wlc": 4, "sh": 5})
+"""Scheduler names, as IPVS has them, and their numbers in the core."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Counters of a server, a service or the whole engine.
+
+    Bytes are IP packet lengths as received, without the link header (ip_vs_core.c).
+    """
+
+    connections: int = 0
+    packets_in: int = 0
+    packets_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        return Statistics(
+            self.connections + other.connections,
+            self.packets_in + other.packets_in,
+            self.packets_out + other.packets_out,
+            self.bytes_in + other.bytes_in,
+            self.bytes_out + other.bytes_out,
+        )
+
+    def __sub__(self, other: "Statistics") -> "Statistics":
+        return Statistics(
+            self.connections - other.connections,
+            self.packets_in - other.packets_in,
+            self.packets_out - other.packets_out,
+            self.bytes_in - other.bytes_in,
+            self.bytes_out - other.bytes_out,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """The three IPVS timeouts that ``ipvsadm --set`` changes, in seconds."""
+
+    tcp: int = 900
+    tcp_fin: int = 120
+    udp: int = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One NAT rule; rules of a chain are consulted in the order of their adding.
+
+    ``target`` is ``"DNAT"``, ``"SNAT"`` or ``"MASQUERADE"``. ``None`` in a match field matches
+    everything.
+    """
+
+    target: str
+    family: int
+    addresses: AddressRange | None = None
+    ports: PortRange | None = None
+    source: Network | None = None
+    destination: Network | None = None
+    protocol: int | None = None
+    source_ports: PortRange | None = None
+    destination_ports: PortRange | None = None
+    out_interface: str | None = None
+    number: int = field(default=0, compare=False)
+
+    @property
+    def chain(self) -> str:
+        """``"PREROUTING"`` or ``"POSTROUTING"``."""
+        return "PREROUTING" if self.target == "DNAT" else "POSTROUTING"
