@@ -9,7 +9,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memmove
+from libc.string cimport memmove, memset
 
 from lvscore._frames cimport FrameBatch
 from lvscore.io cimport _pcap_format as fmt
@@ -22,6 +22,7 @@ from lvscore.errors import (
     TruncatedCapture,
     UnsupportedLinkType,
 )
+from lvscore.io._stream import Input
 
 cdef extern from "<stdlib.h>" nogil:
     void* aligned_alloc(size_t alignment, size_t size)
@@ -87,18 +88,21 @@ cdef class PcapReader:
         bint closed
         bint busy
 
-    def __init__(self, input, *, batch_size=1024):
+    def __init__(self, source, *, batch_size=1024):
         if self.input is not None:
             raise ConfigError("a PcapReader reads one capture; open another")
         if not isinstance(batch_size, int) or not 1 <= batch_size <= MAX_BATCH_SIZE:
             raise ConfigError(f"batch_size must be in 1..{MAX_BATCH_SIZE}, not {batch_size!r}")
-        self.input = input
         self.batch_size = batch_size
         self.buffer = bytearray(BUFFER_SIZE)
         self.delivered = True
-        self.read_header()
+        self.input = Input(source)
+        try:
+            self.read_header()
+        except BaseException:
+            self.close()
+            raise
         self.make_arena(ARENA_SIZE)
-        self.batch.link_type = self.first.link_type
 
     def __dealloc__(self):
         PyMem_Free(self.interfaces)
@@ -332,10 +336,12 @@ cdef class PcapReader:
         if self.closed:
             raise CaptureError(f"{self.input.name} is closed")
         if self.busy:
-            raise ConcurrencyError(f"{self.input.name} is being read by another thread")
+            raise ConcurrencyError(f"{self.input.name} is being read already")
         if self.delivered:
             self.batch.count = 0
             self.batch.snapped = False
+            memset(self.batch.verdict, 0, self.batch.capacity)
+            memset(self.batch.reason, 0, self.batch.capacity)
             self.delivered = False
         if not self.ended:
             self.busy = True
@@ -355,14 +361,14 @@ cdef class PcapReader:
     def close(self):
         """Close the capture; a file object that was given stays open. May be called again."""
         if self.busy:
-            raise ConcurrencyError(f"{self.input.name} is being read by another thread")
+            raise ConcurrencyError(f"{self.input.name} is being read already")
         self.closed = True
         self.input.close()
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *details):
+    def __exit__(self, kind, error, traceback, /):
         self.close()
 
     # What it is --------------------------------------------------------------------------------

@@ -124,17 +124,17 @@ cdef inline int link_type_of(uint32_t declared) noexcept nogil:
 cdef inline void interface_resolution(Interface* interface, uint8_t resolution) noexcept nogil:
     """Ticks of 10**-n seconds, or 2**-n with the high bit set (pcapng 4.2, if_tsresol)."""
     cdef uint32_t exponent = resolution & 0x7F
-    cdef uint32_t i
+    cdef uint32_t _i
     interface.multiplier = 1
     interface.divisor = 1
     interface.shift = 0
     if resolution & 0x80 and exponent:
         interface.shift = exponent
     elif resolution & 0x80 or exponent <= 9:
-        for i in range(9 if resolution & 0x80 else 9 - exponent):
+        for _i in range(9 if resolution & 0x80 else 9 - exponent):
             interface.multiplier *= 10
     elif exponent <= 28:
-        for i in range(exponent - 9):
+        for _i in range(exponent - 9):
             interface.divisor *= 10
     else:                                       # 2**64 ticks are less than a nanosecond
         interface.multiplier = 0
@@ -425,12 +425,12 @@ cdef inline Status write_record(uint8_t* out, bint pcapng, bint nanosecond, uint
                                 const uint8_t* frame, uint32_t captured, uint32_t original,
                                 int64_t timestamp) noexcept nogil:
     """Write one record or enhanced packet block, of ``record_size`` bytes, in host order."""
-    cdef uint64_t ticks = <uint64_t>timestamp if nanosecond else <uint64_t>timestamp // 1000
-    cdef uint64_t units = 1000000000 if nanosecond else 1000000
+    cdef uint64_t ticks, seconds, fraction
     cdef size_t size
     if timestamp < 0:
         return BAD_TIMESTAMP
     if pcapng:
+        ticks = <uint64_t>timestamp if nanosecond else <uint64_t>timestamp // 1000
         size = record_size(True, captured)
         store32(out + size - 8, 0)              # padding, where there is any
         store32(out, ENHANCED_PACKET_BLOCK)
@@ -443,10 +443,12 @@ cdef inline Status write_record(uint8_t* out, bint pcapng, bint nanosecond, uint
         memcpy(out + 28, frame, captured)
         store32(out + size - 4, <uint32_t>size)
         return FRAME
-    if ticks // units > 0xFFFFFFFFU:
+    seconds = <uint64_t>timestamp // 1000000000
+    fraction = <uint64_t>timestamp % 1000000000
+    if seconds > 0xFFFFFFFFU:
         return BAD_TIMESTAMP
-    store32(out, <uint32_t>(ticks // units))
-    store32(out + 4, <uint32_t>(ticks % units))
+    store32(out, <uint32_t>seconds)
+    store32(out + 4, <uint32_t>(fraction if nanosecond else fraction // 1000))
     store32(out + 8, captured)
     store32(out + 12, original)
     memcpy(out + 16, frame, captured)

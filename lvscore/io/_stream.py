@@ -1,5 +1,6 @@
 """Where the bytes of a capture come from and go to: paths, standard streams, file objects."""
 
+import contextlib
 import gzip
 import io
 import os
@@ -49,8 +50,8 @@ def open_raw(target: PathOrFile, mode: str) -> tuple[Any, str, bool]:
             raise refused(error, name) from error
         except ValueError as error:  # a NUL in the name
             raise CaptureError(f"{name!r} cannot be opened: {error}") from error
-    name = getattr(target, "name", None)
-    name = name if isinstance(name, str) else f"<{type(target).__name__}>"
+    given = getattr(target, "name", None)
+    name = given if isinstance(given, str) else f"<{type(target).__name__}>"
     if isinstance(target, io.TextIOBase):
         raise CaptureError(f"{name} is open as text; a capture is binary")
     wanted = ("readinto", "read") if mode == "rb" else ("write",)
@@ -194,8 +195,9 @@ class Output:
 
     def cut(self, size: int) -> None:
         """Take a partial record off the end of a regular file."""
-        if self.owned and stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
-            os.ftruncate(self.file.fileno(), size)
+        with contextlib.suppress(OSError):  # what made it necessary is raised
+            if self.owned and stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
+                os.ftruncate(self.file.fileno(), size)
 
     def close(self) -> None:
         try:
