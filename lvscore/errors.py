@@ -61,7 +61,7 @@ class CaptureError(LvscoreError, ValueError):
     """A capture file that cannot be read or written."""
 
 
-class CaptureFileError(CaptureError, OSError):
+class CaptureFileError(OSError, CaptureError):
     """A capture file that the operating system refused to open, read or write.
 
     Attributes:

@@ -56,7 +56,7 @@ cdef class PcapReader:
     Each batch has up to ``batch_size`` frames of one link type: it ends early where the link type
     changes, where a mebibyte is full, and on a pipe where no more has arrived. Frames begin at
     multiples of 16 in writable memory. The reader fills **the same batch again** each time: frames
-    and arrays of a batch are valid until the next one is asked for.
+    and arrays of a batch are valid until the next one comes.
 
     Timestamps are nanoseconds since 1970; those of simple packet blocks, which have none, count
     as 0. An original length below the captured one is raised to it; a captured length above the
@@ -88,6 +88,9 @@ cdef class PcapReader:
         bint closed
         bint busy
 
+    def __cinit__(self, *args, **kwargs):
+        self.closed = True              # until __init__ is through
+
     def __init__(self, source, *, batch_size=1024):
         if self.input is not None:
             raise ConfigError("a PcapReader reads one capture; open another")
@@ -103,6 +106,7 @@ cdef class PcapReader:
             self.close()
             raise
         self.make_arena(ARENA_SIZE)
+        self.closed = False
 
     def __dealloc__(self):
         PyMem_Free(self.interfaces)
@@ -333,15 +337,18 @@ cdef class PcapReader:
         return self
 
     def __next__(self):
+        cdef FrameBatch last = self.batch
+        cdef uint32_t count
+        cdef bint snapped
         if self.closed:
-            raise CaptureError(f"{self.input.name} is closed")
+            raise CaptureError(f"{self.name} is closed")
         if self.busy:
             raise ConcurrencyError(f"{self.input.name} is being read already")
+        count = last.count
+        snapped = last.snapped
         if self.delivered:
             self.batch.count = 0
             self.batch.snapped = False
-            memset(self.batch.verdict, 0, self.batch.capacity)
-            memset(self.batch.reason, 0, self.batch.capacity)
             self.delivered = False
         if not self.ended:
             self.busy = True
@@ -349,10 +356,14 @@ cdef class PcapReader:
                 self.read_batch()
             finally:
                 self.busy = False
+        self.delivered = True
         if self.batch.count:
-            self.delivered = True
+            memset(self.batch.verdict, 0, self.batch.capacity)
+            memset(self.batch.reason, 0, self.batch.capacity)
             self.count += self.batch.count
             return self.batch
+        last.count = count                  # nothing came: the last batch remains
+        last.snapped = snapped
         failure, self.failure = self.failure, None
         if failure is not None:
             raise failure
@@ -363,7 +374,8 @@ cdef class PcapReader:
         if self.busy:
             raise ConcurrencyError(f"{self.input.name} is being read already")
         self.closed = True
-        self.input.close()
+        if self.input is not None:
+            self.input.close()
 
     def __enter__(self):
         return self
@@ -376,7 +388,7 @@ cdef class PcapReader:
     @property
     def name(self):
         """Path, or what stands for it in messages."""
-        return self.input.name
+        return "a capture never opened" if self.input is None else self.input.name
 
     @property
     def format(self):

@@ -53,6 +53,9 @@ cdef class PcapWriter:
         bint finished                   # the compressor wrote its trailer
         bint busy
 
+    def __cinit__(self, *args, **kwargs):
+        self.closed = True              # until there is an output
+
     def __init__(self, target, *, link_type=1, format="pcap", nanosecond=True, snaplen=262144):
         if self.output is not None:
             raise ConfigError("a PcapWriter writes one capture; create another")
@@ -69,6 +72,7 @@ cdef class PcapWriter:
         self.interfaces = {}
         self.buffer = bytearray(BUFFER_SIZE)
         self.output = Output(target)        # last: it empties a file that is there
+        self.closed = False
         if self.pcapng:
             # pcapng 4.1: version 1.0, a section of unknown length.
             self.append(struct.pack("=IIIHHqI", fmt.SECTION_HEADER_BLOCK, 28,
@@ -86,7 +90,7 @@ cdef class PcapWriter:
             raise
 
     def __del__(self):
-        if self.output is not None and not self.closed:
+        if not self.closed:
             self.close()
 
     # The buffer --------------------------------------------------------------------------------
@@ -155,7 +159,7 @@ cdef class PcapWriter:
         if self.busy:
             raise ConcurrencyError(f"{self.output.name} is being written already")
         if self.closed or self.finished:
-            raise CaptureError(f"{self.output.name} is closed")
+            raise CaptureError(f"{self.name} is closed")
         if self.failed:
             raise CaptureError(f"{self.output.name}: an earlier write failed")
         self.busy = True
@@ -385,7 +389,7 @@ cdef class PcapWriter:
     @property
     def name(self):
         """Path, or what stands for it in messages."""
-        return self.output.name
+        return "a capture never created" if self.output is None else self.output.name
 
     @property
     def format(self):

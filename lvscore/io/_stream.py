@@ -120,6 +120,8 @@ class Input:
                 status = os.fstat(self.file.fileno())
                 if stat.S_ISREG(status.st_mode):
                     self.size = status.st_size
+            seekable = getattr(self.file, "seekable", None)
+            self.live = seekable is None or not seekable()
             fill = chunk_reader(self.file)
             head = self._head(fill)
             self._counted = _Counted(head, fill)
@@ -132,7 +134,6 @@ class Input:
         except BaseException:
             self.close()
             raise
-        self.live = self.size is None
 
     def _head(self, fill: Callable[[memoryview], int | None]) -> bytes:
         """Enough of the beginning to know gzip by."""
