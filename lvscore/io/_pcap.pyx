@@ -22,7 +22,7 @@ from lvscore.errors import (
     TruncatedCapture,
     UnsupportedLinkType,
 )
-from lvscore.io._stream import Input
+from lvscore.io._stream import Input, whole_number
 
 cdef extern from "<stdlib.h>" nogil:
     void* aligned_alloc(size_t alignment, size_t size)
@@ -94,9 +94,7 @@ cdef class PcapReader:
     def __init__(self, source, *, batch_size=1024):
         if self.input is not None:
             raise ConfigError("a PcapReader reads one capture; open another")
-        if not isinstance(batch_size, int) or not 1 <= batch_size <= MAX_BATCH_SIZE:
-            raise ConfigError(f"batch_size must be in 1..{MAX_BATCH_SIZE}, not {batch_size!r}")
-        self.batch_size = batch_size
+        self.batch_size = whole_number(batch_size, "batch_size", 1, MAX_BATCH_SIZE)
         self.buffer = bytearray(BUFFER_SIZE)
         self.delivered = True
         self.input = Input(source)
@@ -405,8 +403,10 @@ cdef class PcapReader:
 
     @property
     def nanosecond(self):
-        """Whether timestamps of the first interface are finer than microseconds."""
-        return self.first.multiplier < 1000 or self.first.shift > 19
+        """Whether ticks of the first interface are anything but whole microseconds."""
+        if self.first.shift:
+            return self.first.shift > 6         # 10**6 is a multiple of 2**6
+        return self.first.multiplier < 1000
 
     @property
     def snaplen(self):

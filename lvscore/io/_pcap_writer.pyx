@@ -12,7 +12,7 @@ import zlib
 
 from lvscore.constants import LinkType
 from lvscore.errors import CaptureError, ConcurrencyError, ConfigError, UnsupportedLinkType
-from lvscore.io._stream import Output
+from lvscore.io._stream import Output, whole_number
 
 __all__ = ["PcapWriter"]
 
@@ -61,11 +61,8 @@ cdef class PcapWriter:
             raise ConfigError("a PcapWriter writes one capture; create another")
         if format not in ("pcap", "pcapng"):
             raise ConfigError(f"format must be 'pcap' or 'pcapng', not {format!r}")
-        if not isinstance(snaplen, int) or not 1 <= snaplen <= fmt.MAX_CAPTURED_LENGTH:
-            raise ConfigError(
-                f"snaplen must be in 1..{fmt.MAX_CAPTURED_LENGTH}, not {snaplen!r}")
         check_link_type(link_type)
-        self.snap = snaplen
+        self.snap = whole_number(snaplen, "snaplen", 1, fmt.MAX_CAPTURED_LENGTH)
         self.first_link_type = link_type
         self.pcapng = format == "pcapng"
         self.nanoseconds = bool(nanosecond)
@@ -136,10 +133,11 @@ cdef class PcapWriter:
                         f"{result}")
                 self.committed += taken
                 self.pending = self.pending[taken:]
-        except (OSError, CaptureError) as error:
+        except CaptureError:
             self.fail()
-            if isinstance(error, CaptureError):
-                raise
+            raise
+        except (OSError, ValueError) as error:
+            self.fail()
             raise self.output.refused(error) from error
         self.pending = None
         self.used = 0
@@ -295,12 +293,7 @@ cdef class PcapWriter:
         """
         cdef Py_buffer view
         cdef uint32_t captured, original
-        cdef int64_t time
-        try:
-            time = timestamp
-        except (TypeError, OverflowError) as error:
-            raise ConfigError(
-                f"timestamp must be 64-bit integer nanoseconds, not {timestamp!r}") from error
+        cdef int64_t time = whole_number(timestamp, "timestamp", -1 << 63, (1 << 63) - 1)
         try:
             PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE)
         except (TypeError, BufferError) as error:
@@ -313,11 +306,8 @@ cdef class PcapWriter:
                                   f"{fmt.MAX_CAPTURED_LENGTH}")
             original = <uint32_t>view.len
             if original_length is not None:
-                if (not isinstance(original_length, int)
-                        or not view.len <= original_length < 1 << 32):
-                    raise ConfigError(f"original_length must be in {view.len}..{(1 << 32) - 1}, "
-                                      f"not {original_length!r}")
-                original = original_length
+                original = whole_number(original_length, "original_length", view.len,
+                                        (1 << 32) - 1)
             captured = min(<uint32_t>view.len, self.snap)
             self.enter()
             try:

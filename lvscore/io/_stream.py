@@ -3,12 +3,13 @@
 import contextlib
 import gzip
 import io
+import operator
 import os
 import stat
 import sys
 import zlib
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, SupportsIndex, cast
 
 from lvscore.errors import CaptureError, CaptureFileError, ConfigError
 
@@ -26,9 +27,22 @@ class BinaryFile(Protocol):
 PathOrFile = str | bytes | os.PathLike[str] | os.PathLike[bytes] | BinaryFile
 
 
-def refused(error: OSError, name: str) -> CaptureFileError:
-    """The CaptureFileError for what the operating system answered."""
-    return CaptureFileError(error.errno, error.strerror or str(error), name)
+def refused(error: OSError | ValueError, name: str) -> CaptureError:
+    """The exception for what the operating system, or else a file object, answered."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return CaptureFileError(error.errno, error.strerror or str(error), name)
+    return CaptureError(f"{name}: {error}")
+
+
+def whole_number(value: object, name: str, least: int, most: int) -> int:
+    """``value`` as an int, or a ConfigError that says what ``name`` may be."""
+    try:
+        number = operator.index(cast(SupportsIndex, value))
+    except TypeError:
+        number = least - 1
+    if not least <= number <= most:
+        raise ConfigError(f"{name} must be an integer in {least}..{most}, not {value!r}")
+    return number
 
 
 def open_raw(target: PathOrFile, mode: str) -> tuple[Any, str, bool]:
@@ -128,7 +142,10 @@ class Input:
             self.compressed = head[:2] == GZIP_MAGIC
             self._fill = (chunk_reader(gzip.GzipFile(fileobj=self._counted)) if self.compressed
                           else self._counted.readinto)
-        except OSError as error:
+        except CaptureError:
+            self.close()
+            raise
+        except (OSError, ValueError) as error:
             self.close()
             raise refused(error, self.name) from error
         except BaseException:
@@ -162,7 +179,9 @@ class Input:
             return 0
         except (zlib.error, gzip.BadGzipFile) as error:
             raise CaptureError(f"{self.name}: corrupt gzip data: {error}") from error
-        except OSError as error:
+        except CaptureError:
+            raise
+        except (OSError, ValueError) as error:
             raise refused(error, self.name) from error
 
     @property
@@ -191,7 +210,7 @@ class Output:
         self.compressor = (zlib.compressobj(wbits=31)
                            if self.owned and self.name.lower().endswith(".gz") else None)
 
-    def refused(self, error: OSError) -> CaptureFileError:
+    def refused(self, error: OSError | ValueError) -> CaptureError:
         return refused(error, self.name)
 
     def cut(self, size: int) -> None:
@@ -204,7 +223,7 @@ class Output:
         try:
             if self.owned:
                 self.file.close()
-            elif hasattr(self.file, "flush"):
+            elif hasattr(self.file, "flush") and not getattr(self.file, "closed", False):
                 self.file.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise refused(error, self.name) from error

@@ -68,9 +68,11 @@ def create_pcap(
     """
     name = getattr(like, "name", None)
     if name is not None and isinstance(path_or_file, (str, bytes, os.PathLike)):
+        same = False
         with contextlib.suppress(OSError, ValueError):
-            if os.path.samefile(name, path_or_file):
-                raise ConfigError(f"{name} cannot be written while it is read")
+            same = os.path.samefile(name, path_or_file)
+        if same:
+            raise ConfigError(f"{name} cannot be written while it is read")
     if link_type is None:
         link_type = LinkType.ETHERNET if like is None else like.link_type
     if format is None:

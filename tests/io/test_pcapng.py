@@ -101,7 +101,7 @@ def test_resolution_and_offset(ticks, resolution, offset):
 def test_nanosecond(resolution):
     with open_pcap(io.BytesIO(section() + interface(resolution=resolution))) as reader:
         n = resolution & 0x7F
-        assert reader.nanosecond == ((2**n if resolution & 0x80 else 10**n) > 10**6)
+        assert reader.nanosecond == (10**6 % (2**n if resolution & 0x80 else 10**n) != 0)
 
 
 def test_simple_packet_is_cut_at_the_snapshot_length():
