@@ -10,6 +10,9 @@ from lvscore.errors import ConfigError
 
 __all__ = ["FrameBatch"]
 
+cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
+
 cdef enum:
     MAX_FRAME_LENGTH = 0x7FFFFFFF
     MAX_FRAMES = 0x7FFFFFFF
@@ -219,7 +222,11 @@ cdef class FrameBatch:
 
     def __getitem__(self, index):
         """Frame ``index`` as a writable memoryview of its present ``length`` bytes."""
-        cdef Py_ssize_t i = index
+        cdef Py_ssize_t i
+        try:
+            i = index
+        except OverflowError:
+            i = PY_SSIZE_T_MAX
         if i < 0:
             i += self.count
         if not 0 <= i < self.count:

@@ -22,7 +22,8 @@ from lvscore.errors import (
     TruncatedCapture,
     UnsupportedLinkType,
 )
-from lvscore.io._stream import Input, whole_number
+from lvscore.io._arguments import whole_number
+from lvscore.io._stream import Input
 
 cdef extern from "<stdlib.h>" nogil:
     void* aligned_alloc(size_t alignment, size_t size)

@@ -12,7 +12,8 @@ import zlib
 
 from lvscore.constants import LinkType
 from lvscore.errors import CaptureError, ConcurrencyError, ConfigError, UnsupportedLinkType
-from lvscore.io._stream import Output, whole_number
+from lvscore.io._arguments import selection, whole_number
+from lvscore.io._stream import Output
 
 __all__ = ["PcapWriter"]
 
@@ -205,28 +206,24 @@ cdef class PcapWriter:
             ConfigError: ``select`` is anything else.
             CaptureError: see the class; the frames before were written.
         """
-        cdef const uint8_t[::1] selected
+        cdef Py_buffer view
         cdef const uint8_t* mask = NULL
         if not isinstance(batch, FrameBatch):
             raise ConfigError(f"expected a FrameBatch, not {type(batch).__name__}")
         if select is not None:
-            import numpy
-
-            given = numpy.asarray(select)
-            if given.ndim != 1 or given.size != len(batch) or given.dtype not in ("?", "u1"):
-                raise ConfigError(
-                    f"select must be {len(batch)} bool or uint8, one per frame, not an array of "
-                    f"{given.dtype} and shape {given.shape}")
-            selected = numpy.ascontiguousarray(given).view(numpy.uint8)
-            if selected.shape[0]:
-                mask = &selected[0]
-        self.enter()
+            PyObject_GetBuffer(selection(select, len(batch)), &view, PyBUF_SIMPLE)
+            mask = <const uint8_t*>view.buf
         try:
-            self.resume()
-            if len(batch):
-                self.write_frames(batch, mask)
+            self.enter()
+            try:
+                self.resume()
+                if len(batch):
+                    self.write_frames(batch, mask)
+            finally:
+                self.busy = False
         finally:
-            self.busy = False
+            if select is not None:
+                PyBuffer_Release(&view)
 
     cdef int write_frames(self, FrameBatch batch, const uint8_t* mask) except -1:
         cdef fmt.Status status

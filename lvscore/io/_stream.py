@@ -3,13 +3,12 @@
 import contextlib
 import gzip
 import io
-import operator
 import os
 import stat
 import sys
 import zlib
 from collections.abc import Callable
-from typing import Any, Protocol, SupportsIndex, cast
+from typing import Any, Protocol, cast
 
 from lvscore.errors import CaptureError, CaptureFileError, ConfigError
 
@@ -32,17 +31,6 @@ def refused(error: OSError | ValueError, name: str) -> CaptureError:
     if isinstance(error, OSError) and error.errno is not None:
         return CaptureFileError(error.errno, error.strerror or str(error), name)
     return CaptureError(f"{name}: {error}")
-
-
-def whole_number(value: object, name: str, least: int, most: int) -> int:
-    """``value`` as an int, or a ConfigError that says what ``name`` may be."""
-    try:
-        number = operator.index(cast(SupportsIndex, value))
-    except TypeError:
-        number = least - 1
-    if not least <= number <= most:
-        raise ConfigError(f"{name} must be an integer in {least}..{most}, not {value!r}")
-    return number
 
 
 def open_raw(target: PathOrFile, mode: str) -> tuple[Any, str, bool]:

@@ -9,6 +9,7 @@ from typing_extensions import Buffer
 from lvscore._frames import FrameBatch
 from lvscore.constants import LinkType
 from lvscore.errors import ConfigError
+from lvscore.io._arguments import selection, whole_number
 
 __all__ = ["MemorySink", "MemorySource"]
 
@@ -20,7 +21,7 @@ class MemorySource:
         frames: bytes-like objects, copied at once, so that an engine cannot change them.
         timestamps: nanoseconds, one per frame; 0 by default.
         link_type: LINKTYPE_ number of all frames.
-        batch_size: most frames in a batch.
+        batch_size: most frames in a batch, 1 to 1,048,576.
 
     Raises:
         ConfigError: timestamps are not as many as frames, or a number is out of range.
@@ -38,12 +39,13 @@ class MemorySource:
             self._frames = [bytes(memoryview(frame)) for frame in frames]
         except TypeError as error:
             raise ConfigError(f"frames must be bytes-like: {error}") from error
-        self._timestamps = [0] * len(self._frames) if timestamps is None else list(timestamps)
+        try:
+            self._timestamps = [0] * len(self._frames) if timestamps is None else list(timestamps)
+        except TypeError as error:
+            raise ConfigError(f"timestamps must be integers: {error}") from error
         if len(self._timestamps) != len(self._frames):
             raise ConfigError(f"{len(self._timestamps)} timestamps for {len(self._frames)} frames")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
-        self._batch_size = batch_size
+        self._batch_size = whole_number(batch_size, "batch_size", 1, 1 << 20)
         self._link_type = link_type
 
     @property
@@ -76,10 +78,9 @@ class MemorySink:
         self, batch: FrameBatch, select: npt.NDArray[np.bool_ | np.uint8] | None = None
     ) -> None:
         """Collect the frames of ``batch``, or those of which ``select`` is true."""
-        if select is not None and len(select) != len(batch):
-            raise ConfigError(f"select has {len(select)} elements for {len(batch)} frames")
         timestamps = batch.timestamp.tolist()
-        chosen = range(len(batch)) if select is None else np.flatnonzero(select).tolist()
+        chosen = (range(len(batch)) if select is None
+                  else np.flatnonzero(selection(select, len(batch))).tolist())
         self.frames.extend((bytes(batch[i]), timestamps[i]) for i in chosen)
 
     def close(self) -> None:
