@@ -25,6 +25,7 @@ from lvscore.errors import (
     UnsupportedLinkType,
 )
 from lvscore.explain import Explanation
+from lvscore.io import MemorySink, MemorySource, create_pcap, open_pcap
 from lvscore.model import SCHEDULERS, Rule, Statistics, Timeouts
 from lvscore.services import Server, Service
 
