@@ -23,6 +23,96 @@ class Verdict(IntEnum):
     """Consumed: what leaves for it is in ``engine.emitted``."""
 
 
+class Reason(IntEnum):
+    """Why a frame got its verdict."""
+
+    NONE = 0
+    """Not processed yet."""
+    REQUEST = 1
+    """Belongs to a known connection, in the direction of its first packet: forwarded."""
+    REPLY = 2
+    """Answers a known connection: forwarded."""
+    NEW_CONNECTION = 3
+    """Opened a connection: forwarded."""
+    CONNECTION_REUSED = 4
+    """A SYN that replaced a closed connection of the same tuple: forwarded."""
+    RELATED_ICMP = 5
+    """An ICMP error about a known connection, translated outside and inside: forwarded."""
+    UNTRANSLATED = 6
+    """Tracked for the NAT rules, none of which changes it: forwarded."""
+    LOCAL_ADDRESS = 7
+    """For an address of this host, and no service on it: local."""
+    TCP_NOT_SYN = 8
+    """For a service, but neither of a known connection nor able to open one: local."""
+    SOURCE_PORT_20 = 9
+    """From port 20 (FTP data), which IPVS never schedules: local."""
+    NOT_IP = 10
+    """Neither IPv4 nor IPv6: passed."""
+    NO_SERVICE = 11
+    """No service, rule or connection has to do with it: passed."""
+    NO_PROTOCOL_HANDLER = 12
+    """A transport protocol that is not translated: passed."""
+    ICMP_NOT_RELATED = 13
+    """An ICMP error about no known connection: passed."""
+    FRAGMENT = 14
+    """A fragment, which cannot be translated by itself: passed."""
+    INVALID_STATE = 15
+    """A segment that no connection state allows (netfilter's INVALID): passed untranslated."""
+    TRUNCATED_LINK_HEADER = 16
+    """The frame ends inside its link header: dropped."""
+    TRUNCATED_IP_HEADER = 17
+    """The frame ends inside its IP header or IPv6 extension headers: dropped."""
+    BAD_IP_VERSION = 18
+    """The IP version is not the one that the link header announced: dropped."""
+    BAD_IP_HEADER_LENGTH = 19
+    """The IPv4 header length is below 20 or beyond the total length: dropped."""
+    BAD_IP_LENGTH = 20
+    """The IP length is beyond the frame: dropped."""
+    TOO_MANY_EXTENSIONS = 21
+    """More IPv6 extension headers than are followed: dropped."""
+    TRUNCATED_TRANSPORT_HEADER = 22
+    """The packet ends inside its TCP or UDP header: dropped if it has to do with a connection
+    or service, passed or local if not even its ports are there."""
+    NO_REAL_SERVER = 23
+    """The scheduler found no server to take a connection: dropped."""
+    SERVER_REMOVED = 24
+    """Belongs to a connection whose server was removed: dropped."""
+    BAD_ICMP_CHECKSUM = 25
+    """An ICMP error about a known connection, with a wrong checksum: dropped."""
+    TABLE_FULL = 26
+    """The connection table is at its bound: dropped."""
+    NO_PORT = 27
+    """No free port is left to translate a source to: dropped."""
+    NO_ROUTE = 28
+    """Masquerading found no route, or no address on the interface: dropped."""
+
+
+class State(IntEnum):
+    """States of a connection, under the names that IPVS and netfilter share."""
+
+    NONE = 0
+    ESTABLISHED = 1
+    SYN_SENT = 2
+    SYN_RECV = 3
+    FIN_WAIT = 4
+    TIME_WAIT = 5
+    CLOSE = 6
+    CLOSE_WAIT = 7
+    LAST_ACK = 8
+    LISTEN = 9
+    SYNACK = 10
+    SYN_SENT2 = 11
+    """Simultaneous open (netfilter only)."""
+    UDP = 12
+    """A UDP connection of a service: IPVS knows one state."""
+    UNREPLIED = 13
+    """A UDP or other datagram flow of the NAT rules, not answered yet."""
+    REPLIED = 14
+    """The same, answered."""
+    ASSURED = 15
+    """The same, answered and in use for longer than two seconds."""
+
+
 class LinkType(IntEnum):
     """Link-layer header types, by their registered LINKTYPE_ numbers."""
 

@@ -1,0 +1,85 @@
+"""Internet checksums: RFC 1071 sums and RFC 1624 updates.
+
+Sums are taken over 16-bit words as they lie in memory; one's complement sums come out right
+in either byte order (RFC 1071, section 2 B). A *delta* is what a change adds to the
+complement of a checksum: the sum of ~old + new over the words that change (RFC 1624,
+equation 3). It is kept canonical: 0, never 0xffff, when nothing changes, so that applying it
+leaves every checksum as it was, also the two forms of zero.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from lvscore._core.bytes cimport load16, load32
+
+
+cdef inline uint16_t sum_fold(uint64_t total) noexcept nogil:
+    """Fold a sum of words to 16 bits with end-around carry."""
+    total = (total & 0xFFFFFFFFU) + (total >> 32)
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    return <uint16_t>total
+
+
+cdef inline uint64_t sum_bytes(const uint8_t* data, uint32_t length,
+                               uint64_t total) noexcept nogil:
+    """Add the words of ``data`` to ``total``; an odd last byte is padded with zero."""
+    cdef uint16_t last = 0
+    while length >= 4:
+        total += load32(data)
+        data += 4
+        length -= 4
+    if length >= 2:
+        total += load16(data)
+        data += 2
+        length -= 2
+    if length:
+        (<uint8_t*>&last)[0] = data[0]
+        total += last
+    return total
+
+
+cdef inline uint16_t checksum_finish(uint64_t total) noexcept nogil:
+    """The checksum field for a sum of words."""
+    return <uint16_t>~sum_fold(total)
+
+
+cdef inline uint64_t delta_add16(uint64_t delta, uint16_t old, uint16_t new) noexcept nogil:
+    return delta + <uint16_t>~old + new
+
+
+cdef inline uint64_t delta_add32(uint64_t delta, uint32_t old, uint32_t new) noexcept nogil:
+    return delta + <uint32_t>~old + new
+
+
+cdef inline uint64_t delta_add_bytes(uint64_t delta, const uint8_t* old, const uint8_t* new,
+                                     uint32_t length) noexcept nogil:
+    """Add the change of ``length`` bytes, a multiple of four."""
+    cdef uint32_t i
+    for i in range(0, length, 4):
+        delta = delta_add32(delta, load32(old + i), load32(new + i))
+    return delta
+
+
+cdef inline uint16_t delta_finish(uint64_t delta) noexcept nogil:
+    """The canonical 16-bit delta."""
+    cdef uint16_t folded = sum_fold(delta)
+    return 0 if folded == 0xFFFF else folded
+
+
+cdef inline uint16_t delta_inverse(uint16_t delta) noexcept nogil:
+    """The delta of the opposite change."""
+    return <uint16_t>~delta if delta else 0
+
+
+cdef inline uint16_t checksum_update(uint16_t checksum, uint16_t delta) noexcept nogil:
+    """RFC 1624 equation 3: HC' = ~(~HC + delta)."""
+    cdef uint32_t total = <uint32_t><uint16_t>~checksum + delta
+    total = (total & 0xFFFF) + (total >> 16)
+    return <uint16_t>~total
+
+
+cdef inline uint16_t udp_checksum_update(uint16_t checksum, uint16_t delta) noexcept nogil:
+    """As checksum_update; a result of zero is sent as all ones (RFC 768)."""
+    cdef uint16_t updated = checksum_update(checksum, delta)
+    return updated if updated else 0xFFFF

@@ -1,0 +1,435 @@
+"""Connections: two tuples, state, timer and counters in one record, and the table of them.
+
+An IPv4 record is one cache line, an IPv6 record two. A record holds what a packet of each
+direction carries *after* translation; turned round, that is the tuple of the other direction
+before it. So the tuples are stored once, and matching and rewriting need no branch.
+
+Tuples need not be unique: of connections with the same tuple the newest is found until it
+goes (as entries at the head of IPVS's hash chains are), and replies are found before
+requests, as ip_vs_out runs before ip_vs_in.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from lvscore._core.bytes cimport rotate32, rotate64
+from lvscore._core.checksum cimport delta_add32, delta_add_bytes, delta_finish
+from lvscore._core.consts cimport IPV4, NIL, ORIGINAL, REPLY
+from lvscore._core.flow cimport (
+    Tuple, addresses_pack, addresses_unpack, ports_destination, ports_key, ports_make,
+    ports_source, tuple_hash, tuple_inverse,
+)
+from lvscore._core.hash cimport HashKey
+from lvscore._core.index cimport (
+    Cursor, Index, index_copy, index_free, index_init, index_insert, index_next, index_remove,
+    index_replace, index_seek,
+)
+from lvscore._core.machine cimport memory_release, memory_reserve
+from lvscore._core.wheel cimport Timer, Wheel, wheel_init, wheel_link, wheel_rebase, wheel_unlink
+
+cdef enum ConnectionFlag:
+    FLAG_SERVICE = 1        # made by a virtual service, else by the NAT rules
+    FLAG_INACTIVE = 2       # counted as inactive at its server
+    FLAG_EXTENDED = 4       # has an Extension
+    FLAG_SEEN_REPLY = 8
+    FLAG_ASSURED = 16
+    FLAG_UNTRANSLATED = 32  # both tuples say the same
+    FLAG_SLOW = 64          # never takes the short way through the pipeline
+
+
+cdef struct Meta:
+    Timer timer
+    uint32_t server         # 0: none
+    uint32_t packets[2]
+    uint32_t bytes[2]       # low words; carries go to the Extension
+    uint8_t protocol        # 0 in a record that is free
+    uint8_t state           # tracker and state, see track.pxd
+    uint16_t flags
+
+
+cdef struct Connection4:
+    uint64_t addresses[2]   # source and destination after translation, by direction
+    uint32_t ports[2]
+    uint16_t delta3         # of the IPv4 header checksum, in the original direction
+    uint16_t delta4         # of the transport checksum
+    Meta meta
+
+
+cdef struct Connection6:
+    uint64_t source[2][2]
+    uint64_t destination[2][2]
+    uint32_t ports[2]
+    uint16_t delta3         # unused: IPv6 has no header checksum
+    uint16_t delta4
+    Meta meta
+    uint64_t reserved[2]
+
+
+# What few connections need.
+cdef struct Extension:
+    uint64_t created        # tick
+    uint32_t shadowed[2]    # next older reference with the same tuple, by direction
+    uint32_t bytes_high[2]
+    uint32_t next           # of the free list
+    uint32_t reserved
+
+
+cdef struct Table:
+    Index index
+    Wheel wheel
+    uint8_t* records
+    uint32_t* extension_of  # by record; valid with FLAG_EXTENDED
+    Extension* extensions
+    uint32_t record_size
+    uint32_t meta_offset
+    uint32_t limit          # records
+    uint32_t used           # records that were ever used
+    uint32_t free           # list of records, through their timers
+    uint32_t count
+    uint32_t extensions_used
+    uint32_t extensions_free
+    uint8_t family
+
+
+cdef inline uint32_t table_memory(const Table* table) noexcept nogil:
+    return table.limit + 1
+
+
+cdef inline bint table_init(Table* table, uint8_t family, uint32_t limit) noexcept nogil:
+    """Reserve address space for ``limit`` connections; False if the system refuses."""
+    cdef Connection4 four
+    cdef Connection6 six
+    memset(table, 0, sizeof(Table))
+    table.family = family
+    table.limit = limit
+    table.free = NIL
+    table.extensions_free = NIL
+    if family == IPV4:
+        table.record_size = sizeof(Connection4)
+        table.meta_offset = <uint32_t>(<uint8_t*>&four.meta - <uint8_t*>&four)
+    else:
+        table.record_size = sizeof(Connection6)
+        table.meta_offset = <uint32_t>(<uint8_t*>&six.meta - <uint8_t*>&six)
+    if not index_init(&table.index, 2 * limit):
+        return False
+    return table_reserve(table)
+
+
+cdef inline bint table_reserve(Table* table) noexcept nogil:
+    cdef size_t records = table_memory(table)
+    table.records = <uint8_t*>memory_reserve(records * table.record_size)
+    table.extension_of = <uint32_t*>memory_reserve(records * sizeof(uint32_t))
+    table.extensions = <Extension*>memory_reserve(records * sizeof(Extension))
+    if not (table.records and table.extension_of and table.extensions):
+        return False
+    wheel_init(&table.wheel, table.records + table.meta_offset, table.record_size)
+    return True
+
+
+cdef inline void table_free(Table* table) noexcept nogil:
+    cdef size_t records = table_memory(table)
+    index_free(&table.index)
+    memory_release(table.records, records * table.record_size)
+    memory_release(table.extension_of, records * sizeof(uint32_t))
+    memory_release(table.extensions, records * sizeof(Extension))
+    table.records = NULL
+    table.extension_of = NULL
+    table.extensions = NULL
+
+
+cdef inline bint table_copy(Table* table, const Table* other) noexcept nogil:
+    """Make ``table`` a copy of ``other``; False if memory ends, then free it all the same."""
+    table[0] = other[0]
+    table.records = NULL
+    table.extension_of = NULL
+    table.extensions = NULL
+    if not index_copy(&table.index, &other.index):
+        return False
+    if not table_reserve(table):
+        return False
+    memcpy(table.records, other.records, <size_t>other.used * other.record_size)
+    memcpy(table.extension_of, other.extension_of, <size_t>other.used * sizeof(uint32_t))
+    memcpy(table.extensions, other.extensions,
+           <size_t>other.extensions_used * sizeof(Extension))
+    table.wheel = other.wheel
+    wheel_rebase(&table.wheel, table.records + table.meta_offset)
+    return True
+
+
+cdef inline Meta* table_meta(const Table* table, uint32_t i) noexcept nogil:
+    return <Meta*>(table.records + <size_t>i * table.record_size + table.meta_offset)
+
+
+cdef inline Connection4* connection4(const Table* table, uint32_t i) noexcept nogil:
+    return <Connection4*>table.records + i
+
+
+cdef inline Connection6* connection6(const Table* table, uint32_t i) noexcept nogil:
+    return <Connection6*>table.records + i
+
+
+cdef inline void connection_translated(const Table* table, uint32_t i, uint32_t direction,
+                                       Tuple* t) noexcept nogil:
+    """The tuple of a packet of ``direction`` after translation."""
+    cdef Connection4* four
+    cdef Connection6* six
+    t.family = table.family
+    t.protocol = table_meta(table, i).protocol
+    if table.family == IPV4:
+        four = connection4(table, i)
+        addresses_unpack(t, four.addresses[direction])
+        t.ports = four.ports[direction]
+    else:
+        six = connection6(table, i)
+        memcpy(&t.source, six.source[direction], 16)
+        memcpy(&t.destination, six.destination[direction], 16)
+        t.ports = six.ports[direction]
+
+
+cdef inline void connection_tuple(const Table* table, uint32_t i, uint32_t direction,
+                                  Tuple* t) noexcept nogil:
+    """The tuple of a packet of ``direction`` before translation."""
+    cdef Tuple answer
+    connection_translated(table, i, 1 - direction, &answer)
+    t[0] = tuple_inverse(&answer)
+
+
+cdef inline bint connection4_matches(const Table* table, uint32_t reference, uint64_t addresses,
+                                     uint64_t key) noexcept nogil:
+    """Whether a packet with these addresses, ports and protocol is of this direction."""
+    cdef Connection4* c = connection4(table, reference >> 1)
+    cdef uint32_t other = ~reference & 1
+    return ((rotate64(addresses, 32) == c.addresses[other])
+            & (ports_key(c.meta.protocol, rotate32(c.ports[other], 16)) == key))
+
+
+cdef inline bint connection6_matches(const Table* table, uint32_t reference,
+                                     const Tuple* t) noexcept nogil:
+    cdef Connection6* c = connection6(table, reference >> 1)
+    cdef uint32_t other = ~reference & 1
+    return ((t.source.word[0] ^ c.destination[other][0])
+            | (t.source.word[1] ^ c.destination[other][1])
+            | (t.destination.word[0] ^ c.source[other][0])
+            | (t.destination.word[1] ^ c.source[other][1])
+            | (rotate32(t.ports, 16) ^ c.ports[other])
+            | (t.protocol ^ c.meta.protocol)) == 0
+
+
+cdef inline uint32_t table_find4(const Table* table, uint64_t hash, uint64_t addresses,
+                                 uint64_t key) noexcept nogil:
+    cdef Cursor cursor = index_seek(&table.index, hash)
+    cdef uint32_t reference
+    while True:
+        reference = index_next(&table.index, &cursor)
+        if reference == NIL or connection4_matches(table, reference, addresses, key):
+            return reference
+
+
+cdef inline uint32_t table_find(const Table* table, uint64_t hash, const Tuple* t) noexcept nogil:
+    """The reference (record << 1 | direction) of a tuple, or NIL."""
+    cdef Cursor cursor
+    cdef uint32_t reference
+    if table.family == IPV4:
+        return table_find4(table, hash, addresses_pack(t), ports_key(t.protocol, t.ports))
+    cursor = index_seek(&table.index, hash)
+    while True:
+        reference = index_next(&table.index, &cursor)
+        if reference == NIL or connection6_matches(table, reference, t):
+            return reference
+
+
+cdef inline Extension* connection_extension(Table* table, uint32_t i) noexcept nogil:
+    """The extension of a record; made now if it has none."""
+    cdef Meta* meta = table_meta(table, i)
+    cdef uint32_t e
+    cdef Extension* extension
+    if meta.flags & FLAG_EXTENDED:
+        return &table.extensions[table.extension_of[i]]
+    if table.extensions_free != NIL:
+        e = table.extensions_free
+        table.extensions_free = table.extensions[e].next
+    else:
+        e = table.extensions_used
+        table.extensions_used += 1
+    extension = &table.extensions[e]
+    memset(extension, 0, sizeof(Extension))
+    extension.shadowed[ORIGINAL] = NIL
+    extension.shadowed[REPLY] = NIL
+    extension.created = table.wheel.tick
+    table.extension_of[i] = e
+    meta.flags |= FLAG_EXTENDED
+    return extension
+
+
+cdef inline uint32_t connection_shadowed(const Table* table, uint32_t reference) noexcept nogil:
+    if table_meta(table, reference >> 1).flags & FLAG_EXTENDED:
+        return table.extensions[table.extension_of[reference >> 1]].shadowed[reference & 1]
+    return NIL
+
+
+cdef inline bint table_insert_direction(Table* table, const HashKey* key, const Tuple* t,
+                                        uint32_t reference) noexcept nogil:
+    """Make a direction findable; False if the index is too crowded."""
+    cdef uint64_t hash = tuple_hash(key, t)
+    cdef uint32_t present = table_find(table, hash, t)
+    cdef uint32_t behind
+    if present == NIL:
+        return index_insert(&table.index, hash, reference)
+    if (reference & 1) == ORIGINAL and (present & 1) == REPLY:
+        behind = present
+        while (connection_shadowed(table, behind) != NIL
+               and connection_shadowed(table, behind) & 1 == REPLY):
+            behind = connection_shadowed(table, behind)
+        connection_extension(table, reference >> 1).shadowed[ORIGINAL] = connection_shadowed(
+            table, behind)
+        connection_extension(table, behind >> 1).shadowed[behind & 1] = reference
+        return True
+    connection_extension(table, reference >> 1).shadowed[reference & 1] = present
+    index_replace(&table.index, hash, present, reference)
+    return True
+
+
+cdef inline void table_remove_direction(Table* table, const HashKey* key,
+                                        uint32_t reference) noexcept nogil:
+    cdef Tuple t
+    cdef uint64_t hash
+    cdef uint32_t here, following
+    connection_tuple(table, reference >> 1, reference & 1, &t)
+    hash = tuple_hash(key, &t)
+    following = connection_shadowed(table, reference)
+    if following == NIL and index_remove(&table.index, hash, reference):
+        return
+    if following != NIL and index_replace(&table.index, hash, reference, following):
+        return
+    here = table_find(table, hash, &t)
+    while here != NIL:
+        if connection_shadowed(table, here) == reference:
+            table.extensions[table.extension_of[here >> 1]].shadowed[here & 1] = following
+            return
+        here = connection_shadowed(table, here)
+
+
+cdef inline void connection_fill(Table* table, uint32_t i, const Tuple* original,
+                                 const Tuple* reply) noexcept nogil:
+    """Write both tuples and the checksum deltas between them."""
+    cdef Tuple forward = tuple_inverse(reply)
+    cdef Tuple back = tuple_inverse(original)
+    cdef Connection4* four
+    cdef Connection6* six
+    cdef uint64_t delta = 0
+    delta = delta_add_bytes(delta, <const uint8_t*>&original.source,
+                            <const uint8_t*>&forward.source, 16)
+    delta = delta_add_bytes(delta, <const uint8_t*>&original.destination,
+                            <const uint8_t*>&forward.destination, 16)
+    if table.family == IPV4:
+        four = connection4(table, i)
+        four.addresses[ORIGINAL] = addresses_pack(&forward)
+        four.addresses[REPLY] = addresses_pack(&back)
+        four.ports[ORIGINAL] = forward.ports
+        four.ports[REPLY] = back.ports
+        four.delta3 = delta_finish(delta)
+        four.delta4 = delta_finish(delta_add32(delta, original.ports, forward.ports))
+        four.meta.protocol = original.protocol
+    else:
+        six = connection6(table, i)
+        memcpy(six.source[ORIGINAL], &forward.source, 16)
+        memcpy(six.destination[ORIGINAL], &forward.destination, 16)
+        memcpy(six.source[REPLY], &back.source, 16)
+        memcpy(six.destination[REPLY], &back.destination, 16)
+        six.ports[ORIGINAL] = forward.ports
+        six.ports[REPLY] = back.ports
+        six.delta4 = delta_finish(delta_add32(delta, original.ports, forward.ports))
+        six.meta.protocol = original.protocol
+
+
+cdef inline uint32_t table_take(Table* table) noexcept nogil:
+    """A free record, or NIL at the bound."""
+    cdef uint32_t i
+    if table.free != NIL:
+        i = table.free
+        table.free = table_meta(table, i).timer.next
+    elif table.used < table.limit:
+        i = table.used
+        table.used += 1
+    else:
+        return NIL
+    table.count += 1
+    return i
+
+
+cdef inline void table_give(Table* table, uint32_t i) noexcept nogil:
+    """Put a record back on the free list."""
+    cdef Meta* meta = table_meta(table, i)
+    cdef uint32_t e
+    if meta.flags & FLAG_EXTENDED:
+        e = table.extension_of[i]
+        table.extensions[e].next = table.extensions_free
+        table.extensions_free = e
+    meta.protocol = 0
+    meta.flags = 0
+    meta.timer.next = table.free
+    table.free = i
+    table.count -= 1
+
+
+cdef inline uint32_t connection_open(Table* table, const HashKey* key, const Tuple* original,
+                                     const Tuple* reply, uint32_t server, uint8_t state,
+                                     uint16_t flags, uint32_t deadline) noexcept nogil:
+    """Make a connection and link its timer; the record, or NIL at a bound."""
+    cdef uint32_t i = table_take(table)
+    cdef Meta* meta
+    cdef Tuple forward
+    if i == NIL:
+        return NIL
+    meta = table_meta(table, i)
+    memset(meta, 0, sizeof(Meta))
+    connection_fill(table, i, original, reply)
+    meta.server = server
+    meta.state = state
+    meta.flags = flags
+    meta.timer.deadline = deadline
+    forward = tuple_inverse(reply)
+    if (forward.ports == original.ports
+            and forward.source.word[0] == original.source.word[0]
+            and forward.source.word[1] == original.source.word[1]
+            and forward.destination.word[0] == original.destination.word[0]
+            and forward.destination.word[1] == original.destination.word[1]):
+        meta.flags |= FLAG_UNTRANSLATED
+    if not table_insert_direction(table, key, original, i << 1 | ORIGINAL):
+        table_give(table, i)
+        return NIL
+    if not table_insert_direction(table, key, reply, i << 1 | REPLY):
+        table_remove_direction(table, key, i << 1 | ORIGINAL)
+        table_give(table, i)
+        return NIL
+    wheel_link(&table.wheel, i)
+    return i
+
+
+cdef inline void connection_close(Table* table, const HashKey* key, uint32_t i,
+                                  bint linked) noexcept nogil:
+    """Remove a connection; ``linked`` says whether its timer is in the wheel."""
+    if linked:
+        wheel_unlink(&table.wheel, i)
+    table_remove_direction(table, key, i << 1 | ORIGINAL)
+    table_remove_direction(table, key, i << 1 | REPLY)
+    table_give(table, i)
+
+
+cdef inline void connection_count(Table* table, uint32_t i, uint32_t direction,
+                                  uint32_t length) noexcept nogil:
+    """Count a packet of ``length`` bytes."""
+    cdef Meta* meta = table_meta(table, i)
+    meta.packets[direction] += 1
+    meta.bytes[direction] += length
+    if meta.bytes[direction] < length:
+        connection_extension(table, i).bytes_high[direction] += 1
+
+
+cdef inline uint64_t connection_bytes(const Table* table, uint32_t i,
+                                      uint32_t direction) noexcept nogil:
+    cdef const Meta* meta = table_meta(table, i)
+    cdef uint64_t total = meta.bytes[direction]
+    if meta.flags & FLAG_EXTENDED:
+        total += <uint64_t>table.extensions[table.extension_of[i]].bytes_high[direction] << 32
+    return total

@@ -1,0 +1,84 @@
+"""What the compiler and the operating system give, and Cython cannot say.
+
+Verbatim C is kept to this file: a 64x64->128 bit product, a compare of seven tags, prefetch,
+bit scans, and address space that is taken from the system only as it is touched.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    #include <sys/mman.h>
+    #if defined(__SSE2__)
+    #include <emmintrin.h>
+    #endif
+
+    /* Product of two 64-bit numbers, high half xor low half. */
+    static inline uint64_t lvs_multiply_fold(uint64_t a, uint64_t b)
+    {
+    #if defined(__SIZEOF_INT128__)
+        unsigned __int128 product = (unsigned __int128)a * b;
+        return (uint64_t)product ^ (uint64_t)(product >> 64);
+    #else
+        uint64_t ah = a >> 32, al = (uint32_t)a, bh = b >> 32, bl = (uint32_t)b;
+        uint64_t middle = ah * bl + (al * bl >> 32), other = al * bh + (uint32_t)middle;
+        uint64_t high = ah * bh + (middle >> 32) + (other >> 32);
+        return high ^ (a * b);
+    #endif
+    }
+
+    /* One bit for each of tags[0..6] that equals tag; tags[7] is not a tag. */
+    static inline uint32_t lvs_match_tags(const uint16_t *tags, uint16_t tag)
+    {
+    #if defined(__SSE2__)
+        __m128i equal = _mm_cmpeq_epi16(_mm_load_si128((const __m128i *)tags),
+                                        _mm_set1_epi16((short)tag));
+        return (uint32_t)_mm_movemask_epi8(_mm_packs_epi16(equal, equal)) & 0x7f;
+    #else
+        uint32_t mask = 0;
+        for (int i = 0; i < 7; i++) mask |= (uint32_t)(tags[i] == tag) << i;
+        return mask;
+    #endif
+    }
+
+    static inline uint32_t lvs_lowest_bit(uint32_t mask) { return (uint32_t)__builtin_ctz(mask); }
+    static inline uint32_t lvs_lowest_bit64(uint64_t mask)
+    { return (uint32_t)__builtin_ctzll(mask); }
+    static inline void lvs_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
+    static inline void lvs_prefetch_write(const void *p) { __builtin_prefetch(p, 1, 3); }
+
+    #define LVS_HUGE_PAGE ((size_t)2 << 20)
+
+    /* Zeroed address space, aligned to 2 MiB; pages are taken when they are first touched.
+       Huge pages are asked for behind the first 2 MiB, so that a small table stays small. */
+    static inline void *lvs_reserve(size_t size)
+    {
+        uint8_t *raw, *start;
+        size_t total = size + LVS_HUGE_PAGE;
+        raw = (uint8_t *)mmap(0, total, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (raw == (uint8_t *)MAP_FAILED) return 0;
+        start = (uint8_t *)(((uintptr_t)raw + LVS_HUGE_PAGE - 1) & ~(uintptr_t)(LVS_HUGE_PAGE - 1));
+        if (start > raw) munmap(raw, (size_t)(start - raw));
+        if (raw + total > start + size) {
+            uint8_t *end = (uint8_t *)(((uintptr_t)start + size + 4095) & ~(uintptr_t)4095);
+            if (raw + total > end) munmap(end, (size_t)(raw + total - end));
+        }
+        if (size > LVS_HUGE_PAGE)
+            madvise(start + LVS_HUGE_PAGE, size - LVS_HUGE_PAGE, MADV_HUGEPAGE);
+        return start;
+    }
+    static inline void lvs_release(void *start, size_t size)
+    { if (start) munmap(start, (size + 4095) & ~(size_t)4095); }
+    """
+    uint64_t multiply_fold "lvs_multiply_fold"(uint64_t a, uint64_t b) noexcept nogil
+    uint32_t match_tags "lvs_match_tags"(const uint16_t* tags, uint16_t tag) noexcept nogil
+    uint32_t lowest_bit "lvs_lowest_bit"(uint32_t mask) noexcept nogil
+    uint32_t lowest_bit64 "lvs_lowest_bit64"(uint64_t mask) noexcept nogil
+    void prefetch "lvs_prefetch"(const void* p) noexcept nogil
+    void prefetch_write "lvs_prefetch_write"(const void* p) noexcept nogil
+    void* memory_reserve "lvs_reserve"(size_t size) noexcept nogil
+    void memory_release "lvs_release"(void* start, size_t size) noexcept nogil
+    bint likely "__builtin_expect"(bint condition, bint expected) noexcept nogil

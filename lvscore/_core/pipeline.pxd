@@ -1,0 +1,243 @@
+"""The packet's way through the engine, one by one and for a vector.
+
+A vector of packets goes through in three steps, so that the waits for memory overlap: parse,
+hash and prefetch the bucket; match tags and prefetch the connection; then act, in the order
+of the frames, so that a batch does exactly what its frames do one by one. Established IPv4
+TCP and UDP takes the short way in the last step; all else goes through packet_process.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from lvscore._core.bytes cimport (
+    htons, load16, load32, load64, load_be16, store16, store32, store64,
+)
+from lvscore._core.checksum cimport checksum_update, udp_checksum_update
+from lvscore._core.conntrack cimport rule_new, rule_packet, untracked
+from lvscore._core.connection cimport (
+    Connection4, FLAG_SERVICE, FLAG_SLOW, FLAG_UNTRANSLATED, Table, connection4,
+    connection4_matches, connection_extension, table_find, table_find4, table_meta,
+)
+from lvscore._core.consts cimport (
+    LINK_ETHERNET, NIL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
+    REASON_FRAGMENT, REASON_NONE, REASON_NOT_IP, REASON_NO_PROTOCOL_HANDLER, REASON_NO_SERVICE,
+    REASON_REQUEST, REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATED, VECTOR,
+    VERDICT_DROP, VERDICT_FORWARD, VERDICT_PASS,
+)
+from lvscore._core.director cimport service_packet
+from lvscore._core.flow cimport Tuple, has_ports, packet_tuple, ports_key, tuple_hash
+from lvscore._core.hash cimport hash_ipv4
+from lvscore._core.icmp cimport icmp_error_process, icmp_is_error
+from lvscore._core.index cimport hash_tag, index_home
+from lvscore._core.machine cimport likely, lowest_bit, match_tags, prefetch, prefetch_write
+from lvscore._core.scheduler cimport SERVER_AVAILABLE, Server
+from lvscore._core.state cimport (
+    State, TRACE_FOUND, TRACE_NOT_FOUND, TRACE_PARSED, clock_set, table_of, trace_step,
+)
+from lvscore._core.wire cimport ETHERTYPE_IPV4, Packet, link_parse, packet_parse
+
+
+# What the pipeline works on: the arrays of a FrameBatch.
+cdef struct Frames:
+    uint8_t* data
+    const uint64_t* offset
+    uint32_t* length
+    const uint32_t* original_length
+    const int64_t* timestamp
+    uint8_t* verdict
+    uint8_t* reason
+    uint32_t count
+    int link_type
+
+
+# One packet of a vector.
+cdef struct Lane:
+    uint64_t addresses
+    uint64_t key            # protocol and ports
+    uint64_t hash
+    uint8_t* ip             # NULL: not for the short way
+    uint32_t reference      # candidate, to be verified
+    uint32_t l3_length
+
+
+cdef inline uint8_t packet_process(State* s, uint8_t* frame, uint32_t length,
+                                   uint32_t wire_length, int link_type,
+                                   uint8_t* reason) noexcept nogil:
+    """Take one frame through all stages; its verdict."""
+    cdef Packet packet
+    cdef Tuple t
+    cdef uint32_t reference
+    cdef uint8_t verdict
+    cdef uint8_t failed = packet_parse(&packet, frame, length, wire_length, link_type)
+    if failed:
+        reason[0] = failed
+        return VERDICT_PASS if failed == REASON_NOT_IP else VERDICT_DROP
+    packet_tuple(&packet, &t)
+    trace_step(s, TRACE_PARSED, packet.l3_length, packet.l4_length, &t)
+    if packet.fragment:
+        reason[0] = REASON_FRAGMENT
+        return VERDICT_PASS
+    if icmp_is_error(&packet):
+        return icmp_error_process(s, &packet, &t, reason)
+    if has_ports(t.protocol) and packet.l4_captured < 4:
+        verdict = untracked(s, &packet, &t, REASON_NONE, reason)
+        reason[0] = REASON_TRUNCATED_TRANSPORT_HEADER
+        return verdict
+    reference = table_find(table_of(s, t.family), tuple_hash(&s.key, &t), &t)
+    if reference == NIL:
+        trace_step(s, TRACE_NOT_FOUND, 0, 0, &t)
+        if s.tracking:
+            return rule_new(s, &packet, &t, reason)
+        failed = REASON_NO_SERVICE
+        if not (has_ports(t.protocol) or t.protocol == PROTOCOL_ICMP
+                or t.protocol == PROTOCOL_ICMPV6):
+            failed = REASON_NO_PROTOCOL_HANDLER
+        return untracked(s, &packet, &t, failed, reason)
+    trace_step(s, TRACE_FOUND, reference, 0, &t)
+    if table_meta(table_of(s, t.family), reference >> 1).flags & FLAG_SERVICE:
+        return service_packet(s, &packet, &t, reference, reason)
+    return rule_packet(s, &packet, &t, reference, reason)
+
+
+cdef inline void frame_count(State* s, uint32_t length, uint8_t verdict,
+                             uint8_t reason) noexcept nogil:
+    s.frames += 1
+    s.bytes += length
+    s.verdicts[verdict] += 1
+    s.reasons[reason] += 1
+
+
+cdef inline void lane_parse(State* s, Lane* lane, uint8_t* frame, uint32_t length,
+                            uint32_t wire_length, int link_type) noexcept nogil:
+    """Fill a lane if the frame is plain IPv4 TCP or UDP: no options, no fragment, whole."""
+    cdef uint32_t l3 = 14
+    cdef uint32_t total
+    cdef uint8_t* ip
+    cdef uint8_t family
+    lane.ip = NULL
+    if link_type != LINK_ETHERNET or length < 34 or load16(frame + 12) != htons(ETHERTYPE_IPV4):
+        if link_parse(frame, length, link_type, &l3, &family) != REASON_NONE:
+            return
+        if length < l3 + 20 or family == 6:
+            return
+    ip = frame + l3
+    total = load_be16(ip + 2)
+    if ip[0] != 0x45 or load16(ip + 6) & htons(0x3FFF) or total > wire_length - l3:
+        return
+    if ip[9] == PROTOCOL_TCP:
+        if length < l3 + 40 or total < 40:
+            return
+    elif ip[9] != PROTOCOL_UDP or length < l3 + 28 or total < 28:
+        return
+    lane.ip = ip
+    lane.l3_length = total
+    lane.addresses = load64(ip + 12)
+    lane.key = ports_key(ip[9], load32(ip + 20))
+    lane.hash = hash_ipv4(&s.key, lane.addresses, lane.key)
+    prefetch(&s.table[0].index.bucket[index_home(&s.table[0].index, lane.hash)])
+
+
+cdef inline void lane_match(Table* table, Lane* lane) noexcept nogil:
+    """Take the first slot with the right tag as candidate, and fetch its connection."""
+    cdef uint32_t home = index_home(&table.index, lane.hash)
+    cdef uint32_t mask = match_tags(table.index.bucket[home].tag, hash_tag(lane.hash))
+    lane.reference = NIL
+    if mask:
+        lane.reference = table.index.bucket[home].reference[lowest_bit(mask)]
+        prefetch_write(connection4(table, lane.reference >> 1))
+
+
+cdef inline bint lane_forward(State* s, Table* table, const Lane* lane,
+                              uint8_t* reason) noexcept nogil:
+    """Forward a packet that changes nothing of its connection; False if it may, untouched."""
+    cdef uint8_t* ip = lane.ip
+    cdef uint8_t* l4 = ip + 20
+    cdef uint32_t reference = lane.reference
+    cdef uint32_t direction, mask3, mask4, length, delta
+    cdef Connection4* c
+    cdef Server* server
+    cdef uint16_t checksum
+    cdef bint tcp = ip[9] == PROTOCOL_TCP
+    cdef uint8_t state
+    if not likely(reference != NIL and connection4_matches(table, reference, lane.addresses,
+                                                           lane.key), True):
+        reference = table_find4(table, lane.hash, lane.addresses, lane.key)
+        if reference == NIL:
+            return False
+    direction = reference & 1
+    c = connection4(table, reference >> 1)
+    server = &s.services.server[c.meta.server]
+    state = c.meta.state
+    if tcp:
+        if likely(s.tracker.next[direction][l4[13] & 31][state] != state, False):
+            return False
+    else:
+        if likely(s.tracker.next[direction][0][state] != state or load16(l4 + 6) == 0, False):
+            return False
+    if likely((c.meta.flags & (FLAG_SLOW | FLAG_UNTRANSLATED)) | (~server.flags
+                                                                  & SERVER_AVAILABLE), False):
+        return False
+    c.meta.timer.deadline = s.tick_up + s.tracker.timeout[state]
+    length = lane.l3_length
+    c.meta.packets[direction] += 1
+    c.meta.bytes[direction] += length
+    if likely(c.meta.bytes[direction] < length, False):
+        connection_extension(table, reference >> 1).bytes_high[direction] += 1
+    server.packets[direction] += 1
+    server.bytes[direction] += length
+    # The other direction's delta is the complement; 0xffff is not canonical and means 0.
+    mask3 = (c.delta3 ^ (0 - direction)) & 0xFFFF
+    mask4 = (c.delta4 ^ (0 - direction)) & 0xFFFF
+    delta = 0 if mask3 == 0xFFFF else mask3
+    store64(ip + 12, c.addresses[direction])
+    store32(l4, c.ports[direction])
+    store16(ip + 10, checksum_update(load16(ip + 10), <uint16_t>delta))
+    delta = 0 if mask4 == 0xFFFF else mask4
+    if tcp:
+        store16(l4 + 16, checksum_update(load16(l4 + 16), <uint16_t>delta))
+    else:
+        checksum = udp_checksum_update(load16(l4 + 6), <uint16_t>delta)
+        store16(l4 + 6, checksum)
+    reason[0] = <uint8_t>(REASON_REQUEST + direction)
+    return True
+
+
+cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
+                                uint32_t count) noexcept nogil:
+    """Take up to VECTOR frames through the pipeline."""
+    cdef Lane lane[16]
+    cdef Table* table = &s.table[0]
+    cdef uint32_t j, i, length
+    cdef uint8_t verdict, reason
+    cdef uint8_t* frame
+    for j in range(count):
+        i = first + j
+        lane_parse(s, &lane[j], frames.data + frames.offset[i], frames.length[i],
+                   frames.original_length[i], frames.link_type)
+        if likely(i + VECTOR < frames.count, True):
+            prefetch_write(frames.data + frames.offset[i + VECTOR])
+    for j in range(count):
+        if lane[j].ip != NULL:
+            lane_match(table, &lane[j])
+    for j in range(count):
+        i = first + j
+        length = frames.length[i]
+        clock_set(s, frames.timestamp[i])
+        verdict = VERDICT_FORWARD
+        if lane[j].ip == NULL or not lane_forward(s, table, &lane[j], &reason):
+            verdict = packet_process(s, frames.data + frames.offset[i], length,
+                                     frames.original_length[i], frames.link_type, &reason)
+        frames.verdict[i] = verdict
+        frames.reason[i] = reason
+        frame_count(s, length, verdict, reason)
+
+
+cdef inline void batch_process(State* s, const Frames* frames) noexcept nogil:
+    """Take all frames of a batch through the pipeline, vector by vector."""
+    cdef uint32_t first = 0
+    cdef uint32_t count
+    while first < frames.count:
+        count = frames.count - first
+        if count > VECTOR:
+            count = VECTOR
+        vector_process(s, frames, first, count)
+        first += count

@@ -1,0 +1,148 @@
+"""What the route stage knows: local addresses, interfaces and routes.
+
+A Host fills these tables. An engine without a Host has only what it was given: its service
+addresses count as local, and masquerading needs interfaces and routes.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from lvscore._core.consts cimport IPV4, NIL
+from lvscore._core.flow cimport Address, address_equal
+from lvscore._core.machine cimport multiply_fold
+
+cdef enum:
+    MAX_ROUTES = 1024
+
+
+cdef struct LocalAddress:
+    Address address
+    uint32_t uses           # 0: the entry is free or was removed
+    uint8_t family          # 0: never used
+
+
+cdef struct Route:
+    Address network
+    Address source          # address of the interface, for masquerading
+    uint32_t interface
+    uint8_t length          # of the prefix, in bits
+    uint8_t family
+    bint has_source
+
+
+cdef struct Routes:
+    LocalAddress* local
+    uint32_t local_mask
+    uint32_t local_taken
+    uint32_t count
+    Route route[1024]       # longest prefix first
+
+
+cdef inline bint routes_init(Routes* routes) noexcept nogil:
+    memset(routes, 0, sizeof(Routes))
+    routes.local_mask = 15
+    routes.local = <LocalAddress*>calloc(16, sizeof(LocalAddress))
+    return routes.local != NULL
+
+
+cdef inline void routes_free(Routes* routes) noexcept nogil:
+    free(routes.local)
+    routes.local = NULL
+
+
+cdef inline bint routes_copy(Routes* routes, const Routes* other) noexcept nogil:
+    routes[0] = other[0]
+    routes.local = <LocalAddress*>malloc(
+        (<size_t>other.local_mask + 1) * sizeof(LocalAddress))
+    if routes.local == NULL:
+        return False
+    memcpy(routes.local, other.local, (<size_t>other.local_mask + 1) * sizeof(LocalAddress))
+    return True
+
+
+cdef inline uint32_t local_slot(const Routes* routes, uint8_t family,
+                                const Address* address) noexcept nogil:
+    """The entry of an address, or the one where it would be put."""
+    cdef uint32_t slot = <uint32_t>multiply_fold(
+        address.word[0] ^ <uint64_t>0x9E3779B97F4A7C15ULL,
+        address.word[1] ^ <uint64_t>0xD1B54A32D192ED03ULL)
+    cdef const LocalAddress* entry
+    while True:
+        slot &= routes.local_mask
+        entry = &routes.local[slot]
+        if entry.family == 0 or (entry.family == family
+                                 and address_equal(&entry.address, address)):
+            return slot
+        slot += 1
+
+
+cdef inline bint address_is_local(const Routes* routes, uint8_t family,
+                                  const Address* address) noexcept nogil:
+    return routes.local[local_slot(routes, family, address)].uses != 0
+
+
+cdef inline bint local_grow(Routes* routes) noexcept nogil:
+    cdef LocalAddress* old = routes.local
+    cdef uint32_t size = routes.local_mask + 1
+    cdef uint32_t i, slot
+    cdef LocalAddress* new = <LocalAddress*>calloc(2 * <size_t>size, sizeof(LocalAddress))
+    if new == NULL:
+        return False
+    routes.local = new
+    routes.local_mask = 2 * size - 1
+    routes.local_taken = 0
+    for i in range(size):
+        if old[i].uses:
+            slot = local_slot(routes, old[i].family, &old[i].address)
+            new[slot] = old[i]
+            routes.local_taken += 1
+    free(old)
+    return True
+
+
+cdef inline bint local_add(Routes* routes, uint8_t family, const Address* address) noexcept nogil:
+    """Count one more use of an address as local; False if memory ends."""
+    cdef uint32_t slot
+    if 2 * (routes.local_taken + 1) > routes.local_mask and not local_grow(routes):
+        return False
+    slot = local_slot(routes, family, address)
+    if routes.local[slot].family == 0:
+        routes.local[slot].family = family
+        routes.local[slot].address = address[0]
+        routes.local_taken += 1
+    routes.local[slot].uses += 1
+    return True
+
+
+cdef inline void local_remove(Routes* routes, uint8_t family,
+                              const Address* address) noexcept nogil:
+    cdef uint32_t slot = local_slot(routes, family, address)
+    if routes.local[slot].uses:
+        routes.local[slot].uses -= 1
+
+
+cdef inline bint prefix_matches(const Address* network, uint32_t length,
+                                const Address* address) noexcept nogil:
+    """Whether the first ``length`` bits are the same."""
+    cdef const uint8_t* a = <const uint8_t*>network
+    cdef const uint8_t* b = <const uint8_t*>address
+    cdef uint32_t i
+    for i in range(length >> 3):
+        if a[i] != b[i]:
+            return False
+    if length & 7:
+        return (a[length >> 3] ^ b[length >> 3]) >> (8 - (length & 7)) == 0
+    return True
+
+
+cdef inline const Route* route_find(const Routes* routes, uint8_t family,
+                                    const Address* destination) noexcept nogil:
+    """The route of the longest matching prefix, or NULL."""
+    cdef uint32_t i
+    cdef const Route* route
+    for i in range(routes.count):
+        route = &routes.route[i]
+        if route.family == family and prefix_matches(&route.network, route.length, destination):
+            return route
+    return NULL

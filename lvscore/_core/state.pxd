@@ -1,0 +1,257 @@
+"""The whole state of an engine, its clock, and the expiry of connections."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from lvscore._core.connection cimport (
+    FLAG_INACTIVE, FLAG_SERVICE, Meta, Table, connection_close, table_copy, table_free,
+    table_init, table_meta,
+)
+from lvscore._core.consts cimport IPV4, IPV6, NIL, NS_PER_TICK, REASON_COUNT
+from lvscore._core.flow cimport Tuple
+from lvscore._core.hash cimport HashKey, hash_key_init, random_next
+from lvscore._core.route cimport Routes, routes_copy, routes_free, routes_init
+from lvscore._core.rules cimport Chain, Rule
+from lvscore._core.scheduler cimport Server
+from lvscore._core.service cimport Services, services_copy, services_free, services_init
+from lvscore._core.track cimport Tracker, state_is_active, tracker_init
+from lvscore._core.wheel cimport Timer, wheel_link, wheel_pop, wheel_unlink
+
+cdef enum TraceCode:
+    TRACE_PARSED = 1
+    TRACE_FOUND = 2             # a: reference
+    TRACE_NOT_FOUND = 3
+    TRACE_ICMP_ERROR = 4        # about the tuple
+    TRACE_SERVICE = 5           # a: service
+    TRACE_NO_SERVICE = 6
+    TRACE_SCHEDULED = 7         # a: server
+    TRACE_NO_SERVER = 8
+    TRACE_REUSED = 9
+    TRACE_RULE = 10             # a: rule number, b: target
+    TRACE_NO_RULE = 11          # b: target of the chain
+    TRACE_LOCAL = 12
+    TRACE_OPENED = 13           # a: reference
+    TRACE_STATE = 14            # a: from, b: to
+    TRACE_TIMEOUT = 15          # a: ticks
+    TRACE_TRANSLATED = 16
+
+cdef enum:
+    MAX_TRACE = 32
+
+
+cdef struct TraceStep:
+    Tuple t
+    uint32_t code
+    uint32_t a
+    uint32_t b
+
+
+cdef struct Trace:
+    TraceStep step[32]
+    uint32_t count
+
+
+cdef struct State:
+    Table table[2]          # IPv4, IPv6
+    Tracker tracker
+    HashKey key
+    uint64_t chance         # state of the random generator
+    uint32_t max_connections
+    # the clock
+    int64_t now             # ns, the latest time given
+    int64_t origin          # ns of tick 0: the first time given
+    int64_t tick_end        # ns at which the present tick ends
+    uint64_t tick           # ms since origin
+    uint32_t tick_up        # the present time in ticks, rounded up: no timer fires early
+    bint started
+    # configuration
+    Services services
+    Routes routes
+    Chain prerouting
+    Chain postrouting
+    bint tracking           # there are NAT rules: every flow is tracked
+    # counters
+    uint64_t frames
+    uint64_t bytes
+    uint64_t clock_backwards
+    uint64_t opened
+    uint64_t expired
+    uint64_t verdicts[5]
+    uint64_t reasons[29]
+    uint8_t last_reason     # of the latest single frame
+    Trace* trace            # NULL but while explaining
+
+
+cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_low,
+                            uint64_t seed_high) noexcept nogil:
+    memset(s, 0, sizeof(State))
+    s.max_connections = max_connections
+    hash_key_init(&s.key, seed_low, seed_high)
+    s.chance = seed_low ^ (seed_high << 1)
+    random_next(&s.chance)
+    tracker_init(&s.tracker)
+    return (table_init(&s.table[0], IPV4, max_connections)
+            and table_init(&s.table[1], IPV6, max_connections)
+            and services_init(&s.services) and routes_init(&s.routes))
+
+
+cdef inline void state_free(State* s) noexcept nogil:
+    table_free(&s.table[0])
+    table_free(&s.table[1])
+    services_free(&s.services)
+    routes_free(&s.routes)
+    free(s.prerouting.rule)
+    free(s.postrouting.rule)
+    s.prerouting.rule = NULL
+    s.postrouting.rule = NULL
+
+
+cdef inline bint chain_copy(Chain* chain, const Chain* other) noexcept nogil:
+    chain[0] = other[0]
+    chain.rule = NULL
+    if other.count:
+        chain.rule = <Rule*>malloc(other.count * sizeof(Rule))
+        if chain.rule == NULL:
+            return False
+        memcpy(chain.rule, other.rule, other.count * sizeof(Rule))
+    return True
+
+
+cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
+    """Make ``s`` a copy of ``other``; False if memory ends, then free it all the same."""
+    s[0] = other[0]
+    memset(s.table, 0, sizeof(s.table))
+    memset(&s.services, 0, sizeof(Services))
+    memset(&s.routes, 0, sizeof(Routes))
+    memset(&s.prerouting, 0, sizeof(Chain))
+    memset(&s.postrouting, 0, sizeof(Chain))
+    s.trace = NULL
+    return (table_copy(&s.table[0], &other.table[0]) and table_copy(&s.table[1], &other.table[1])
+            and services_copy(&s.services, &other.services)
+            and routes_copy(&s.routes, &other.routes)
+            and chain_copy(&s.prerouting, &other.prerouting)
+            and chain_copy(&s.postrouting, &other.postrouting))
+
+
+cdef inline Table* table_of(State* s, uint8_t family) noexcept nogil:
+    return &s.table[family == IPV6]
+
+
+cdef inline uint32_t connection_total(const State* s) noexcept nogil:
+    return s.table[0].count + s.table[1].count
+
+
+cdef inline void trace_step(State* s, uint32_t code, uint32_t a, uint32_t b,
+                            const Tuple* t) noexcept nogil:
+    """Note a step for an explanation; nothing otherwise."""
+    cdef TraceStep* step
+    if s.trace == NULL or s.trace.count == MAX_TRACE:
+        return
+    step = &s.trace.step[s.trace.count]
+    s.trace.count += 1
+    step.code = code
+    step.a = a
+    step.b = b
+    step.t = t[0]
+
+
+cdef inline void connection_timer_set(Table* table, uint32_t i, uint32_t deadline) noexcept nogil:
+    """Restart a timer; the wheel hears only of one that will be due earlier."""
+    cdef Timer* timer = &table_meta(table, i).timer
+    cdef uint32_t tick = <uint32_t>table.wheel.tick
+    if deadline - tick < timer.deadline - tick:
+        wheel_unlink(&table.wheel, i)
+        timer.deadline = deadline
+        wheel_link(&table.wheel, i)
+    else:
+        timer.deadline = deadline
+
+
+cdef inline void connection_state_set(State* s, Table* table, uint32_t i,
+                                      uint8_t state) noexcept nogil:
+    """Enter a state: restart the timer, and count active and inactive at the server."""
+    cdef Meta* meta = table_meta(table, i)
+    cdef Server* server
+    if meta.flags & FLAG_SERVICE:
+        server = &s.services.server[meta.server]
+        if state_is_active(state):
+            if meta.flags & FLAG_INACTIVE:
+                server.active += 1
+                server.inactive -= 1
+                meta.flags &= ~<uint32_t>FLAG_INACTIVE
+        elif not meta.flags & FLAG_INACTIVE:
+            server.active -= 1
+            server.inactive += 1
+            meta.flags |= FLAG_INACTIVE
+    meta.state = state
+    connection_timer_set(table, i, s.tick_up + s.tracker.timeout[state])
+
+
+cdef inline void connection_end(State* s, Table* table, uint32_t i, bint linked) noexcept nogil:
+    """Remove a connection and take it from its server's counts."""
+    cdef Meta* meta = table_meta(table, i)
+    cdef Server* server
+    if meta.flags & FLAG_SERVICE:
+        server = &s.services.server[meta.server]
+        if meta.flags & FLAG_INACTIVE:
+            server.inactive -= 1
+        else:
+            server.active -= 1
+        server.idle_since = s.tick
+    connection_close(table, &s.key, i, linked)
+
+
+cdef inline uint64_t state_expire(State* s) noexcept nogil:
+    """Remove what is due at the present tick; the number of connections removed."""
+    cdef uint64_t removed = 0
+    cdef uint32_t f, i
+    for f in range(2):
+        while True:
+            i = wheel_pop(&s.table[f].wheel, s.tick)
+            if i == NIL:
+                break
+            connection_end(s, &s.table[f], i, False)
+            removed += 1
+    s.expired += removed
+    return removed
+
+
+cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
+    """Move the clock forward to ``now`` > s.now, and expire what is due."""
+    cdef uint64_t elapsed
+    if not s.started:
+        s.started = True
+        s.origin = now
+        s.now = now
+        s.tick_end = now + 1
+        return 0
+    s.now = now
+    elapsed = <uint64_t>now - <uint64_t>s.origin
+    s.tick = elapsed // NS_PER_TICK
+    s.tick_up = <uint32_t>s.tick
+    if elapsed != s.tick * NS_PER_TICK:
+        s.tick_up += 1
+    # Only whole ticks have both roundings equal, so a tick's first nanosecond is a step too.
+    if elapsed == s.tick * NS_PER_TICK:
+        s.tick_end = now + 1
+    elif <uint64_t>0x7FFFFFFFFFFFFFFFULL - <uint64_t>now < NS_PER_TICK and now > 0:
+        s.tick_end = 0x7FFFFFFFFFFFFFFFULL
+    else:
+        s.tick_end = <int64_t>(<uint64_t>s.origin + (s.tick + 1) * NS_PER_TICK)
+    if s.tick >= s.table[0].wheel.event or s.tick >= s.table[1].wheel.event:
+        return state_expire(s)
+    s.table[0].wheel.tick = s.tick
+    s.table[1].wheel.tick = s.tick
+    return 0
+
+
+cdef inline uint64_t clock_set(State* s, int64_t now) noexcept nogil:
+    """Take the time of a packet or call: forward only, a step back is counted."""
+    if now > s.now or not s.started:
+        if now >= s.tick_end or not s.started:
+            return time_advance(s, now)
+        s.now = now
+    elif now < s.now:
+        s.clock_backwards += 1
+    return 0

@@ -1,0 +1,227 @@
+"""State tracking: what a packet makes of a connection's state, and for how long that holds.
+
+There are two trackers, IPVS's (ip_vs_proto_tcp.c, _udp.c) for connections of services and
+netfilter's (nf_conntrack_proto_tcp.c, _udp.c, _icmp.c) for those of the NAT rules. A state
+byte holds the tracker in its high half. One table answers for both: by direction, event
+(the low five TCP flags) and state byte.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memset
+
+from lvscore._core.consts cimport (
+    ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, REPLY,
+    TICKS_PER_SECOND,
+)
+
+cdef enum TcpFlag:
+    TCP_FIN = 0x01
+    TCP_SYN = 0x02
+    TCP_RST = 0x04
+    TCP_PSH = 0x08
+    TCP_ACK = 0x10
+
+cdef enum:  # tracker and state in one byte
+    # Answers of the table that are no states: the packet needs a closer look.
+    STATE_NONE = 0x00
+    STATE_INVALID = 0x01        # netfilter's INVALID: not translated
+    STATE_IGNORED = 0x02        # translated, changes nothing
+    STATE_REOPENED = 0x03       # a SYN that begins the connection anew
+    STATE_AGED = 0x04           # a datagram flow in both directions: assured after 2 s
+
+    SERVICE_TCP = 0x10          # + IPVS's numbers: NONE, ESTABLISHED, SYN_SENT, SYN_RECV,
+                                # FIN_WAIT, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, SYNACK
+    SERVICE_TCP_ESTABLISHED = 0x11
+    SERVICE_TCP_SYN_SENT = 0x12
+    SERVICE_TCP_SYN_RECV = 0x13
+    SERVICE_TCP_TIME_WAIT = 0x15
+    SERVICE_TCP_CLOSE = 0x16
+    SERVICE_TCP_SYNACK = 0x1A
+    SERVICE_UDP = 0x20
+
+    RULE_TCP = 0x50             # + netfilter's numbers: NONE, SYN_SENT, SYN_RECV, ESTABLISHED,
+                                # FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT, CLOSE, SYN_SENT2
+    RULE_TCP_PICKED_UP = 0x5A   # + 10: ESTABLISHED from the middle, not answered yet
+    RULE_UDP_UNREPLIED = 0x60
+    RULE_UDP_REPLIED = 0x61
+    RULE_UDP_ASSURED = 0x62
+    RULE_ICMP = 0x70
+    RULE_GENERIC_UNREPLIED = 0x80
+    RULE_GENERIC_REPLIED = 0x81
+
+cdef enum:
+    TRACKER_MASK = 0xF0
+    EVENTS = 32
+    ASSURED_AFTER = 2 * TICKS_PER_SECOND
+
+
+cdef struct Tracker:
+    uint8_t next[2][32][256]
+    uint32_t timeout[256]       # ticks
+
+
+cdef extern from *:
+    """
+    /* Rows: SYN, FIN, ACK, RST; columns: NO ES SS SR FW TW CL CW LA LI SA (IPVS). */
+    static const char *const lvs_service_tcp[2][4] = {
+        {"SR ES ES SR SR SR SR SR SR SR SR", "CL CW SS TW TW TW CL CW LA LI TW",
+         "ES ES SS ES FW TW CL CW CL LI ES", "CL CL CL SR CL CL CL CL LA LI SR"},
+        {"SS ES SS SR SS SS SS SS SS LI SR", "TW FW SS TW FW TW CL TW LA LI TW",
+         "ES ES SS ES FW TW CL CW LA ES ES", "CL CL SS CL CL TW CL CL CL CL CL"},
+    };
+    static const char lvs_service_tcp_names[] = "NO ES SS SR FW TW CL CW LA LI SA";
+    /* Rows: SYN, SYN+ACK, FIN, ACK, RST, none; columns: NO SS SR ES FW CW LA TW CL S2
+       (netfilter); IG ignored, IV invalid. */
+    static const char *const lvs_rule_tcp[2][6] = {
+        {"SS SS IG IG IG IG IG SS SS S2", "IV IV SR IV IV IV IV IV IV SR",
+         "IV IV FW FW LA LA LA TW CL IV", "ES IV ES ES CW CW TW TW CL IV",
+         "IV CL CL CL CL CL CL CL CL CL", "IV IV IV IV IV IV IV IV IV IV"},
+        {"IV S2 IV IV IV IV IV SS IV S2", "IV SR IG IG IG IG IG IG IG SR",
+         "IV IV FW FW LA LA LA TW CL IV", "IV IG SR ES CW CW TW TW CL IG",
+         "IV CL CL CL CL CL CL CL CL CL", "IV IV IV IV IV IV IV IV IV IV"},
+    };
+    static const char lvs_rule_tcp_names[] = "NO SS SR ES FW CW LA TW CL S2";
+
+    static int lvs_state_named(const char *names, const char *cell)
+    {
+        for (int i = 0; names[0]; i++, names += 3) {
+            if (names[0] == cell[0] && names[1] == cell[1]) return i;
+            if (!names[2]) break;
+        }
+        return -1;
+    }
+    static int lvs_service_tcp_next(int direction, int row, int column)
+    { return lvs_state_named(lvs_service_tcp_names, lvs_service_tcp[direction][row] + 3 * column); }
+    static int lvs_rule_tcp_next(int direction, int row, int column)
+    {
+        const char *cell = lvs_rule_tcp[direction][row] + 3 * column;
+        if (cell[0] == 'I') return cell[1] == 'V' ? -1 : -2;
+        return lvs_state_named(lvs_rule_tcp_names, cell);
+    }
+    """
+    int service_tcp_next "lvs_service_tcp_next"(int direction, int row, int column) noexcept nogil
+    int rule_tcp_next "lvs_rule_tcp_next"(int direction, int row, int column) noexcept nogil
+
+
+cdef inline uint8_t service_tcp_state(uint32_t direction, uint32_t flags,
+                                      uint32_t state) noexcept nogil:
+    """IPVS: the first that is set of RST, SYN, FIN, ACK counts; none closes."""
+    if flags & TCP_RST:
+        return <uint8_t>(SERVICE_TCP | service_tcp_next(direction, 3, state))
+    if flags & TCP_SYN:
+        return <uint8_t>(SERVICE_TCP | service_tcp_next(direction, 0, state))
+    if flags & TCP_FIN:
+        return <uint8_t>(SERVICE_TCP | service_tcp_next(direction, 1, state))
+    if flags & TCP_ACK:
+        return <uint8_t>(SERVICE_TCP | service_tcp_next(direction, 2, state))
+    return SERVICE_TCP_CLOSE
+
+
+cdef inline uint8_t rule_tcp_state(uint32_t direction, uint32_t flags,
+                                   uint32_t state) noexcept nogil:
+    """netfilter: PSH does not count; of the rest only legal combinations do."""
+    cdef uint32_t kind = flags & ~<uint32_t>TCP_PSH
+    cdef uint32_t column = 3 if state == 10 else state
+    cdef int row, new
+    if kind == TCP_SYN:
+        row = 0
+    elif kind == TCP_SYN | TCP_ACK:
+        row = 1
+    elif kind == TCP_FIN | TCP_ACK:
+        row = 2
+    elif kind == TCP_ACK:
+        row = 3
+    elif kind == TCP_RST or kind == TCP_RST | TCP_ACK:
+        row = 4
+    else:
+        return STATE_INVALID
+    if row == 0 and direction == ORIGINAL and (state == 7 or state == 8):
+        return STATE_REOPENED
+    new = rule_tcp_next(direction, row, column)
+    if new == -1:
+        return STATE_INVALID
+    if new == -2:
+        return STATE_IGNORED
+    if new == 3 and direction == ORIGINAL and (state == 10 or state == 0):
+        return RULE_TCP_PICKED_UP
+    return <uint8_t>(RULE_TCP | new)
+
+
+cdef inline void tracker_timeouts(Tracker* tracker) noexcept nogil:
+    """Default timeouts, in seconds (ip_vs_proto_*.c, nf_conntrack_proto_*.c)."""
+    cdef uint32_t i
+    memset(tracker.timeout, 0, sizeof(tracker.timeout))
+    tracker.timeout[SERVICE_TCP + 0] = 2
+    tracker.timeout[SERVICE_TCP + 1] = 900
+    tracker.timeout[SERVICE_TCP + 2] = 120
+    tracker.timeout[SERVICE_TCP + 3] = 60
+    tracker.timeout[SERVICE_TCP + 4] = 120
+    tracker.timeout[SERVICE_TCP + 5] = 120
+    tracker.timeout[SERVICE_TCP + 6] = 10
+    tracker.timeout[SERVICE_TCP + 7] = 60
+    tracker.timeout[SERVICE_TCP + 8] = 30
+    tracker.timeout[SERVICE_TCP + 9] = 120
+    tracker.timeout[SERVICE_TCP + 10] = 120
+    tracker.timeout[SERVICE_UDP] = 300
+    tracker.timeout[RULE_TCP + 1] = 120
+    tracker.timeout[RULE_TCP + 2] = 60
+    tracker.timeout[RULE_TCP + 3] = 432000
+    tracker.timeout[RULE_TCP + 4] = 120
+    tracker.timeout[RULE_TCP + 5] = 60
+    tracker.timeout[RULE_TCP + 6] = 30
+    tracker.timeout[RULE_TCP + 7] = 120
+    tracker.timeout[RULE_TCP + 8] = 10
+    tracker.timeout[RULE_TCP + 9] = 120
+    tracker.timeout[RULE_TCP_PICKED_UP] = 300
+    tracker.timeout[RULE_UDP_UNREPLIED] = 30
+    tracker.timeout[RULE_UDP_REPLIED] = 30
+    tracker.timeout[RULE_UDP_ASSURED] = 120
+    tracker.timeout[RULE_ICMP] = 30
+    tracker.timeout[RULE_GENERIC_UNREPLIED] = 600
+    tracker.timeout[RULE_GENERIC_REPLIED] = 600
+    for i in range(256):
+        tracker.timeout[i] *= TICKS_PER_SECOND
+
+
+cdef inline void tracker_init(Tracker* tracker) noexcept nogil:
+    cdef uint32_t direction, event, state
+    memset(tracker.next, STATE_INVALID, sizeof(tracker.next))
+    for direction in range(2):
+        for event in range(EVENTS):
+            for state in range(11):
+                tracker.next[direction][event][SERVICE_TCP | state] = service_tcp_state(
+                    direction, event, state)
+                tracker.next[direction][event][RULE_TCP | state] = rule_tcp_state(
+                    direction, event, state)
+            tracker.next[direction][event][SERVICE_UDP] = SERVICE_UDP
+            tracker.next[direction][event][RULE_ICMP] = RULE_ICMP
+            tracker.next[direction][event][RULE_UDP_REPLIED] = STATE_AGED
+            tracker.next[direction][event][RULE_UDP_ASSURED] = RULE_UDP_ASSURED
+            tracker.next[direction][event][RULE_GENERIC_REPLIED] = RULE_GENERIC_REPLIED
+    for event in range(EVENTS):
+        tracker.next[ORIGINAL][event][RULE_UDP_UNREPLIED] = RULE_UDP_UNREPLIED
+        tracker.next[REPLY][event][RULE_UDP_UNREPLIED] = RULE_UDP_REPLIED
+        tracker.next[ORIGINAL][event][RULE_GENERIC_UNREPLIED] = RULE_GENERIC_UNREPLIED
+        tracker.next[REPLY][event][RULE_GENERIC_UNREPLIED] = RULE_GENERIC_REPLIED
+    tracker_timeouts(tracker)
+
+
+cdef inline bint state_is_active(uint8_t state) noexcept nogil:
+    """Whether IPVS counts the state as an active connection (ip_vs_proto_tcp.c)."""
+    return (state == SERVICE_TCP_ESTABLISHED or state == SERVICE_TCP_SYN_SENT
+            or state == SERVICE_TCP_SYN_RECV or state == SERVICE_TCP_SYNACK)
+
+
+cdef inline uint8_t service_state_initial(uint8_t protocol) noexcept nogil:
+    return SERVICE_TCP if protocol == PROTOCOL_TCP else SERVICE_UDP
+
+
+cdef inline uint8_t rule_state_initial(uint8_t protocol) noexcept nogil:
+    """The state before the first packet."""
+    if protocol == PROTOCOL_TCP:
+        return RULE_TCP
+    if protocol == PROTOCOL_UDP:
+        return RULE_UDP_UNREPLIED
+    if protocol == PROTOCOL_ICMP or protocol == PROTOCOL_ICMPV6:
+        return RULE_ICMP
+    return RULE_GENERIC_UNREPLIED

@@ -1,0 +1,617 @@
+"""The compiled engine: owns the state and the boundary to Python (memory, GIL, errors)."""
+
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer, Py_buffer,
+)
+from cpython.bytearray cimport (
+    PyByteArray_AS_STRING, PyByteArray_CheckExact, PyByteArray_GET_SIZE,
+)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from lvscore._core.bytes cimport htons, ntohs
+from lvscore._core.connection cimport (
+    FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SERVICE, Meta, Table, connection_bytes,
+    connection_extension, connection_tuple, table_find, table_meta,
+)
+from lvscore._core.consts cimport (
+    IPV4, IPV6, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL, REASON_COUNT, REPLY,
+    TICKS_PER_SECOND,
+)
+from lvscore._core.flow cimport (
+    Address, Tuple, address_load, ports_destination, ports_make, ports_source, tuple_hash,
+)
+from lvscore._core.index cimport index_used
+from lvscore._core.pipeline cimport Frames, batch_process, frame_count, packet_process
+from lvscore._core.route cimport MAX_ROUTES, Route, local_add, local_remove
+from lvscore._core.rules cimport MAX_RULES, Chain, Rule
+from lvscore._core.scheduler cimport Server
+from lvscore._core.service cimport (
+    Service, scheduler_set, server_add, server_counters, server_edit, server_find,
+    server_remove, service_add, service_counters, service_find, service_remove,
+    services_counters,
+)
+from lvscore._core.state cimport (
+    State, Trace, TraceStep, clock_set, state_copy, state_expire, state_free, state_init,
+    table_of,
+)
+from lvscore._core.track cimport (
+    RULE_GENERIC_REPLIED, RULE_GENERIC_UNREPLIED, RULE_ICMP, RULE_TCP, RULE_TCP_PICKED_UP,
+    RULE_UDP_ASSURED, RULE_UDP_REPLIED, RULE_UDP_UNREPLIED, SERVICE_TCP, SERVICE_UDP,
+    TRACKER_MASK,
+)
+from lvscore._core.wheel cimport (
+    NO_EVENT, wheel_link, wheel_next_event, wheel_unlink,
+)
+from lvscore._frames cimport FrameBatch
+
+from lvscore.constants import Reason, Verdict
+from lvscore.errors import ConcurrencyError, ConfigError, LimitError
+
+__all__ = ["EngineCore", "connection_layout"]
+
+cdef tuple VERDICTS = tuple(Verdict)
+cdef tuple REASONS = tuple(Reason)
+
+
+# One row of a snapshot; connection_layout() tells NumPy about it.
+cdef struct ConnectionRecord:
+    uint64_t packets_in
+    uint64_t packets_out
+    uint64_t bytes_in
+    uint64_t bytes_out
+    int64_t expires_ns
+    uint8_t client[16]
+    uint8_t virtual_address[16]
+    uint8_t server[16]
+    uint8_t local[16]
+    uint32_t server_index
+    uint16_t client_port
+    uint16_t virtual_port
+    uint16_t server_port
+    uint16_t local_port
+    uint8_t family
+    uint8_t protocol
+    uint8_t state
+    uint8_t is_service
+    uint8_t seen_reply
+    uint8_t reserved[3]
+
+
+def connection_layout():
+    """The dtype arguments of a snapshot's rows, taken from the compiled struct."""
+    cdef ConnectionRecord r
+    cdef char* start = <char*>&r
+    fields = [
+        ("family", "u1", <char*>&r.family - start),
+        ("protocol", "u1", <char*>&r.protocol - start),
+        ("state", "u1", <char*>&r.state - start),
+        ("is_service", "?", <char*>&r.is_service - start),
+        ("seen_reply", "?", <char*>&r.seen_reply - start),
+        ("client", "(16,)u1", <char*>&r.client - start),
+        ("client_port", "u2", <char*>&r.client_port - start),
+        ("virtual", "(16,)u1", <char*>&r.virtual_address - start),
+        ("virtual_port", "u2", <char*>&r.virtual_port - start),
+        ("server", "(16,)u1", <char*>&r.server - start),
+        ("server_port", "u2", <char*>&r.server_port - start),
+        ("local", "(16,)u1", <char*>&r.local - start),
+        ("local_port", "u2", <char*>&r.local_port - start),
+        ("server_index", "u4", <char*>&r.server_index - start),
+        ("packets_in", "u8", <char*>&r.packets_in - start),
+        ("packets_out", "u8", <char*>&r.packets_out - start),
+        ("bytes_in", "u8", <char*>&r.bytes_in - start),
+        ("bytes_out", "u8", <char*>&r.bytes_out - start),
+        ("expires_ns", "i8", <char*>&r.expires_ns - start),
+    ]
+    return {
+        "names": [name for name, _, _ in fields],
+        "formats": [kind for _, kind, _ in fields],
+        "offsets": [offset for _, _, offset in fields],
+        "itemsize": sizeof(ConnectionRecord),
+    }
+
+
+# State numbers of lvscore.State for netfilter's TCP states 0..10.
+cdef uint8_t* RULE_TCP_STATES = [0, 2, 3, 1, 4, 7, 8, 5, 6, 11, 1]
+
+
+cdef uint8_t public_state(uint8_t state) noexcept nogil:
+    """The lvscore.State of a state byte."""
+    cdef uint8_t tracker = state & TRACKER_MASK
+    if tracker == SERVICE_TCP:
+        return state & 15
+    if tracker == SERVICE_UDP:
+        return 12
+    if tracker == RULE_TCP:
+        return RULE_TCP_STATES[state & 15]
+    if state == RULE_UDP_ASSURED:
+        return 15
+    if state == RULE_UDP_REPLIED or state == RULE_GENERIC_REPLIED:
+        return 14
+    return 13
+
+
+cdef void record_address(uint8_t* to, const Address* address, uint8_t family) noexcept nogil:
+    """An address as 16 bytes; IPv4 in its IPv4-mapped form (RFC 4291, section 2.5.5.2)."""
+    if family == IPV6:
+        memcpy(to, address, 16)
+        return
+    memset(to, 0, 10)
+    to[10] = 0xFF
+    to[11] = 0xFF
+    memcpy(to + 12, address, 4)
+
+
+cdef void record_fill(State* s, Table* table, uint32_t i, ConnectionRecord* r) noexcept nogil:
+    cdef const Meta* meta = table_meta(table, i)
+    cdef Tuple original, reply
+    cdef uint64_t ahead
+    memset(r, 0, sizeof(ConnectionRecord))
+    connection_tuple(table, i, ORIGINAL, &original)
+    connection_tuple(table, i, REPLY, &reply)
+    r.family = table.family
+    r.protocol = meta.protocol
+    r.state = public_state(meta.state)
+    r.is_service = meta.flags & FLAG_SERVICE != 0
+    # A service sees no reply bit; that anything went out says the same.
+    r.seen_reply = meta.flags & FLAG_SEEN_REPLY != 0 or meta.packets[REPLY] != 0
+    record_address(r.client, &original.source, table.family)
+    record_address(r.virtual_address, &original.destination, table.family)
+    record_address(r.server, &reply.source, table.family)
+    record_address(r.local, &reply.destination, table.family)
+    r.client_port = ntohs(ports_source(original.ports))
+    r.virtual_port = ntohs(ports_destination(original.ports))
+    r.server_port = ntohs(ports_source(reply.ports))
+    r.local_port = ntohs(ports_destination(reply.ports))
+    r.server_index = meta.server
+    r.packets_in = meta.packets[ORIGINAL]
+    r.packets_out = meta.packets[REPLY]
+    r.bytes_in = connection_bytes(table, i, ORIGINAL)
+    r.bytes_out = connection_bytes(table, i, REPLY)
+    ahead = <uint32_t>(meta.timer.deadline - <uint32_t>s.tick)
+    r.expires_ns = <int64_t>(<uint64_t>s.origin + (s.tick + ahead) * NS_PER_TICK
+                             - <uint64_t>s.now)
+
+
+cdef Address address_from(bytes packed) except *:
+    if len(packed) not in (4, 16):
+        raise ConfigError(f"address of {len(packed)} bytes; expected 4 or 16")
+    return address_load(<const uint8_t*>PyBytes_AS_STRING(packed),
+                        IPV4 if len(packed) == 4 else IPV6)
+
+
+cdef bytes address_bytes(const Address* address, uint8_t family):
+    return PyBytes_FromStringAndSize(<const char*>address, 4 if family == IPV4 else 16)
+
+
+cdef class EngineCore:
+    """What the compiled side offers; use :class:`lvscore.Engine`."""
+
+    cdef State* state
+    cdef bint busy
+
+    def __cinit__(self, *args, **kwargs):
+        self.state = NULL
+
+    def __init__(self, max_connections, seed):
+        if self.state != NULL:
+            raise ConfigError("an engine is initialised once")
+        if not isinstance(max_connections, int) or not 1 <= max_connections <= MAX_CONNECTIONS:
+            raise ConfigError(
+                f"max_connections={max_connections!r} is not in 1..{MAX_CONNECTIONS}")
+        self.state = <State*>calloc(1, sizeof(State))
+        if self.state == NULL or not state_init(
+                self.state, max_connections, int.from_bytes(seed[:8], "little"),
+                int.from_bytes(seed[8:16], "little")):
+            raise MemoryError(f"no address space for {max_connections} connections")
+
+    def __dealloc__(self):
+        if self.state != NULL:
+            state_free(self.state)
+            free(self.state)
+
+    cdef State* enter(self) except NULL:
+        """The state, for a call that may change it."""
+        if self.busy:
+            raise ConcurrencyError("the engine is at work in another thread; one engine "
+                                   "belongs to one thread at a time")
+        if self.state == NULL:
+            raise ConfigError("the engine was not initialised: call super().__init__()")
+        return self.state
+
+    # Packets
+
+    def process(self, frame, now, link_type=1):
+        cdef State* s = self.enter()
+        cdef Py_buffer view
+        cdef int64_t time = now
+        cdef int link = link_type
+        cdef uint8_t reason = 0
+        cdef uint8_t verdict
+        cdef uint32_t length
+        if PyByteArray_CheckExact(frame):
+            length = <uint32_t>PyByteArray_GET_SIZE(frame)
+            clock_set(s, time)
+            verdict = packet_process(s, <uint8_t*>PyByteArray_AS_STRING(frame), length, length,
+                                     link, &reason)
+        else:
+            PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+            length = <uint32_t>view.len
+            clock_set(s, time)
+            verdict = packet_process(s, <uint8_t*>view.buf, length, length, link, &reason)
+            PyBuffer_Release(&view)
+        frame_count(s, length, verdict, reason)
+        self.state.last_reason = reason
+        return VERDICTS[verdict]
+
+    def process_batch(self, FrameBatch batch not None):
+        cdef State* s = self.enter()
+        cdef Frames frames
+        frames.data = batch.data
+        frames.offset = batch.offset
+        frames.length = batch.length
+        frames.original_length = batch.original_length
+        frames.timestamp = batch.timestamp
+        frames.verdict = batch.verdict
+        frames.reason = batch.reason
+        frames.count = batch.count
+        frames.link_type = batch.link_type
+        self.busy = True
+        with nogil:
+            batch_process(s, &frames)
+        self.busy = False
+
+    def expire(self, now):
+        cdef State* s = self.enter()
+        cdef int64_t time = now
+        cdef uint64_t before = s.expired
+        clock_set(s, time)
+        state_expire(s)
+        return s.expired - before
+
+    def next_deadline(self):
+        cdef State* s = self.enter()
+        cdef uint64_t event = wheel_next_event(&s.table[0].wheel)
+        cdef uint64_t other = wheel_next_event(&s.table[1].wheel)
+        if other < event:
+            event = other
+        if event == <uint64_t>NO_EVENT:
+            return None
+        return s.origin + <object>event * NS_PER_TICK
+
+    @property
+    def now(self):
+        return self.enter().now
+
+    @property
+    def last_reason(self):
+        return REASONS[self.enter().last_reason]
+
+    @property
+    def max_connections(self):
+        return self.enter().max_connections
+
+    @property
+    def counters(self):
+        cdef State* s = self.enter()
+        return {
+            "frames": s.frames,
+            "bytes": s.bytes,
+            "dropped": s.verdicts[0],
+            "forwarded": s.verdicts[1],
+            "local": s.verdicts[2],
+            "passed": s.verdicts[3],
+            "stolen": s.verdicts[4],
+            "connections": s.table[0].count + s.table[1].count,
+            "opened": s.opened,
+            "expired": s.expired,
+            "clock_backwards": s.clock_backwards,
+        }
+
+    @property
+    def reasons(self):
+        cdef State* s = self.enter()
+        cdef uint32_t i
+        return {REASONS[i]: s.reasons[i] for i in range(<uint32_t>REASON_COUNT) if s.reasons[i]}
+
+    def memory_usage(self):
+        cdef State* s = self.enter()
+        cdef size_t records = 0
+        cdef size_t index = 0
+        cdef int f
+        for f in range(2):
+            records += <size_t>s.table[f].used * s.table[f].record_size
+            records += <size_t>s.table[f].extensions_used * sizeof(s.table[f].extensions[0])
+            index += index_used(&s.table[f].index)
+        return {"connections": records, "index": index, "engine": sizeof(State)}
+
+    def _explain(self, bytes frame, now, int link_type):
+        """Run a frame through a copy; verdict, reason, frame as it would leave, steps."""
+        cdef State* s = self.enter()
+        cdef State* copy = <State*>calloc(1, sizeof(State))
+        cdef Trace trace
+        cdef int64_t time = now
+        cdef uint8_t reason = 0
+        cdef uint8_t verdict
+        cdef TraceStep* step
+        cdef uint32_t i
+        if copy == NULL:
+            raise MemoryError()
+        try:
+            if not state_copy(copy, s):
+                raise MemoryError("no memory for a copy of the engine")
+            trace.count = 0
+            result = bytearray(frame)
+            clock_set(copy, time)
+            copy.trace = &trace
+            verdict = packet_process(copy, <uint8_t*>PyByteArray_AS_STRING(result),
+                                     <uint32_t>len(frame), <uint32_t>len(frame), link_type,
+                                     &reason)
+            steps = []
+            for i in range(trace.count):
+                step = &trace.step[i]
+                steps.append((
+                    step.code, step.a, step.b, step.t.protocol,
+                    address_bytes(&step.t.source, step.t.family),
+                    ntohs(ports_source(step.t.ports)),
+                    address_bytes(&step.t.destination, step.t.family),
+                    ntohs(ports_destination(step.t.ports)),
+                ))
+            return VERDICTS[verdict], REASONS[reason], bytes(result), steps
+        finally:
+            state_free(copy)
+            free(copy)
+
+    # Virtual services and real servers
+
+    def _service_find(self, int family, int protocol, bytes address, int port):
+        cdef State* s = self.enter()
+        cdef Address a = address_from(address)
+        cdef uint32_t i = service_find(&s.services, family, protocol, &a, htons(port))
+        return -1 if i == NIL else <object>i
+
+    def _service_add(self, int family, int protocol, bytes address, int port,
+                     uint32_t scheduler, uint32_t flags):
+        cdef State* s = self.enter()
+        cdef Address a = address_from(address)
+        cdef uint32_t i
+        if not local_add(&s.routes, family, &a):
+            raise MemoryError()
+        i = service_add(&s.services, family, protocol, &a, htons(port), scheduler, flags)
+        if i == NIL:
+            local_remove(&s.routes, family, &a)
+            raise LimitError("no room for another virtual service")
+        return i
+
+    cdef Service* service(self, index) except NULL:
+        cdef State* s = self.enter()
+        cdef uint32_t i = index
+        if i >= s.services.service_used or not s.services.service[i].used:
+            raise LookupError(f"no service {index}")
+        return &s.services.service[i]
+
+    cdef Server* server(self, index) except NULL:
+        cdef State* s = self.enter()
+        cdef uint32_t i = index
+        if i == 0 or i >= s.services.server_used:
+            raise LookupError(f"no server {index}")
+        return &s.services.server[i]
+
+    def _service_edit(self, index, uint32_t scheduler, uint32_t flags):
+        self.service(index)
+        if not scheduler_set(&self.state.services, index, scheduler, flags):
+            raise MemoryError()
+
+    def _service_remove(self, index):
+        cdef Service* service = self.service(index)
+        local_remove(&self.state.routes, service.family, &service.address)
+        service_remove(&self.state.services, index, self.state.tick)
+
+    def _service_indices(self):
+        cdef State* s = self.enter()
+        cdef uint32_t i
+        found = [(s.services.service[i].serial, i) for i in range(s.services.service_used)
+                 if s.services.service[i].used]
+        return [i for _, i in sorted(found)]
+
+    def _service_get(self, index):
+        cdef Service* service = self.service(index)
+        return (service.family, service.protocol, address_bytes(&service.address, service.family),
+                ntohs(service.port), service.scheduler.kind, service.scheduler.flags)
+
+    def _service_statistics(self, index):
+        cdef uint64_t c[5]
+        self.service(index)
+        service_counters(&self.state.services, index, c)
+        return c[0], c[1], c[2], c[3], c[4]
+
+    def _total_statistics(self):
+        cdef uint64_t c[5]
+        services_counters(&self.enter().services, c)
+        return c[0], c[1], c[2], c[3], c[4]
+
+    def _server_find(self, service, bytes address, int port):
+        cdef Address a = address_from(address)
+        self.service(service)
+        cdef uint32_t i = server_find(&self.state.services, service, &a, htons(port))
+        return -1 if i == NIL else <object>i
+
+    def _server_add(self, service, bytes address, int port, int method, int weight):
+        cdef Address a = address_from(address)
+        self.service(service)
+        cdef uint32_t i = server_add(&self.state.services, service, &a, htons(port), method,
+                                     weight, self.state.tick)
+        if i == NIL:
+            raise LimitError("no room for another real server")
+        return i
+
+    def _server_edit(self, index, int weight):
+        self.server(index)
+        server_edit(&self.state.services, index, weight)
+
+    def _server_remove(self, index):
+        self.server(index)
+        server_remove(&self.state.services, index, self.state.tick)
+
+    def _server_indices(self, service):
+        cdef Service* owner = self.service(service)
+        cdef uint32_t i
+        return [owner.scheduler.list[i] for i in range(owner.scheduler.count)]
+
+    def _server_get(self, index):
+        cdef Server* server = self.server(index)
+        return (address_bytes(&server.address, server.family), ntohs(server.port),
+                server.method, server.weight, server.active, server.inactive)
+
+    def _server_statistics(self, index):
+        cdef uint64_t c[5]
+        server_counters(self.server(index), c)
+        return c[0], c[1], c[2], c[3], c[4]
+
+    # NAT rules and routes
+
+    def _rules_set(self, bint prerouting, list rules):
+        cdef State* s = self.enter()
+        cdef Chain* chain = &s.prerouting if prerouting else &s.postrouting
+        cdef Rule* array = NULL
+        cdef Rule* rule
+        cdef uint32_t k, m
+        if len(rules) > MAX_RULES:
+            raise LimitError(f"{len(rules)} rules in a chain; at most {MAX_RULES}")
+        if rules:
+            array = <Rule*>calloc(len(rules), sizeof(Rule))
+            if array == NULL:
+                raise MemoryError()
+        try:
+            for k in range(<uint32_t>len(rules)):
+                rule = &array[k]
+                (rule.target, rule.family, rule.protocol, source, rule.source_length,
+                 destination, rule.destination_length, rule.source_port_low,
+                 rule.source_port_high, rule.destination_port_low, rule.destination_port_high,
+                 rule.interface, low, high, rule.has_ports, rule.port_low, rule.port_high,
+                 rule.number) = rules[k]
+                rule.source = address_from(source)
+                rule.destination = address_from(destination)
+                rule.low = address_from(low)
+                rule.high = address_from(high)
+                for m in range(chain.count):
+                    if chain.rule[m].number == rule.number:
+                        rule.packets = chain.rule[m].packets
+        except BaseException:
+            free(array)
+            raise
+        free(chain.rule)
+        chain.rule = array
+        chain.count = <uint32_t>len(rules)
+        s.tracking = s.prerouting.count + s.postrouting.count > 0
+
+    def _rule_packets(self, bint prerouting):
+        cdef State* s = self.enter()
+        cdef Chain* chain = &s.prerouting if prerouting else &s.postrouting
+        cdef uint32_t k
+        return {chain.rule[k].number: chain.rule[k].packets for k in range(chain.count)}
+
+    def _routes_set(self, list routes):
+        """Replace all routes: (family, network, length, interface, source or None)."""
+        cdef State* s = self.enter()
+        cdef Route packed
+        cdef uint32_t k
+        if len(routes) > MAX_ROUTES:
+            raise LimitError(f"{len(routes)} routes; at most {MAX_ROUTES}")
+        ordered = sorted(routes, key=lambda route: -route[2])
+        checked = [(family, bytes(network), length, interface, source)
+                   for family, network, length, interface, source in ordered]
+        for k in range(<uint32_t>len(checked)):
+            family, network, length, interface, source = checked[k]
+            packed.family = family
+            packed.network = address_from(network)
+            packed.length = length
+            packed.interface = interface
+            packed.has_source = source is not None
+            packed.source = address_from(network if source is None else source)
+            s.routes.route[k] = packed
+        s.routes.count = <uint32_t>len(checked)
+
+    def _local_add(self, int family, bytes address):
+        cdef Address a = address_from(address)
+        if not local_add(&self.enter().routes, family, &a):
+            raise MemoryError()
+
+    def _local_remove(self, int family, bytes address):
+        cdef Address a = address_from(address)
+        local_remove(&self.enter().routes, family, &a)
+
+    # Timeouts
+
+    def _timeouts_get(self):
+        cdef State* s = self.enter()
+        return (s.tracker.timeout[SERVICE_TCP + 1] // TICKS_PER_SECOND,
+                s.tracker.timeout[SERVICE_TCP + 4] // TICKS_PER_SECOND,
+                s.tracker.timeout[SERVICE_UDP] // TICKS_PER_SECOND)
+
+    def _timeouts_set(self, uint32_t tcp, uint32_t tcp_fin, uint32_t udp):
+        """Seconds; 0 keeps a timeout."""
+        cdef State* s = self.enter()
+        cdef uint32_t f, i, deadline
+        cdef Table* table
+        cdef Meta* meta
+        if tcp:
+            s.tracker.timeout[SERVICE_TCP + 1] = tcp * TICKS_PER_SECOND
+        if tcp_fin:
+            s.tracker.timeout[SERVICE_TCP + 4] = tcp_fin * TICKS_PER_SECOND
+        if udp:
+            s.tracker.timeout[SERVICE_UDP] = udp * TICKS_PER_SECOND
+        # The next packet may now set a deadline that is earlier than the wheel expects:
+        # let every timer come up early enough, and keep its deadline.
+        for f in range(2):
+            table = &s.table[f]
+            for i in range(table.used):
+                meta = table_meta(table, i)
+                deadline = s.tick_up + s.tracker.timeout[meta.state]
+                if meta.protocol and (deadline - <uint32_t>s.tick
+                                      < meta.timer.deadline - <uint32_t>s.tick):
+                    wheel_unlink(&table.wheel, i)
+                    meta.timer.deadline, deadline = deadline, meta.timer.deadline
+                    wheel_link(&table.wheel, i)
+                    meta.timer.deadline = deadline
+
+    # Connections
+
+    def _connections_count(self):
+        cdef State* s = self.enter()
+        return s.table[0].count + s.table[1].count
+
+    def _connections_snapshot(self):
+        """All connections as one block of ConnectionRecords."""
+        cdef State* s = self.enter()
+        cdef Py_ssize_t count = s.table[0].count + s.table[1].count
+        block = bytearray(count * sizeof(ConnectionRecord))
+        cdef ConnectionRecord* row = <ConnectionRecord*>PyByteArray_AS_STRING(block)
+        cdef uint32_t f, i
+        with nogil:
+            for f in range(2):
+                for i in range(s.table[f].used):
+                    if table_meta(&s.table[f], i).protocol:
+                        record_fill(s, &s.table[f], i, row)
+                        row += 1
+        return block
+
+    def _connection_find(self, int family, int protocol, bytes source, int source_port,
+                         bytes destination, int destination_port):
+        """The ConnectionRecord that a packet with this tuple belongs to, or None."""
+        cdef State* s = self.enter()
+        cdef Tuple t
+        cdef ConnectionRecord record
+        cdef uint32_t reference
+        t.family = family
+        t.protocol = protocol
+        t.source = address_from(source)
+        t.destination = address_from(destination)
+        t.ports = ports_make(htons(source_port), htons(destination_port))
+        reference = table_find(table_of(s, t.family), tuple_hash(&s.key, &t), &t)
+        if reference == NIL:
+            return None
+        record_fill(s, table_of(s, t.family), reference >> 1, &record)
+        return bytearray((<char*>&record)[:sizeof(ConnectionRecord)])

@@ -1,0 +1,148 @@
+"""Interfaces and routes of an engine: what the NAT rules need to know of them."""
+
+from ipaddress import ip_interface
+from typing import TYPE_CHECKING, NamedTuple
+
+from lvscore.addresses import Address, Network, parse_network
+from lvscore.errors import AddressError, ConfigError, DuplicateError, NotFoundError
+
+if TYPE_CHECKING:
+    from lvscore.engine import Engine
+
+__all__ = ["Interface", "Route", "Routes"]
+
+
+class Interface(NamedTuple):
+    """An interface by name, with its addresses and their prefixes."""
+
+    name: str
+    addresses: tuple[tuple[Address, Network], ...]
+
+
+class Route(NamedTuple):
+    """Packets for ``network`` leave by ``interface``."""
+
+    network: Network
+    interface: str
+
+
+class Routes:
+    """The engine's interfaces, addresses and routes.
+
+    Addresses of interfaces count as local; a packet leaves by the interface of the longest
+    prefix that its destination lies in. Masquerading and ``-o`` matches need this, nothing
+    else does: an engine without routes forwards all the same.
+    """
+
+    def __init__(self, engine: "Engine") -> None:
+        self._engine = engine
+        self._interfaces: dict[str, Interface] = {}
+        self._routes: list[Route] = []
+        self._numbers: dict[str, int] = {}
+
+    @property
+    def interfaces(self) -> list[Interface]:
+        """All interfaces, in the order of their adding."""
+        return list(self._interfaces.values())
+
+    @property
+    def routes(self) -> list[Route]:
+        """The routes that were added; those to the interfaces' own prefixes go without."""
+        return list(self._routes)
+
+    def index(self, name: str) -> int:
+        """The number of an interface name; a name gets one when it is first heard."""
+        return self._numbers.setdefault(name, len(self._numbers))
+
+    def add_interface(self, name: str, addresses: list[str] | tuple[str, ...] = ()) -> Interface:
+        """Add an interface with addresses ``"10.0.0.200/24"``; the first of a family is primary.
+
+        Raises:
+            DuplicateError: there is an interface of this name.
+            AddressError: an address is not ``"address/length"``.
+        """
+        if name in self._interfaces:
+            raise DuplicateError(f"interface {name} already exists")
+        parsed = []
+        for text in addresses:
+            try:
+                address = ip_interface(text)
+            except ValueError:
+                raise AddressError(f"{text!r} is not 'address/length'") from None
+            parsed.append((address.ip, address.network))
+        interface = Interface(name, tuple(parsed))
+        self._apply({**self._interfaces, name: interface}, self._routes)
+        for address, _ in interface.addresses:
+            self._engine._local_add(address.version, address.packed)
+        return interface
+
+    def remove_interface(self, name: str) -> None:
+        """Remove an interface with its addresses.
+
+        Raises:
+            NotFoundError: there is no such interface.
+            ConfigError: a route still leads out of it.
+        """
+        if name not in self._interfaces:
+            raise NotFoundError(f"no interface {name}")
+        if any(route.interface == name for route in self._routes):
+            raise ConfigError(f"a route still leads out of interface {name}")
+        gone = self._interfaces[name]
+        self._apply({n: i for n, i in self._interfaces.items() if n != name}, self._routes)
+        for address, _ in gone.addresses:
+            self._engine._local_remove(address.version, address.packed)
+
+    def add(self, network: str | Address | Network, interface: str) -> Route:
+        """Add a route: packets for ``network`` (``"default"``: all of IPv4) leave by ``interface``.
+
+        Raises:
+            NotFoundError: there is no such interface.
+            DuplicateError: there is a route for this prefix.
+            AddressError: ``network`` is not a prefix.
+        """
+        if interface not in self._interfaces:
+            raise NotFoundError(f"no interface {interface}")
+        prefix = parse_network("0.0.0.0/0" if network == "default" else network)
+        if any(route.network == prefix for route in self._routes):
+            raise DuplicateError(f"route {prefix} already exists")
+        route = Route(prefix, interface)
+        self._apply(self._interfaces, [*self._routes, route])
+        return route
+
+    def remove(self, network: str | Address | Network) -> None:
+        """Remove the route for a prefix.
+
+        Raises:
+            NotFoundError: there is no such route.
+        """
+        prefix = parse_network("0.0.0.0/0" if network == "default" else network)
+        rest = [route for route in self._routes if route.network != prefix]
+        if len(rest) == len(self._routes):
+            raise NotFoundError(f"no route {prefix}")
+        self._apply(self._interfaces, rest)
+
+    def _apply(self, interfaces: dict[str, Interface], routes: list[Route]) -> None:
+        packed = []
+        connected = [
+            Route(network, interface.name)
+            for interface in interfaces.values()
+            for _, network in interface.addresses
+        ]
+        for route in [*connected, *routes]:
+            version = route.network.version
+            source = next(
+                (a for a, _ in interfaces[route.interface].addresses if a.version == version),
+                None,
+            )
+            packed.append(
+                (
+                    version,
+                    route.network.network_address.packed,
+                    route.network.prefixlen,
+                    self.index(route.interface),
+                    None if source is None else source.packed,
+                )
+            )
+        self._engine._routes_set(packed)
+        self._interfaces = interfaces
+        self._routes = routes
