@@ -63,7 +63,7 @@ def route_node() -> lvscore.Engine:
 class Lab:
     """Carries frames from node to node, each through its engine, and records every link."""
 
-    captures: dict[str, lvscore.io.PcapWriter]
+    captures: dict[str, lvscore.PcapWriter]
     engines: dict[str, lvscore.Engine] = field(
         default_factory=lambda: {"director": director(), "route": route_node()}
     )
@@ -145,9 +145,12 @@ def curl(lab: Lab, address: str, port: int) -> str:
     servers = {"rs01": real_server(RS01), "rs02": real_server(RS02)}
     for server in servers.values():
         next(server)
-    request = f"GET / HTTP/1.1\r\nHost: lvs.birenchong.cn\r\nUser-Agent: lab\r\n\r\n".encode()
+    request = b"GET / HTTP/1.1\r\nHost: lvs.birenchong.cn\r\nUser-Agent: lab\r\n\r\n"
     seq, ack, page = 1000, 0, b""
-    for flags, data in (("S", b""), ("A", b""), ("PA", request), ("A", b""), ("FA", b""), ("A", b"")):
+    none = b""
+    for flags, data in zip(
+        ("S", "A", "PA", "A", "FA", "A"), (none, none, request, none, none, none), strict=True
+    ):
         segment = IP(src=CLIENT, dst=address) / TCP(
             sport=port, dport=80, flags=flags, seq=seq, ack=ack, window=64240
         )
