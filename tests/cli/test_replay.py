@@ -5,6 +5,7 @@ import json
 import signal
 
 import pytest
+from scapy.layers.inet import IP
 from scapy.utils import rdpcap
 
 TRANSLATED = ["172.16.1.8:80", "172.16.1.8:80", "172.16.1.7:80", "192.0.2.1:80"]
@@ -49,6 +50,18 @@ def test_commands_instead_of_a_file(run_cli, requests, tmp_path, destinations):
     )  # fmt: skip
     assert status == 0
     assert destinations(output) == ["172.16.1.9:8080"] * 3 + ["192.0.2.9:80"]
+
+
+def test_masquerading_takes_the_address_of_the_interface(run_cli, requests, tmp_path):
+    output = tmp_path / "out.pcap"
+    status, out, _ = run_cli(
+        "replay", requests, "-o", output,
+        "--interface", "eth0=198.51.100.2/24", "--route", "default=eth0",
+        "--iptables", "-t nat -A POSTROUTING -o eth0 -j MASQUERADE",
+    )  # fmt: skip
+    assert status == 0
+    assert {packet[IP].src for packet in rdpcap(str(output))} == {"198.51.100.2"}
+    assert out.startswith("-A POSTROUTING -o eth0 -j MASQUERADE\n\n4 frames: ")
 
 
 def test_drops_are_told(run_cli, requests, tmp_path):
@@ -114,6 +127,9 @@ def test_a_truncated_capture(run_cli, requests, rules, tmp_path, destinations):
         (["replay", "{in}", "-o", "{out}", "--iptables", "-F"], 2, "table filter"),
         (["replay", "{in}", "-o", "{out}", "--interface", "eth0"], 2, "NAME=ADDRESS/LENGTH"),
         (["replay", "{in}", "-o", "{out}", "--interface", "eth0=1.2.3.4/99"], 2, "1.2.3.4/99"),
+        (["replay", "{in}", "-o", "{out}", "--interface", "eth0=1.2.3.4"], 2, "1.2.3.4"),
+        (["replay", "{in}", "-o", "{out}", "--route", "default"], 2, "PREFIX=NAME"),
+        (["replay", "{in}", "-o", "{out}", "--route", "default=eth9"], 2, "no interface eth9"),
         (["replay", "{in}", "-o", "{in}"], 2, "requests.pcap"),
         (["replay", "{dir}/none", "-o", "{out}"], 1, "none: No such file"),
         (["replay", "{dir}", "-o", "{out}"], 1, "Is a directory"),
