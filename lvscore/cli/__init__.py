@@ -31,7 +31,7 @@ cli.add_command(explain)
 def main() -> NoReturn:
     """Run the command line and exit."""
     try:
-        status = cli.main(prog_name="lvscore", standalone_mode=False)
+        status = cli.main(prog_name="lvscore", standalone_mode=False) or 0
         sys.stdout.flush()
     except click.ClickException as error:
         status = _fail(error.format_message(), 2)

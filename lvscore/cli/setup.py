@@ -115,6 +115,8 @@ def _add_interfaces(engine: Engine, interfaces: tuple[str, ...]) -> None:
     addresses: dict[str, list[str]] = {}
     for text in interfaces:
         name, address = _pair("--interface", text, "NAME=ADDRESS/LENGTH")
+        if "/" not in address:
+            raise ConfigError(f"--interface {text!r}: expected NAME=ADDRESS/LENGTH")
         addresses.setdefault(name, []).append(address)
     for name, given in addresses.items():
         with _named("--interface", f"{name}={','.join(given)}"):
