@@ -60,6 +60,7 @@ class EngineCore:
     @property
     def reasons(self) -> dict[Reason, int]:
         """Frames by reason; reasons that did not occur are left out."""
+    def _selfcheck(self) -> int: ...
     def _explain(
         self, frame: bytes, now: int, link_type: int
     ) -> tuple[

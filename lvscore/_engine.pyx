@@ -28,6 +28,7 @@ from lvscore._core.pipeline cimport Frames, batch_process, frame_count, packet_p
 from lvscore._core.route cimport MAX_ROUTES, Route, local_add, local_remove
 from lvscore._core.rules cimport MAX_RULES, Chain, Rule
 from lvscore._core.scheduler cimport Server
+from lvscore._core.selfcheck cimport state_check
 from lvscore._core.service cimport (
     Service, scheduler_set, server_add, server_counters, server_edit, server_find,
     server_remove, service_add, service_counters, service_find, service_remove,
@@ -326,6 +327,10 @@ cdef class EngineCore:
             records += <size_t>s.table[f].extensions_used * sizeof(s.table[f].extensions[0])
             index += index_used(&s.table[f].index)
         return {"connections": records, "index": index, "engine": sizeof(State)}
+
+    def _selfcheck(self):
+        """0, or the number of the invariant that does not hold (selfcheck.pxd)."""
+        return state_check(self.enter())
 
     def _explain(self, bytes frame, now, int link_type):
         """Run a frame through a copy; verdict, reason, frame as it would leave, steps."""
