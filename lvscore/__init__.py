@@ -6,13 +6,14 @@ what it knows.
 """
 
 from lvscore._frames import FrameBatch
-from lvscore.addresses import Endpoint
-from lvscore.connections import Connection
+from lvscore.addresses import AddressRange, Endpoint, PortRange
+from lvscore.connections import Connection, Connections
 from lvscore.constants import LinkType, Reason, State, Verdict
 from lvscore.engine import Engine
 from lvscore.errors import (
     AddressError,
     CaptureError,
+    CaptureFileError,
     CommandError,
     ConcurrencyError,
     ConfigError,
@@ -25,7 +26,56 @@ from lvscore.errors import (
     UnsupportedLinkType,
 )
 from lvscore.explain import Explanation
+from lvscore.io import MemorySink, MemorySource, PcapReader, PcapWriter, create_pcap, open_pcap
 from lvscore.model import SCHEDULERS, Rule, Statistics, Timeouts
+from lvscore.report import Report
+from lvscore.routes import Interface, Route, Routes
+from lvscore.runner import run
 from lvscore.services import Server, Service
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "SCHEDULERS",
+    "AddressError",
+    "AddressRange",
+    "CaptureError",
+    "CaptureFileError",
+    "CommandError",
+    "ConcurrencyError",
+    "ConfigError",
+    "Connection",
+    "Connections",
+    "DuplicateError",
+    "Endpoint",
+    "Engine",
+    "Explanation",
+    "FrameBatch",
+    "Interface",
+    "InterfaceError",
+    "LimitError",
+    "LinkType",
+    "LvscoreError",
+    "MemorySink",
+    "MemorySource",
+    "NotFoundError",
+    "PcapReader",
+    "PcapWriter",
+    "PortRange",
+    "Reason",
+    "Report",
+    "Route",
+    "Routes",
+    "Rule",
+    "Server",
+    "Service",
+    "State",
+    "Statistics",
+    "Timeouts",
+    "TruncatedCapture",
+    "UnsupportedLinkType",
+    "Verdict",
+    "create_pcap",
+    "open_pcap",
+    "run",
+]

@@ -10,62 +10,29 @@ from lvscore.constants import Reason, Verdict
 __all__ = ["EngineCore", "connection_layout"]
 
 def connection_layout() -> dict[str, Any]: ...
+
 @disjoint_base
 class EngineCore:
     def __init__(self, max_connections: int, seed: bytes) -> None: ...
-    def process(self, frame: Buffer, now: int, link_type: int = 1) -> Verdict:
-        """Take one frame through the engine; it is rewritten in place.
-
-        Args:
-            frame: any writable buffer (bytearray, memoryview, uint8 array) with one frame.
-            now: its time in integer nanoseconds, from any origin. Time that runs backwards
-                is taken as the latest time given, and counted.
-            link_type: LINKTYPE_ number of its link header.
-
-        Returns:
-            What becomes of the frame; :attr:`last_reason` says why.
-
-        Raises:
-            ConcurrencyError: the engine is at work in another thread.
-        """
-    def process_batch(self, batch: FrameBatch) -> None:
-        """Take all frames of a batch through the engine, as one by one, without the GIL.
-
-        Frames are rewritten in place; ``batch.verdict`` and ``batch.reason`` are filled.
-
-        Raises:
-            ConcurrencyError: the engine is at work in another thread.
-        """
-    def expire(self, now: int) -> int:
-        """Move the time to ``now`` (ns) and remove what has expired; how many were removed."""
-    def next_deadline(self) -> int | None:
-        """A time (ns) before which nothing expires; None if there is nothing to expire."""
-    def memory_usage(self) -> dict[str, int]:
-        """Bytes in use: by ``connections``, their ``index``, and the ``engine`` itself."""
+    def process(self, frame: Buffer, now: int, link_type: int = 1) -> Verdict: ...
+    def process_batch(self, batch: FrameBatch) -> None: ...
+    def expire(self, now: int) -> int: ...
+    def next_deadline(self) -> int | None: ...
+    def memory_usage(self) -> dict[str, int]: ...
     @property
-    def now(self) -> int:
-        """The latest time given, in nanoseconds."""
+    def now(self) -> int: ...
     @property
-    def last_reason(self) -> Reason:
-        """Why the latest frame of :meth:`process` got its verdict."""
+    def last_reason(self) -> Reason: ...
     @property
-    def max_connections(self) -> int:
-        """Bound on the connections held at once."""
+    def max_connections(self) -> int: ...
     @property
-    def counters(self) -> dict[str, int]:
-        """Exact counters: ``frames``, ``bytes`` (frame lengths), one for each verdict
-        (``dropped``, ``forwarded``, ``local``, ``passed``, ``stolen``), ``connections`` (now),
-        ``opened``, ``expired``, ``clock_backwards``.
-        """
+    def counters(self) -> dict[str, int]: ...
     @property
-    def reasons(self) -> dict[Reason, int]:
-        """Frames by reason; reasons that did not occur are left out."""
+    def reasons(self) -> dict[Reason, int]: ...
     def _selfcheck(self) -> int: ...
     def _explain(
         self, frame: bytes, now: int, link_type: int
-    ) -> tuple[
-        Verdict, Reason, bytes, list[tuple[int, int, int, int, bytes, int, bytes, int]]
-    ]: ...
+    ) -> tuple[Verdict, Reason, bytes, list[tuple[int, int, int, int, bytes, int, bytes, int]]]: ...
     def _service_find(self, family: int, protocol: int, address: bytes, port: int) -> int: ...
     def _service_add(
         self, family: int, protocol: int, address: bytes, port: int, scheduler: int, flags: int

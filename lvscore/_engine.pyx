@@ -13,8 +13,8 @@ from libc.string cimport memcpy, memset
 
 from lvscore._core.bytes cimport htons, ntohs
 from lvscore._core.connection cimport (
-    FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SERVICE, Meta, Table, connection_bytes,
-    connection_extension, connection_tuple, table_find, table_meta,
+    FLAG_SEEN_REPLY, FLAG_SERVICE, Meta, Table, connection_bytes, connection_tuple, table_find,
+    table_meta,
 )
 from lvscore._core.consts cimport (
     IPV4, IPV6, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL, REASON_COUNT, REPLY,
@@ -39,9 +39,8 @@ from lvscore._core.state cimport (
     table_of,
 )
 from lvscore._core.track cimport (
-    RULE_GENERIC_REPLIED, RULE_GENERIC_UNREPLIED, RULE_ICMP, RULE_TCP, RULE_TCP_PICKED_UP,
-    RULE_UDP_ASSURED, RULE_UDP_REPLIED, RULE_UDP_UNREPLIED, SERVICE_TCP, SERVICE_UDP,
-    TRACKER_MASK,
+    RULE_GENERIC_REPLIED, RULE_TCP, RULE_UDP_ASSURED, RULE_UDP_REPLIED, SERVICE_TCP,
+    SERVICE_UDP, TRACKER_MASK,
 )
 from lvscore._core.wheel cimport (
     NO_EVENT, wheel_link, wheel_next_event, wheel_unlink,
@@ -225,6 +224,20 @@ cdef class EngineCore:
     # Packets
 
     def process(self, frame, now, link_type=1):
+        """Take one frame through the engine; it is rewritten in place.
+
+        Args:
+            frame: any writable buffer (bytearray, memoryview, uint8 array) with one frame.
+            now: its time in integer nanoseconds, from any origin. Time that runs backwards
+                is taken as the latest time given, and counted.
+            link_type: LINKTYPE_ number of its link header.
+
+        Returns:
+            What becomes of the frame; :attr:`last_reason` says why.
+
+        Raises:
+            ConcurrencyError: the engine is at work in another thread.
+        """
         cdef State* s = self.enter()
         cdef Py_buffer view
         cdef int64_t time = now
@@ -248,6 +261,13 @@ cdef class EngineCore:
         return VERDICTS[verdict]
 
     def process_batch(self, FrameBatch batch not None):
+        """Take all frames of a batch through the engine, as one by one, without the GIL.
+
+        Frames are rewritten in place; ``batch.verdict`` and ``batch.reason`` are filled.
+
+        Raises:
+            ConcurrencyError: the engine is at work in another thread.
+        """
         cdef State* s = self.enter()
         cdef Frames frames
         frames.data = batch.data
@@ -265,6 +285,7 @@ cdef class EngineCore:
         self.busy = False
 
     def expire(self, now):
+        """Move the time to ``now`` (ns) and remove what has expired; how many were removed."""
         cdef State* s = self.enter()
         cdef int64_t time = now
         cdef uint64_t before = s.expired
@@ -273,6 +294,7 @@ cdef class EngineCore:
         return s.expired - before
 
     def next_deadline(self):
+        """A time (ns) before which nothing expires; None if there is nothing to expire."""
         cdef State* s = self.enter()
         cdef uint64_t event = wheel_next_event(&s.table[0].wheel)
         cdef uint64_t other = wheel_next_event(&s.table[1].wheel)
@@ -284,18 +306,25 @@ cdef class EngineCore:
 
     @property
     def now(self):
+        """The latest time given, in nanoseconds."""
         return self.enter().now
 
     @property
     def last_reason(self):
+        """Why the latest frame of :meth:`process` got its verdict."""
         return REASONS[self.enter().last_reason]
 
     @property
     def max_connections(self):
+        """Bound on the connections held at once."""
         return self.enter().max_connections
 
     @property
     def counters(self):
+        """Exact counters: ``frames``, ``bytes`` (frame lengths), one for each verdict
+        (``dropped``, ``forwarded``, ``local``, ``passed``, ``stolen``), ``connections`` (now),
+        ``opened``, ``expired``, ``clock_backwards``.
+        """
         cdef State* s = self.enter()
         return {
             "frames": s.frames,
@@ -313,11 +342,13 @@ cdef class EngineCore:
 
     @property
     def reasons(self):
+        """Frames by reason; reasons that did not occur are left out."""
         cdef State* s = self.enter()
         cdef uint32_t i
         return {REASONS[i]: s.reasons[i] for i in range(<uint32_t>REASON_COUNT) if s.reasons[i]}
 
     def memory_usage(self):
+        """Bytes in use: by ``connections``, their ``index``, and the ``engine`` itself."""
         cdef State* s = self.enter()
         cdef size_t records = 0
         cdef size_t index = 0

@@ -23,6 +23,7 @@ cdef class FrameBatch:
         object owner                # or what owns data instead
 
     cdef int reserve(self, uint32_t capacity) except -1
+
     @staticmethod
     cdef FrameBatch over(object owner, uint8_t* data, uint64_t data_length,
                          uint32_t capacity, int link_type)

@@ -5,7 +5,7 @@ from typing import Self, final
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import Buffer, disjoint_base
+from typing_extensions import Buffer
 
 __all__ = ["FrameBatch"]
 

@@ -5,13 +5,18 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.string cimport memset
 
 from lvscore.errors import ConfigError
 
 __all__ = ["FrameBatch"]
 
-cdef uint32_t MAX_FRAME_LENGTH = 0x7FFFFFFF
+cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
+
+cdef enum:
+    MAX_FRAME_LENGTH = 0x7FFFFFFF
+    MAX_FRAMES = 0x7FFFFFFF
+    MAX_LINK_TYPE = 0xFFFF
 
 
 cdef class _Column:
@@ -55,10 +60,37 @@ cdef object column(FrameBatch batch, void* pointer, Py_ssize_t size, bytes forma
 
 
 cdef class FrameBatch:
+    """Frames in one writable buffer, described by arrays: what an engine works on, in place.
+
+    Nothing is copied but the arrays: frame ``i`` is ``buffer[offset[i]:offset[i] + length[i]]``,
+    and an engine rewrites it there. The batch holds the buffer until it is collected, so a
+    bytearray cannot be resized meanwhile. Frames may lie in any order and with room between them.
+
+    Args:
+        buffer: a writable, contiguous buffer (bytearray, memoryview, mmap, NumPy array).
+        offsets: where each frame begins in it, bytes.
+        lengths: captured bytes of each frame.
+        timestamps: nanoseconds, of any origin.
+        link_type: LINKTYPE_ number of all frames, a LinkType.
+        original_lengths: bytes that each frame had on the wire, at least its length; the lengths
+            by default.
+
+    The arrays are sequences or one-dimensional NumPy arrays of integers of any width, equally
+    long, and are copied.
+
+    Raises:
+        ConfigError: the buffer is not as above, a frame lies outside it, the arrays differ in
+            length, or a number is out of range.
+    """
+
     def __init__(self, buffer, offsets, lengths, timestamps, *, link_type=1,
                  original_lengths=None):
         import numpy
 
+        if self.bound or self.offset != NULL:
+            raise ConfigError("a FrameBatch is bound once; make another for another buffer")
+        if not isinstance(link_type, int) or not 0 <= link_type <= MAX_LINK_TYPE:
+            raise ConfigError(f"link_type must be in 0..{MAX_LINK_TYPE}, not {link_type!r}")
         arrays = []
         for name, values, kind in (("offsets", offsets, numpy.uint64),
                                    ("lengths", lengths, numpy.uint32),
@@ -66,7 +98,10 @@ cdef class FrameBatch:
                                    ("original_lengths",
                                     lengths if original_lengths is None else original_lengths,
                                     numpy.uint32)):
-            given = numpy.asarray(values)
+            try:
+                given = numpy.asarray(values)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ConfigError(f"{name} must be integers: {error}") from error
             if given.ndim != 1:
                 raise ConfigError(f"{name} must have one dimension, not {given.ndim}")
             if given.size and given.dtype.kind not in "iu":
@@ -80,13 +115,16 @@ cdef class FrameBatch:
             raise ConfigError(
                 "offsets, lengths, timestamps and original_lengths must be equally long, not "
                 + ", ".join(str(a.size) for a in arrays))
-        if not self.bound:
+        if arrays[0].size > MAX_FRAMES:
+            raise ConfigError(f"{arrays[0].size} frames are more than a batch's {MAX_FRAMES}")
+        try:
             PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE)
-            self.bound = True
-            self.data = <uint8_t*>self.view.buf
-            self.data_length = self.view.len
-        else:
-            raise ConfigError("a FrameBatch is bound once; make another for another buffer")
+        except (TypeError, BufferError) as error:
+            raise ConfigError("buffer must be writable, contiguous memory, not "
+                              f"{type(buffer).__name__}: {error}") from error
+        self.bound = True
+        self.data = <uint8_t*>self.view.buf
+        self.data_length = self.view.len
         self.reserve(<uint32_t>arrays[0].size)
         self.link_type = link_type
         cdef const uint64_t[::1] offset = arrays[0]
@@ -156,7 +194,20 @@ cdef class FrameBatch:
 
     @classmethod
     def of(cls, frames, timestamps=None, *, link_type=1):
-        frames = [bytes(frame) for frame in frames]
+        """A batch over a copy of ``frames``, bytes-like objects.
+
+        Args:
+            frames: an iterable of them.
+            timestamps: nanoseconds, one per frame; 0 by default.
+            link_type: LINKTYPE_ number of all frames.
+
+        Raises:
+            ConfigError: timestamps are not as many as frames, or a number is out of range.
+        """
+        try:
+            frames = [bytes(memoryview(frame)) for frame in frames]
+        except TypeError as error:
+            raise ConfigError(f"frames must be bytes-like: {error}") from error
         if timestamps is None:
             timestamps = [0] * len(frames)
         offsets, position = [], 0
@@ -170,7 +221,12 @@ cdef class FrameBatch:
         return self.count
 
     def __getitem__(self, index):
-        cdef Py_ssize_t i = index
+        """Frame ``index`` as a writable memoryview of its present ``length`` bytes."""
+        cdef Py_ssize_t i
+        try:
+            i = index
+        except OverflowError:
+            i = PY_SSIZE_T_MAX
         if i < 0:
             i += self.count
         if not 0 <= i < self.count:
@@ -186,28 +242,35 @@ cdef class FrameBatch:
 
     @property
     def link_type(self):
+        """LINKTYPE_ number of all frames."""
         return self.link_type
 
     @property
     def offset(self):
+        """Where each frame begins in the buffer: bytes, uint64, read-only."""
         return column(self, self.offset, sizeof(uint64_t), b"Q", False)
 
     @property
     def length(self):
+        """Bytes of each frame, uint32, read-only; an engine that changes a size changes it here."""
         return column(self, self.length, sizeof(uint32_t), b"I", False)
 
     @property
     def original_length(self):
+        """Bytes that each frame had on the wire, at least its length; uint32, read-only."""
         return column(self, self.original_length, sizeof(uint32_t), b"I", False)
 
     @property
     def timestamp(self):
+        """Nanoseconds, int64, read-only."""
         return column(self, self.timestamp, sizeof(int64_t), b"q", False)
 
     @property
     def verdict(self):
+        """What became of each frame: Verdict as uint8, writable; 0 before."""
         return column(self, self.verdict, 1, b"B", True)
 
     @property
     def reason(self):
+        """Why: Reason as uint8, writable; 0 before."""
         return column(self, self.reason, 1, b"B", True)

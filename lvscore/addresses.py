@@ -121,7 +121,7 @@ def parse_port(text: str | int, *, whole: str | None = None) -> int:
     """Return a port number 0..65535; ``whole`` is the text to name in the error."""
     shown = text if whole is None else whole
     try:
-        port = int(text) if isinstance(text, int) or text.isascii() and text.isdigit() else -1
+        port = int(text) if isinstance(text, int) or (text.isascii() and text.isdigit()) else -1
     except ValueError:
         port = -1
     if not 0 <= port <= 65535:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import cache
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from lvscore._engine import connection_layout
 from lvscore.addresses import (
@@ -53,7 +53,8 @@ def connection_dtype() -> "np.dtype[np.void]":
     """The structured dtype of :meth:`Connections.snapshot`."""
     import numpy
 
-    return numpy.dtype(connection_layout())
+    layout: Any = connection_layout()
+    return cast("np.dtype[np.void]", numpy.dtype(layout))
 
 
 def _address(packed: bytes) -> Address:

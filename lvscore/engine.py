@@ -161,9 +161,7 @@ class Engine(_engine.EngineCore):
     def _service_key(self, protocol: str | int, address: EndpointLike) -> tuple[int, Endpoint]:
         number = parse_protocol(protocol)
         if number not in (6, 17):
-            raise ConfigError(
-                f"a virtual service is on tcp or udp, not on {protocol_name(number)}"
-            )
+            raise ConfigError(f"a virtual service is on tcp or udp, not on {protocol_name(number)}")
         endpoint = parse_endpoint(address)
         if endpoint.port == 0:
             raise ConfigError(f"{address!r}: a service on port 0 must be persistent")
@@ -423,12 +421,12 @@ class Engine(_engine.EngineCore):
         Raises:
             CommandError: the command was refused, with ipvsadm's own message and status.
         """
-        from lvscore import ipvsadm
+        from lvscore.ipvsadm import run
 
-        return ipvsadm.run(self, command)
+        return run(self, command)
 
-    def iptables(self, command: str) -> None:
-        """Carry out one iptables command line of the ``nat`` table.
+    def iptables(self, command: str) -> str:
+        """Carry out one iptables command line of the ``nat`` table and return what it prints.
 
         Args:
             command: for example ``"-t nat -A PREROUTING -d 10.0.0.200 -j DNAT --to 172.16.1.100"``.
@@ -436,9 +434,9 @@ class Engine(_engine.EngineCore):
         Raises:
             CommandError: the command is not valid, or has an option that does not exist here.
         """
-        from lvscore import iptables
+        from lvscore.iptables import run
 
-        iptables.run(self, command)
+        return run(self, command)
 
     def __iter__(self) -> Iterator[Service]:
         return iter(self.services)

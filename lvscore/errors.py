@@ -7,6 +7,7 @@ verdict, a reason and a counter.
 __all__ = [
     "AddressError",
     "CaptureError",
+    "CaptureFileError",
     "CommandError",
     "ConcurrencyError",
     "ConfigError",
@@ -58,6 +59,14 @@ class LimitError(LvscoreError):
 
 class CaptureError(LvscoreError, ValueError):
     """A capture file that cannot be read or written."""
+
+
+class CaptureFileError(OSError, CaptureError):
+    """A capture file that the operating system refused to open, read or write.
+
+    Attributes:
+        errno, strerror, filename: as of the ``OSError`` that it was raised from, its ``__cause__``.
+    """
 
 
 class TruncatedCapture(CaptureError):  # noqa: N818  (reads as what it is)

@@ -62,9 +62,7 @@ class _Describer:
     def __init__(self, engine: "Engine") -> None:
         self.engine = engine
 
-    def flow(
-        self, protocol: int, source: bytes, sport: int, destination: bytes, dport: int
-    ) -> str:
+    def flow(self, protocol: int, source: bytes, sport: int, destination: bytes, dport: int) -> str:
         name = protocol_name(protocol)
         here, there = ip_address(source), ip_address(destination)
         if name in ("tcp", "udp", "sctp"):

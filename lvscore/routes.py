@@ -63,13 +63,13 @@ class Routes:
         """
         if name in self._interfaces:
             raise DuplicateError(f"interface {name} already exists")
-        parsed = []
+        parsed: list[tuple[Address, Network]] = []
         for text in addresses:
             try:
-                address = ip_interface(text)
+                given = ip_interface(text)
             except ValueError:
                 raise AddressError(f"{text!r} is not 'address/length'") from None
-            parsed.append((address.ip, address.network))
+            parsed.append((given.ip, given.network))
         interface = Interface(name, tuple(parsed))
         self._apply({**self._interfaces, name: interface}, self._routes)
         for address, _ in interface.addresses:
@@ -122,7 +122,7 @@ class Routes:
         self._apply(self._interfaces, rest)
 
     def _apply(self, interfaces: dict[str, Interface], routes: list[Route]) -> None:
-        packed = []
+        packed: list[tuple[int, bytes, int, int, bytes | None]] = []
         connected = [
             Route(network, interface.name)
             for interface in interfaces.values()

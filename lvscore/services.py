@@ -121,9 +121,7 @@ class Service:
 
     def __eq__(self, other: object) -> bool:
         return (
-            isinstance(other, Service)
-            and self._engine is other._engine
-            and self._key == other._key
+            isinstance(other, Service) and self._engine is other._engine and self._key == other._key
         )
 
     def __hash__(self) -> int:
@@ -226,9 +224,7 @@ class Service:
         self, *, scheduler: str | None = None, scheduler_flags: tuple[str, ...] | None = None
     ) -> None:
         """Change the service, as :meth:`Engine.edit_service`."""
-        self._engine.edit_service(
-            *self._key, scheduler=scheduler, scheduler_flags=scheduler_flags
-        )
+        self._engine.edit_service(*self._key, scheduler=scheduler, scheduler_flags=scheduler_flags)
 
     def remove(self) -> None:
         """Remove the service, as :meth:`Engine.remove_service`."""

@@ -25,7 +25,7 @@ from lvscore._core.consts cimport (
     VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
 )
 from lvscore._core.flow cimport (
-    Tuple, has_ports, transport_ports, tuple_hash, tuple_inverse, tuple_load,
+    Tuple, address_equal, has_ports, transport_ports, tuple_hash, tuple_inverse, tuple_load,
 )
 from lvscore._core.route cimport address_is_local
 from lvscore._core.scheduler cimport SERVER_AVAILABLE, Server
@@ -150,11 +150,9 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
     connection_tuple(table, reference >> 1, 1 - direction, &sent)
     connection_translated(table, reference >> 1, direction, &back)
     outer = t[0]
-    if (about.source.word[0] ^ back.source.word[0]) | (about.source.word[1]
-                                                        ^ back.source.word[1]):
+    if not address_equal(&about.source, &back.source):
         outer.source = back.source
-    if (about.destination.word[0] ^ back.destination.word[0]) | (
-            about.destination.word[1] ^ back.destination.word[1]):
+    if not address_equal(&about.destination, &back.destination):
         outer.destination = back.destination
     server = &s.services.server[meta.server]
     if server.flags & SERVER_AVAILABLE:

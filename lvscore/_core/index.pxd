@@ -202,12 +202,12 @@ cdef inline void index_split(Index* index) noexcept nogil:
 
 cdef inline void index_grow(Index* index) noexcept nogil:
     """Split a few buckets, if the index is filling."""
-    cdef uint32_t i
+    cdef uint32_t _
     if not index.growing:
         if index.entries <= <uint64_t>FULL_PER_BUCKET * index.base or index.base == index.limit:
             return
         index.growing = True
-    for i in range(SPLITS_PER_INSERT):
+    for _ in range(SPLITS_PER_INSERT):
         index_split(index)
         if not index.growing:
             return

@@ -208,7 +208,6 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
     cdef Table* table = &s.table[0]
     cdef uint32_t j, i, length
     cdef uint8_t verdict, reason
-    cdef uint8_t* frame
     for j in range(count):
         i = first + j
         lane_parse(s, &lane[j], frames.data + frames.offset[i], frames.length[i],

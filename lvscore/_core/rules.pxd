@@ -13,8 +13,8 @@ from lvscore._core.consts cimport (
     IPV4, NIL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, REASON_NONE, REASON_NO_PORT, REASON_NO_ROUTE,
 )
 from lvscore._core.flow cimport (
-    Address, Tuple, address_equal, has_ports, ports_destination, ports_make, ports_source, tuple_hash,
-    tuple_inverse,
+    Address, Tuple, address_equal, has_ports, ports_destination, ports_make, ports_source,
+    tuple_hash, tuple_inverse,
 )
 from lvscore._core.hash cimport HashKey, random_next
 from lvscore._core.route cimport Route, Routes, prefix_matches, route_find
@@ -27,7 +27,7 @@ cdef enum RuleTarget:
 cdef enum:
     MAX_RULES = 4096
     ANY_INTERFACE = -1
-    PORT_ATTEMPTS = 128     # nf_nat_core.c, NF_NAT_MAX_ATTEMPTS
+    PORT_ATTEMPTS = 128     # in a row, before another start is drawn (nf_nat_core.c)
 
 
 cdef struct Rule:

@@ -29,8 +29,9 @@ cdef enum:  # tracker and state in one byte
     STATE_REOPENED = 0x03       # a SYN that begins the connection anew
     STATE_AGED = 0x04           # a datagram flow in both directions: assured after 2 s
 
-    SERVICE_TCP = 0x10          # + IPVS's numbers: NONE, ESTABLISHED, SYN_SENT, SYN_RECV,
-                                # FIN_WAIT, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, SYNACK
+    # IPVS's numbers: NONE, ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT, TIME_WAIT, CLOSE,
+    # CLOSE_WAIT, LAST_ACK, LISTEN, SYNACK
+    SERVICE_TCP = 0x10
     SERVICE_TCP_ESTABLISHED = 0x11
     SERVICE_TCP_SYN_SENT = 0x12
     SERVICE_TCP_SYN_RECV = 0x13
@@ -39,8 +40,9 @@ cdef enum:  # tracker and state in one byte
     SERVICE_TCP_SYNACK = 0x1A
     SERVICE_UDP = 0x20
 
-    RULE_TCP = 0x50             # + netfilter's numbers: NONE, SYN_SENT, SYN_RECV, ESTABLISHED,
-                                # FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT, CLOSE, SYN_SENT2
+    # netfilter's numbers: NONE, SYN_SENT, SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT,
+    # LAST_ACK, TIME_WAIT, CLOSE, SYN_SENT2
+    RULE_TCP = 0x50
     RULE_TCP_PICKED_UP = 0x5A   # + 10: ESTABLISHED from the middle, not answered yet
     RULE_UDP_UNREPLIED = 0x60
     RULE_UDP_REPLIED = 0x61

@@ -1,0 +1,60 @@
+"""The command line: ``lvscore replay``, ``lvscore explain``.
+
+Exit statuses: 0; 1 for a capture that cannot be read or written; 2 for usage and
+configuration; 130 after Ctrl-C. An error is one line on stderr.
+"""
+
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from lvscore.cli.explain import explain
+from lvscore.cli.replay import replay
+from lvscore.errors import CaptureError, LvscoreError
+
+__all__ = ["cli", "main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+@click.version_option(package_name="lvscore", prog_name="lvscore", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Linux Virtual Server as a library: translate captures as an LVS-NAT director would."""
+
+
+cli.add_command(replay)
+cli.add_command(explain)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    try:
+        status = cli.main(prog_name="lvscore", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        status = _fail(error.format_message(), 2)
+    except click.Abort:
+        status = 130
+    except BrokenPipeError:
+        status = _quiet()
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        status = _fail(f"{name}{error.strerror or error}", 1)
+    except CaptureError as error:
+        status = _fail(str(error), 1)
+    except LvscoreError as error:
+        status = _fail(str(error), 2)
+    sys.exit(status)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"lvscore: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _quiet() -> int:
+    """End without a word when whoever read our output has gone."""
+    # Python would complain of it once more, when it flushes stdout at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1

@@ -1,0 +1,76 @@
+"""``lvscore replay``: a capture in, the translated capture out."""
+
+import json
+import os
+import stat
+import sys
+from contextlib import ExitStack, nullcontext
+from typing import Any, TextIO
+
+import click
+
+from lvscore.cli.output import print_summary, summary
+from lvscore.cli.progress import Progress
+from lvscore.cli.setup import engine_options, make_engine
+from lvscore.errors import CaptureError, ConfigError
+from lvscore.io import create_pcap, open_pcap
+from lvscore.report import Report
+from lvscore.runner import run
+
+__all__ = ["replay"]
+
+
+@click.command()
+@click.argument("source", metavar="IN")
+@click.option(
+    "-o", "--output", metavar="OUT", required=True, help="The capture to write; - is stdout."
+)
+@engine_options
+@click.option("--json", "as_json", is_flag=True, help="Report as one JSON object.")
+@click.option("--no-progress", is_flag=True, help="No progress bar on a terminal.")
+def replay(source: str, output: str, as_json: bool, no_progress: bool, **options: Any) -> int:
+    """Send the frames of capture IN through a director, and write what it sends on to OUT.
+
+    Time is the capture's own. Dropped frames and those for the director itself are not
+    written. IN and OUT may be - for stdin and stdout; the report then goes to stderr. OUT is
+    created once the configuration and the beginning of IN are known to be good, and written in
+    place: what was translated before an error or Ctrl-C is there, as a valid capture.
+    """
+    engine = make_engine(**options)
+    _check_distinct(source, output)
+    report_to = sys.stderr if output == "-" else sys.stdout
+    error: CaptureError | None = None
+    with ExitStack() as stack:
+        reader = stack.enter_context(open_pcap(source))
+        writer = stack.enter_context(create_pcap(output, like=reader))
+        shown = not no_progress and sys.stderr.isatty()
+        progress = stack.enter_context(Progress(reader) if shown else nullcontext())
+        try:
+            report = run(engine, reader, writer, progress=progress)
+        except CaptureError as caught:
+            so_far = getattr(caught, "report", None)
+            if not isinstance(so_far, Report):
+                raise
+            report, error = so_far, caught
+    _print(engine, report, report_to, as_json)
+    if error is not None:
+        raise error
+    return 130 if report.interrupted else 0
+
+
+def _print(engine: Any, report: Report, file: TextIO, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(summary(engine, report)), file=file)
+    else:
+        print_summary(engine, report, file)
+    file.flush()
+
+
+def _check_distinct(source: str, output: str) -> None:
+    try:
+        read = os.fstat(0) if source == "-" else os.stat(source)
+        written = os.fstat(1) if output == "-" else os.stat(output)
+    except (OSError, ValueError):
+        return  # one of them is not there, which opening it will tell better
+    if os.path.samestat(read, written) and stat.S_ISREG(read.st_mode):
+        raise ConfigError(f"OUT {output} is the file IN, which would be lost: expected another")

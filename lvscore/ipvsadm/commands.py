@@ -1,0 +1,251 @@
+"""Carries out a parsed command on an engine, or refuses it by name.
+
+Where the kernel would refuse a command, its message and status are given; what the kernel
+would do but this engine cannot is refused with "... is not available". Both leave the engine
+as it was.
+"""
+
+from typing import TYPE_CHECKING, NoReturn
+
+from lvscore.addresses import Endpoint
+from lvscore.errors import CommandError, ConfigError, DuplicateError, NotFoundError
+from lvscore.ipvsadm.grammar import Command, ServiceKey
+from lvscore.ipvsadm.listing import (
+    COLUMNS,
+    VERSION,
+    format_connections,
+    format_listing,
+    format_saved,
+)
+from lvscore.ipvsadm.values import SCTP
+from lvscore.model import SCHEDULERS
+
+if TYPE_CHECKING:
+    from lvscore.engine import Engine
+    from lvscore.services import Service
+
+__all__ = ["CONFIGURING", "apply"]
+
+CONFIGURING = frozenset(
+    {
+        "add-service",
+        "edit-service",
+        "delete-service",
+        "flush",
+        "add-server",
+        "edit-server",
+        "delete-server",
+        "set",
+    }
+)
+"""Commands that change the configuration, and can therefore stand in a file of it."""
+
+_KERNEL_SCHEDULERS = frozenset(
+    "rr wrr lc wlc lblc lblcr dh sh sed nq fo ovf mh twos none".split()  # noqa: SIM905
+)
+
+_VERSION = f"ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v{VERSION})\n"
+
+_HELP = f"""{_VERSION}Usage:
+  ipvsadm -A|E SERVICE [-s SCHEDULER] [-b FLAGS]   add or edit a virtual service
+  ipvsadm -D SERVICE                               delete it
+  ipvsadm -C                                       delete all
+  ipvsadm -a|e SERVICE -r ADDRESS[:PORT] -m [-w WEIGHT]   add or edit a real server
+  ipvsadm -d SERVICE -r ADDRESS[:PORT]             delete it
+  ipvsadm -L|l [SERVICE] [-n] [--stats [--exact]] [--nosort]   list
+  ipvsadm -L -c [-n]                               list connections
+  ipvsadm -L --timeout                             show timeouts
+  ipvsadm -S [-n]                                  print the commands that make the table
+  ipvsadm --set TCP TCPFIN UDP                     set timeouts in seconds, 0 keeps one
+SERVICE is -t|-u ADDRESS:PORT; SCHEDULER one of {", ".join(SCHEDULERS)} (default wlc);
+FLAGS of sh are sh-fallback,sh-port.
+"""
+
+
+def apply(engine: "Engine", command: Command) -> str:
+    """Carry out one command and return what it prints.
+
+    Raises:
+        CommandError: the command was refused; nothing was changed.
+    """
+    try:
+        return _apply(engine, command)
+    except CommandError:
+        raise
+    except ConfigError as error:
+        raise CommandError(str(error)) from None
+
+
+def _apply(engine: "Engine", command: Command) -> str:
+    match command.name:
+        case "add-service" | "edit-service":
+            _put_service(engine, command)
+        case "delete-service":
+            _find(engine, command.service, "No such service").remove()
+        case "flush":
+            engine.clear_services()
+        case "add-server":
+            _add_server(engine, command)
+        case "edit-server" | "delete-server":
+            _change_server(engine, command)
+        case "set":
+            tcp, tcp_fin, udp = (seconds or None for seconds in command.timeouts)
+            engine.set_timeouts(tcp=tcp, tcp_fin=tcp_fin, udp=udp)
+        case "list":
+            return _list(engine, command)
+        case "save":
+            return format_saved(engine, numeric="numeric" in command.options)
+        case "version":
+            return _VERSION
+        case "help":
+            return _HELP
+        case "stop-daemon":
+            raise CommandError("No daemon is running", 255)
+        case "start-daemon":
+            _unavailable("the connection sync daemon (--start-daemon)")
+        case "zero":
+            if command.service:
+                _find(engine, command.service, "No such service")
+            _unavailable("zeroing the counters (-Z)")
+        case "restore":
+            _unavailable("-R, which reads standard input,", "give the text to restore()")
+    return ""
+
+
+def _unavailable(what: str, instead: str = "") -> NoReturn:
+    raise CommandError(f"{what} is not available" + (f": {instead}" if instead else ""))
+
+
+def _lookup(engine: "Engine", key: ServiceKey) -> "Service | None":
+    # No service on a mark, on SCTP or on port 0 can have been added.
+    if key.address is None or key.protocol == SCTP or key.port == 0:
+        return None
+    try:
+        return engine.find_service(key.protocol, Endpoint(key.address, key.port))
+    except NotFoundError:
+        return None
+
+
+def _find(engine: "Engine", key: ServiceKey | None, message: str, status: int = 255) -> "Service":
+    service = None if key is None else _lookup(engine, key)
+    if service is None:
+        raise CommandError(message, status)
+    return service
+
+
+def _put_service(engine: "Engine", command: Command) -> None:
+    key = command.service
+    assert key is not None
+    adding = command.name == "add-service"
+    if adding == (_lookup(engine, key) is not None):
+        raise CommandError("Service already exists" if adding else "No such service", 255)
+    if key.address is None:
+        _unavailable("a service on a firewall mark (-f)")
+    if key.protocol == SCTP:
+        _unavailable("an SCTP service (--sctp-service)")
+    if command.scheduler not in _KERNEL_SCHEDULERS:
+        raise CommandError("Scheduler or persistence engine not found", 255)
+    if command.scheduler not in SCHEDULERS:
+        _unavailable(f"scheduler {command.scheduler}", f"expected one of {', '.join(SCHEDULERS)}")
+    for option, what in (
+        ("persistent", "persistence (-p)"),
+        ("netmask", "a persistence mask (-M)"),
+        ("ops", "one-packet scheduling (-o)"),
+        ("pe", "a persistence engine (--pe)"),
+    ):
+        if option in command.options:
+            _unavailable(what)
+    for flag in command.scheduler_flags:
+        if not flag.startswith("sh-"):
+            _unavailable(f"scheduler flag {flag}")
+    put = engine.add_service if adding else engine.edit_service
+    put(
+        key.protocol,
+        Endpoint(key.address, key.port),
+        scheduler=command.scheduler,
+        scheduler_flags=command.scheduler_flags,
+    )
+
+
+def _server_endpoint(command: Command) -> Endpoint:
+    assert command.service is not None
+    assert command.server is not None
+    address, port = command.server
+    return Endpoint(address, port or command.service.port)
+
+
+def _check_server_options(command: Command) -> None:
+    if command.method != "masquerade":
+        given = "forwarding-method" in command.options
+        what = {"route": "direct routing (-g)", "tunnel": "tunnelling (-i)"}[command.method]
+        _unavailable(
+            what if given else f"{what}, which ipvsadm takes without -m,",
+            "only masquerading (-m) is" if given else "add -m for masquerading",
+        )
+    for option, what in (
+        ("u-threshold", "an upper threshold (-x)"),
+        ("l-threshold", "a lower threshold (-y)"),
+    ):
+        if option in command.options:
+            _unavailable(what)
+
+
+def _add_server(engine: "Engine", command: Command) -> None:
+    service = _find(engine, command.service, "Service not defined")
+    endpoint = _server_endpoint(command)
+    _check_server_options(command)
+    address = endpoint.address
+    if (
+        address.is_multicast
+        or (address.version == 4 and (address.packed[0] == 0 or int(address) == 2**32 - 1))
+        or (address.version == 6 and (address.is_unspecified or address.is_link_local))
+    ):
+        raise CommandError(
+            "Invalid operation.  Possibly wrong module version, address not unicast, ...", 255
+        )
+    try:
+        service.add_server(endpoint, weight=command.weight)
+    except DuplicateError:
+        raise CommandError("Destination already exists", 255) from None
+
+
+def _change_server(engine: "Engine", command: Command) -> None:
+    service = _find(engine, command.service, "Service not defined")
+    try:
+        server = service.find_server(_server_endpoint(command))
+    except NotFoundError:
+        raise CommandError("No such destination", 255) from None
+    if command.name == "delete-server":
+        server.remove()
+        return
+    _check_server_options(command)
+    server.edit(weight=command.weight)
+
+
+def _list(engine: "Engine", command: Command) -> str:
+    options = command.options
+    numeric = "numeric" in options
+    if "timeout" in options:
+        timeouts = engine.timeouts
+        values = f"{timeouts.tcp} {timeouts.tcp_fin} {timeouts.udp}"
+        return f"Timeout (tcp tcpfin udp): {values}\n"
+    if "daemon" in options:
+        return ""  # one line for each that runs, and none can
+    if "connection" in options:
+        return format_connections(
+            engine, numeric=numeric, persistence_engines="persistent-conn" in options
+        )
+    service = None
+    if command.service is not None:
+        service = _find(engine, command.service, "No such service", 1)
+    columns = next((name for name in COLUMNS if name in options), "")
+    if "rate" in options and columns != "stats":
+        _unavailable("--rate", "the engine keeps totals only, see --stats")
+    return format_listing(
+        engine,
+        service,
+        columns=columns,
+        numeric=numeric,
+        exact="exact" in options,
+        sort=command.sort,
+    )

@@ -1,0 +1,218 @@
+"""What ipvsadm prints, byte for byte: the table, the connections, the saved rules.
+
+Everything here only reads; trailing blanks are ipvsadm's own.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cmp_to_key
+from typing import TYPE_CHECKING
+
+from lvscore.addresses import Endpoint, parse_protocol
+from lvscore.ipvsadm.values import format_endpoint
+from lvscore.model import Statistics
+
+if TYPE_CHECKING:
+    from lvscore.engine import Engine
+    from lvscore.services import Server, Service
+
+__all__ = ["COLUMNS", "VERSION", "format_connections", "format_listing", "format_saved"]
+
+VERSION = "1.2.1"
+_HEADER = f"IP Virtual Server version {VERSION} (size=4096)\n"
+_FORWARD = {"masquerade": "Masq", "route": "Route", "tunnel": "Tunnel", "local": "Local"}
+_METHOD_OPTION = {"masquerade": "-m", "route": "-g", "tunnel": "-i", "local": "-g"}
+_SELECTOR = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service"}
+
+_STATISTICS_TITLE = ("Conns", "InPkts", "OutPkts", "InBytes", "OutBytes")
+_TITLES = {
+    "stats": "{:<33} {:>8} {:>8} {:>8} {:>8} {:>8}".format(
+        "Prot LocalAddress:Port", *_STATISTICS_TITLE
+    ),
+    "thresholds": "{:<33} {:<10} {:<10} {:<10} {:<10}".format(
+        "Prot LocalAddress:Port", "Uthreshold", "Lthreshold", "ActiveConn", "InActConn"
+    ),
+    "persistent-conn": "{:<33} {:<9} {:<11} {:<10} {:<10}".format(
+        "Prot LocalAddress:Port", "Weight", "PersistConn", "ActiveConn", "InActConn"
+    ),
+}
+_TITLE = "Prot LocalAddress:Port Scheduler Flags"
+_SERVERS_TITLE = "  -> RemoteAddress:Port"
+_SERVERS_TITLES = {
+    "": f"{_SERVERS_TITLE}           Forward Weight ActiveConn InActConn",
+    "tun-info": f"{_SERVERS_TITLE}           Forward TunnelInfo    Weight ActiveConn InActConn",
+}
+
+COLUMNS = ("stats", "thresholds", "persistent-conn", "tun-info")
+"""The sets of columns besides the default one; where several are asked for, the first counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    columns: str
+    numeric: bool
+    exact: bool
+
+    def service(self, service: "Service") -> str:
+        name = f"{service.protocol.upper():<4} {self._name(service.endpoint, service.protocol)}"
+        if service.endpoint.address.version == 4:
+            name = name[:33]
+        if self.columns == "stats":
+            return f"{name:<33}{self._numbers(service.statistics)}"
+        flags = ",".join(service.scheduler_flags)
+        return f"{name} {service.scheduler}" + (f" ({flags})" if flags else "")
+
+    def server(self, server: "Server") -> str:
+        name = self._name(server.endpoint, server.service.protocol)
+        if server.address.version == 4:
+            name = name[:28]
+        line = f"  -> {name:<28}"
+        counts = f"{server.active:<10} {server.inactive:<10}"
+        match self.columns:
+            case "stats":
+                return line + self._numbers(server.statistics)
+            case "thresholds":  # this engine has none
+                return f"{line} {0:<10} {0:<10} {counts}"
+            case "persistent-conn":
+                return f"{line} {server.weight:<9} {0:<11} {counts}"
+            case "tun-info":
+                tunnel = f" {'n/a':<13}"
+            case _:
+                tunnel = ""
+        return f"{line} {_FORWARD[server.method]:<7}{tunnel} {server.weight:<6} {counts}"
+
+    def _name(self, endpoint: Endpoint, protocol: str) -> str:
+        return format_endpoint(endpoint, parse_protocol(protocol), numeric=self.numeric)
+
+    def _numbers(self, statistics: Statistics) -> str:
+        return "".join(
+            format_count(number, exact=self.exact)
+            for number in (
+                statistics.connections,
+                statistics.packets_in,
+                statistics.packets_out,
+                statistics.bytes_in,
+                statistics.bytes_out,
+            )
+        )
+
+
+def format_count(number: int, *, exact: bool = False) -> str:
+    """Return a counter in a column of nine; large ones cut to thousands, millions ..."""
+    if exact:
+        return f"{number:>{max(9, len(str(number)) + 1)}}"
+    for limit, divisor, unit in (
+        (10**8, 1, ""),
+        (10**9, 10**3, "K"),
+        (10**11, 10**6, "M"),
+        (10**14, 10**9, "G"),
+    ):
+        if number < limit:
+            return f"{number // divisor:>{9 - len(unit)}}{unit}"
+    return f"{number // 10**12:>8}T"
+
+
+def format_listing(
+    engine: "Engine",
+    service: "Service | None" = None,
+    *,
+    columns: str = "",
+    numeric: bool = True,
+    exact: bool = False,
+    sort: bool = True,
+) -> str:
+    """Return what ``ipvsadm -L`` prints.
+
+    Args:
+        engine: the engine to list.
+        service: only this service, without the version line.
+        columns: one of :data:`COLUMNS`, or ``""``.
+        numeric: ports as numbers (``-n``), not by their names in the services database.
+            Addresses are always numeric.
+        exact: counters in full (``--exact``).
+        sort: in ipvsadm's order, not in the order of adding (``--nosort``).
+    """
+    layout = _Format(columns, numeric, exact)
+    lines = [
+        _TITLES.get(columns, _TITLE),
+        _SERVERS_TITLES.get(columns, _SERVERS_TITLE if columns else _SERVERS_TITLES[""]),
+    ]
+    services = engine.services if service is None else [service]
+    for listed in sorted_services(services) if sort else services:
+        lines.append(layout.service(listed))
+        servers = sorted_servers(listed.servers) if sort else listed.servers
+        lines += [layout.server(server) for server in servers]
+    return ("" if service else _HEADER) + "".join(f"{line}\n" for line in lines)
+
+
+def format_connections(
+    engine: "Engine", *, numeric: bool = True, persistence_engines: bool = False
+) -> str:
+    """Return what ``ipvsadm -L -c`` prints: the connections of services, in table order.
+
+    Args:
+        engine: the engine to list.
+        numeric: ports as numbers (``-n``).
+        persistence_engines: with the title's columns for them (``--persistent-conn``).
+    """
+    title = "pro expire state       source             virtual            destination"
+    if persistence_engines:
+        title += "        pe name          pe_data"
+    lines = ["IPVS connection entries", title]
+    for connection in engine.connections:
+        if connection.kind != "service":
+            continue
+        protocol = parse_protocol(connection.protocol)
+        client, virtual, server = (
+            format_endpoint(endpoint, protocol, numeric=numeric)
+            for endpoint in (connection.client, connection.virtual, connection.server)
+        )
+        minutes, seconds = divmod(max(connection.expires_ns, 0) // 10**9, 60)
+        lines.append(
+            f"{connection.protocol.upper():<3} {f'{minutes:02}:{seconds:02}':<6} "
+            f"{connection.state:<11} {client:<18} {virtual:<18} {server}"
+        )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def format_saved(engine: "Engine", *, numeric: bool = True) -> str:
+    """Return what ``ipvsadm -S`` prints: the commands that make the services again."""
+    lines = []
+    for service in sorted_services(engine.services):
+        number = parse_protocol(service.protocol)
+        key = _SELECTOR[service.protocol]
+        key += f" {format_endpoint(service.endpoint, number, numeric=numeric)}"
+        flags = ",".join(service.scheduler_flags)
+        lines.append(f"-A {key} -s {service.scheduler}" + (f" -b {flags}" if flags else ""))
+        for server in sorted_servers(service.servers):
+            name = format_endpoint(server.endpoint, number, numeric=numeric)
+            method = _METHOD_OPTION[server.method]
+            lines.append(f"-a {key} -r {name} {method} -w {server.weight}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def sorted_services(services: Iterable["Service"]) -> list["Service"]:
+    """Services by family, protocol, address and port."""
+    return sorted(services, key=lambda s: _place((parse_protocol(s.protocol), s.endpoint)))
+
+
+def sorted_servers(servers: Iterable["Server"]) -> list["Server"]:
+    """Servers by address and port."""
+    return sorted(servers, key=lambda server: _place((0, server.endpoint)))
+
+
+def _compare(a: tuple[int, Endpoint], b: tuple[int, Endpoint]) -> int:
+    """IPv4 by the sign of a 32-bit difference, as ipvsadm has it: 172.x comes before 10.x."""
+    (protocol, (address, port)), (other_protocol, (other_address, other_port)) = a, b
+    difference = int(address) - int(other_address)
+    if address.version == 4:
+        difference = (difference + 2**31) % 2**32 - 2**31
+    return (
+        address.version - other_address.version
+        or protocol - other_protocol
+        or difference
+        or port - other_port
+    )
+
+
+_place = cmp_to_key(_compare)

@@ -1,0 +1,110 @@
+"""The values in ipvsadm's language: numbers, addresses, ports, masks; text to value and back.
+
+Ports may be written and are listed by name (the services database); addresses are numeric
+only, because an answer from the network must not decide what an engine does.
+"""
+
+import socket
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from lvscore.addresses import Address, Endpoint
+
+__all__ = [
+    "format_address",
+    "format_endpoint",
+    "parse_address_port",
+    "parse_ipv4",
+    "parse_number",
+    "port_name",
+]
+
+TCP, UDP, SCTP = 6, 17, 132
+_DATABASE_NAMES = {TCP: "tcp", UDP: "udp", SCTP: "sctp"}
+
+
+def parse_number(text: str, low: int, high: int) -> int | None:
+    """Return a decimal number in ``low..high``, or ``None``; leading blanks are allowed."""
+    digits = text.lstrip()
+    if digits[:1] in ("+", "-"):
+        digits = digits[1:]
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 20:
+        return None
+    number = int(text)
+    return number if low <= number <= high else None
+
+
+def parse_ipv4(text: str) -> IPv4Address | None:
+    """Return an IPv4 address in any form of inet_aton (``10.1`` is 10.0.0.1), or ``None``."""
+    if not text or any(character.isspace() for character in text):
+        return None  # glibc would ignore anything behind a blank
+    try:
+        return IPv4Address(socket.inet_aton(text))
+    except (OSError, UnicodeError, ValueError):
+        return None
+
+
+def _parse_port(text: str, protocol: int) -> int | None:
+    number = parse_number(text, 0, 65535)
+    if number is not None or not text:
+        return number
+    try:
+        name = _DATABASE_NAMES.get(protocol)
+        return socket.getservbyname(text, name) if name else socket.getservbyname(text)
+    except (OSError, UnicodeError, ValueError):
+        return None
+
+
+def parse_address_port(text: str, protocol: int) -> tuple[Address, int] | None:
+    """Return (address, port) of ``a.b.c.d[:port]``, ``[v6]:port`` or ``v6``, or ``None``.
+
+    The port is 0 where there is none. Brackets need the colon and port behind them.
+    """
+    if text.startswith("["):
+        host, bracket, port = text[1:].partition("]:")
+        if not bracket:
+            return None
+    elif text.count(":") > 1:
+        host, port = text, "0"
+    else:
+        host, colon, port = text.partition(":")
+        if not colon:
+            port = "0"
+    address: Address | None
+    if ":" in host:
+        try:
+            address = ip_address(host)
+        except ValueError:
+            return None
+        if not isinstance(address, IPv6Address) or address.scope_id is not None:
+            return None
+    else:
+        address = None if text.isdigit() else parse_ipv4(host)
+    number = _parse_port(port, protocol)
+    if address is None or number is None:
+        return None
+    return address, number
+
+
+def format_address(address: Address) -> str:
+    """Return the address as inet_ntop writes it, IPv6 in brackets."""
+    if address.version == 6:
+        # str() of an IPv4-mapped address differs between Python versions
+        return f"[{socket.inet_ntop(socket.AF_INET6, address.packed)}]"
+    return str(address)
+
+
+def port_name(port: int, protocol: int) -> str:
+    """Return the port's name in the services database, or its number."""
+    if port == 0:
+        return "0"
+    try:
+        return socket.getservbyport(port, _DATABASE_NAMES[protocol])
+    except (OSError, KeyError):
+        return str(port)
+
+
+def format_endpoint(endpoint: Endpoint, protocol: int, *, numeric: bool) -> str:
+    """Return ``address:port``; with ``numeric`` false the port by name where it has one."""
+    address, port = endpoint
+    shown = str(port) if numeric else port_name(port, protocol)
+    return f"{format_address(address)}:{shown}"
