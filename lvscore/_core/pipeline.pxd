@@ -14,7 +14,7 @@ from lvscore._core.bytes cimport (
 from lvscore._core.checksum cimport checksum_update, udp_checksum_update
 from lvscore._core.conntrack cimport rule_new, rule_packet, untracked
 from lvscore._core.connection cimport (
-    Connection4, FLAG_SERVICE, FLAG_SLOW, FLAG_UNTRANSLATED, Table, connection4,
+    Connection4, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_UNTRANSLATED, Table, connection4,
     connection4_matches, connection_extension, table_find, table_find4, table_meta,
 )
 from lvscore._core.consts cimport (
@@ -176,6 +176,7 @@ cdef inline bint lane_forward(State* s, Table* table, const Lane* lane,
     if likely((c.meta.flags & (FLAG_SLOW | FLAG_UNTRANSLATED)) | (~server.flags
                                                                   & SERVER_AVAILABLE), False):
         return False
+    c.meta.flags |= <uint16_t>(direction * FLAG_SEEN_REPLY)
     c.meta.timer.deadline = s.tick_up + s.tracker.timeout[state]
     length = lane.l3_length
     c.meta.packets[direction] += 1
@@ -206,7 +207,8 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
     """Take up to VECTOR frames through the pipeline."""
     cdef Lane lane[16]
     cdef Table* table = &s.table[0]
-    cdef uint32_t j, i, length
+    cdef uint32_t j, k, i, length
+    cdef uint32_t shadowings = table.shadowings
     cdef uint8_t verdict, reason
     for j in range(count):
         i = first + j
@@ -225,6 +227,11 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
         if lane[j].ip == NULL or not lane_forward(s, table, &lane[j], &reason):
             verdict = packet_process(s, frames.data + frames.offset[i], length,
                                      frames.original_length[i], frames.link_type, &reason)
+            # A candidate matches still, but a newer connection may have its tuple now.
+            if likely(table.shadowings != shadowings, False):
+                shadowings = table.shadowings
+                for k in range(j + 1, count):
+                    lane[k].reference = NIL
         frames.verdict[i] = verdict
         frames.reason[i] = reason
         frame_count(s, length, verdict, reason)
