@@ -189,6 +189,7 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
     cdef uint32_t direction = reference & 1
     cdef Meta* meta = table_meta(table, i)
     cdef uint8_t old = meta.state
+    cdef bint answered = meta.flags & FLAG_SEEN_REPLY
     cdef uint8_t new
     cdef Tuple translated
     cdef uint8_t verdict
@@ -219,8 +220,9 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
         trace_step(s, TRACE_STATE, old, new, t)
         trace_step(s, TRACE_TIMEOUT, s.tracker.timeout[new], 0, t)
         if (old & TRACKER_MASK == RULE_TCP and tcp_flags(packet) & TCP_RST
-                and not meta.flags & FLAG_SEEN_REPLY):
-            connection_end(s, table, i, True)   # never answered: nothing to remember
+                and not answered):
+            # Nothing but this RST came back: there is nothing to remember.
+            connection_end(s, table, i, True)
         else:
             connection_state_set(s, table, i, new)
     return verdict
