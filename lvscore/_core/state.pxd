@@ -236,6 +236,11 @@ cdef inline uint64_t state_expire(State* s) noexcept nogil:
     return removed
 
 
+cdef inline int64_t now_after(int64_t now) noexcept nogil:
+    """The next nanosecond; the last of all has none."""
+    return now + 1 if now < 0x7FFFFFFFFFFFFFFFLL else now
+
+
 cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
     """Move the clock forward to ``now`` > s.now, and expire what is due."""
     cdef uint64_t elapsed
@@ -243,7 +248,7 @@ cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
         s.started = True
         s.origin = now
         s.now = now
-        s.tick_end = now + 1
+        s.tick_end = now_after(now)
         return 0
     s.now = now
     elapsed = <uint64_t>now - <uint64_t>s.origin
@@ -253,7 +258,7 @@ cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
         s.tick_up += 1
     # Only whole ticks have both roundings equal, so a tick's first nanosecond is a step too.
     if elapsed == s.tick * NS_PER_TICK:
-        s.tick_end = now + 1
+        s.tick_end = now_after(now)
     elif <uint64_t>0x7FFFFFFFFFFFFFFFULL - <uint64_t>now < NS_PER_TICK and now > 0:
         s.tick_end = 0x7FFFFFFFFFFFFFFFULL
     else:
