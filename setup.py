@@ -21,8 +21,6 @@ DIRECTIVES = {
     "initializedcheck": False,
     "boundscheck": DEBUG,
     "wraparound": False,
-    "embedsignature": True,
-    "embedsignature.format": "python",
     "binding": True,
     "auto_pickle": False,
     "autotestdict": False,

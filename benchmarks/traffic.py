@@ -14,9 +14,17 @@ def fold(total):
     return total
 
 
-def frames(flows, size=64):
-    """An array of (len(flows), size) bytes: Ethernet, IPv4, TCP; ``flows`` numbers the clients."""
+SERVERS = 64
+
+
+def frames(flows, size=64, *, flags=0x10, reply=False):
+    """An array of (len(flows), size) bytes: Ethernet, IPv4, TCP; ``flows`` numbers the clients.
+
+    A request goes to 10.0.0.1:80; where ``reply`` is true, the frame is the answer of real
+    server ``flow % SERVERS``, 192.168.0.1 and following, port 8080.
+    """
     count = len(flows)
+    reply = np.broadcast_to(reply, count)
     out = np.zeros((count, size), np.uint8)
     words = out.view(">u2")
     out[:, :12] = 2
@@ -25,11 +33,13 @@ def frames(flows, size=64):
     words[:, 8] = size - 14
     words[:, 10] = 0x4000
     words[:, 11] = 64 << 8 | 6
-    address = 0x0B000000 + flows // 50_000
-    words[:, 13], words[:, 14] = address >> 16, address & 0xFFFF
-    words[:, 15], words[:, 16] = 0x0A00, 0x0001
-    words[:, 17], words[:, 18] = 1024 + flows % 50_000, 80
-    words[:, 23], words[:, 24] = 0x5010, 0xFFFF
+    client, port = 0x0B000000 + flows // 50_000, 1024 + flows % 50_000
+    source = np.where(reply, 0xC0A80001 + flows % SERVERS, client)
+    destination = np.where(reply, client, 0x0A000001)
+    words[:, 13], words[:, 14] = source >> 16, source & 0xFFFF
+    words[:, 15], words[:, 16] = destination >> 16, destination & 0xFFFF
+    words[:, 17], words[:, 18] = np.where(reply, 8080, port), np.where(reply, port, 80)
+    words[:, 23], words[:, 24] = 0x5000 | flags, 0xFFFF
     sums = words.astype(np.uint32)
     words[:, 12] = 0xFFFF - fold(sums[:, 7:17].sum(1))
     words[:, 25] = 0xFFFF - fold(sums[:, 13:].sum(1) + 6 + size - 34)

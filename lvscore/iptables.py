@@ -25,7 +25,7 @@ from lvscore.addresses import (
     parse_target,
     protocol_name,
 )
-from lvscore.errors import CommandError, ConfigError, NotFoundError
+from lvscore.errors import CommandError, ConfigError, LimitError, NotFoundError
 from lvscore.model import Rule
 
 if TYPE_CHECKING:
@@ -357,7 +357,7 @@ def apply(engine: "Engine", command: Command) -> str:
                 return "".join(f"{line}\n" for line in lines)
     except CommandError:
         raise
-    except (ConfigError, NotFoundError) as error:
+    except (ConfigError, LimitError, NotFoundError) as error:
         raise CommandError(str(error)) from None
     return ""
 

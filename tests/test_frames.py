@@ -15,8 +15,7 @@ from lvscore.errors import ConfigError
 
 @given(st.lists(st.binary(max_size=50), max_size=20), st.data())
 def test_of(frames, data):
-    stamps = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=len(frames),
-                      max_size=len(frames))
+    stamps = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=len(frames), max_size=len(frames))
     timestamps = data.draw(st.none() | stamps)
     batch = FrameBatch.of(frames, timestamps, link_type=101)
     assert len(batch) == len(frames)
@@ -38,12 +37,26 @@ BUFFERS = [
 
 
 @pytest.mark.parametrize("make", BUFFERS)
-@pytest.mark.parametrize("kind", [list, tuple, np.array, lambda v: np.array(v, np.int16),
-                                  lambda v: np.array(v, ">u8"), lambda v: np.repeat(v, 2)[::2]])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        list,
+        tuple,
+        np.array,
+        lambda v: np.array(v, np.int16),
+        lambda v: np.array(v, ">u8"),
+        lambda v: np.repeat(v, 2)[::2],
+    ],
+)
 def test_buffers_and_arrays(make, kind):
     buffer = make()
-    batch = FrameBatch(buffer, kind([40, 0, 100]), kind([60, 10, 0]), kind([1, 2, 3]),
-                       original_lengths=kind([60, 1500, 0]))
+    batch = FrameBatch(
+        buffer,
+        kind([40, 0, 100]),
+        kind([60, 10, 0]),
+        kind([1, 2, 3]),
+        original_lengths=kind([60, 1500, 0]),
+    )
     assert batch.offset.tolist() == [40, 0, 100]
     assert batch.original_length.tolist() == [60, 1500, 0]
     batch[1][:] = b"0123456789"
@@ -54,8 +67,14 @@ def test_buffers_and_arrays(make, kind):
 
 def test_columns():
     batch = FrameBatch.of([b"a", b"bc"])
-    for name, kind in (("offset", "u8"), ("length", "u4"), ("original_length", "u4"),
-                       ("timestamp", "i8"), ("verdict", "u1"), ("reason", "u1")):
+    for name, kind in (
+        ("offset", "u8"),
+        ("length", "u4"),
+        ("original_length", "u4"),
+        ("timestamp", "i8"),
+        ("verdict", "u1"),
+        ("reason", "u1"),
+    ):
         values = getattr(batch, name)
         assert values.dtype == kind
         assert values.shape == (2,)
@@ -66,36 +85,41 @@ def test_columns():
     assert batch.verdict.tolist() == [0, 3]
 
 
-@pytest.mark.parametrize(("offset", "length"), [
-    (10, 1), (0, 11), (11, 0), (2**64 - 1, 1), (2**63, 0), (5, 2**31), (0, 2**32 - 1)])
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [(10, 1), (0, 11), (11, 0), (2**64 - 1, 1), (2**63, 0), (5, 2**31), (0, 2**32 - 1)],
+)
 def test_frames_outside_the_buffer(offset, length):
     with pytest.raises(ConfigError, match="frame 1: bytes"):
         FrameBatch(bytearray(10), np.array([0, offset], np.uint64), [1, length], [0, 0])
 
 
-@pytest.mark.parametrize(("arguments", "options", "message"), [
-    ((b"read-only", [0], [1], [0]), {}, "writable"),
-    ((memoryview(bytearray(10))[::2], [0], [1], [0]), {}, "contiguous"),
-    (("text", [0], [1], [0]), {}, "str"),
-    ((None, [], [], []), {}, "NoneType"),
-    ((bytearray(9), [0], [1, 2], [0]), {}, "equally long"),
-    ((bytearray(9), [0], [1], []), {}, "equally long"),
-    ((bytearray(9), [0.5], [1], [0]), {}, "offsets must be integers"),
-    ((bytearray(9), [0], ["1"], [0]), {}, "lengths must be integers"),
-    ((bytearray(9), [0], [True], [0]), {}, "lengths must be integers"),
-    ((bytearray(9), [0], [None], [0]), {}, "lengths must be integers"),
-    ((bytearray(9), [0], [-1], [0]), {}, "lengths must lie in"),
-    ((bytearray(9), [0], [2**32], [0]), {}, "lengths must lie in"),
-    ((bytearray(9), [0], [1], [2**63]), {}, "timestamps must lie in"),
-    ((bytearray(9), [0], [1], [2**70]), {}, "timestamps must be integers"),
-    ((bytearray(9), [[0]], [1], [0]), {}, "offsets must have one dimension"),
-    ((bytearray(9), [[0], [1, 2]], [1], [0]), {}, "offsets must be integers"),
-    ((bytearray(9), 0, [1], [0]), {}, "offsets must have one dimension"),
-    ((bytearray(9), [0], [2], [0]), {"original_lengths": [1]}, "original length 1"),
-    ((bytearray(9), [0], [2], [0]), {"link_type": -1}, "link_type"),
-    ((bytearray(9), [0], [2], [0]), {"link_type": 65536}, "link_type"),
-    ((bytearray(9), [0], [2], [0]), {"link_type": "EN10MB"}, "EN10MB"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((b"read-only", [0], [1], [0]), {}, "writable"),
+        ((memoryview(bytearray(10))[::2], [0], [1], [0]), {}, "contiguous"),
+        (("text", [0], [1], [0]), {}, "str"),
+        ((None, [], [], []), {}, "NoneType"),
+        ((bytearray(9), [0], [1, 2], [0]), {}, "equally long"),
+        ((bytearray(9), [0], [1], []), {}, "equally long"),
+        ((bytearray(9), [0.5], [1], [0]), {}, "offsets must be integers"),
+        ((bytearray(9), [0], ["1"], [0]), {}, "lengths must be integers"),
+        ((bytearray(9), [0], [True], [0]), {}, "lengths must be integers"),
+        ((bytearray(9), [0], [None], [0]), {}, "lengths must be integers"),
+        ((bytearray(9), [0], [-1], [0]), {}, "lengths must lie in"),
+        ((bytearray(9), [0], [2**32], [0]), {}, "lengths must lie in"),
+        ((bytearray(9), [0], [1], [2**63]), {}, "timestamps must lie in"),
+        ((bytearray(9), [0], [1], [2**70]), {}, "timestamps must be integers"),
+        ((bytearray(9), [[0]], [1], [0]), {}, "offsets must have one dimension"),
+        ((bytearray(9), [[0], [1, 2]], [1], [0]), {}, "offsets must be integers"),
+        ((bytearray(9), 0, [1], [0]), {}, "offsets must have one dimension"),
+        ((bytearray(9), [0], [2], [0]), {"original_lengths": [1]}, "original length 1"),
+        ((bytearray(9), [0], [2], [0]), {"link_type": -1}, "link_type"),
+        ((bytearray(9), [0], [2], [0]), {"link_type": 65536}, "link_type"),
+        ((bytearray(9), [0], [2], [0]), {"link_type": "EN10MB"}, "EN10MB"),
+    ],
+)
 def test_refused(arguments, options, message):
     with pytest.raises(ConfigError, match=message):
         FrameBatch(*arguments, **options)
@@ -160,7 +184,16 @@ def test_a_refused_buffer_is_let_go():
 
 
 def test_documented():
-    for name in ("of", "link_type", "offset", "length", "original_length", "timestamp", "verdict",
-                 "reason", "__getitem__"):
+    for name in (
+        "of",
+        "link_type",
+        "offset",
+        "length",
+        "original_length",
+        "timestamp",
+        "verdict",
+        "reason",
+        "__getitem__",
+    ):
         assert getattr(FrameBatch, name).__doc__, name
     assert "Raises" in FrameBatch.__doc__

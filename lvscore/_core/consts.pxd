@@ -1,13 +1,13 @@
 """Numbers that the core shares with Python (lvscore/constants.py has the same) and bounds."""
 
-cdef enum Verdict:
+cdef enum:  # lvscore.Verdict
     VERDICT_DROP = 0
     VERDICT_FORWARD = 1
     VERDICT_LOCAL = 2
     VERDICT_PASS = 3
     VERDICT_STOLEN = 4
 
-cdef enum Reason:
+cdef enum:  # lvscore.Reason
     REASON_NONE = 0
     # forwarded
     REASON_REQUEST = 1
@@ -47,7 +47,7 @@ cdef enum:
     IPV4 = 4
     IPV6 = 6
 
-cdef enum LinkType:
+cdef enum:  # lvscore.LinkType
     LINK_NULL = 0
     LINK_ETHERNET = 1
     LINK_RAW = 101
@@ -57,7 +57,7 @@ cdef enum LinkType:
     LINK_IPV6 = 229
     LINK_LINUX_SLL2 = 276
 
-cdef enum Protocol:
+cdef enum:  # IP protocol numbers
     PROTOCOL_ICMP = 1
     PROTOCOL_TCP = 6
     PROTOCOL_UDP = 17

@@ -18,16 +18,16 @@ from lvscore._core.connection cimport (
     connection4_matches, connection_extension, table_find, table_find4, table_meta,
 )
 from lvscore._core.consts cimport (
-    LINK_ETHERNET, NIL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
+    IPV6, LINK_ETHERNET, NIL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
     REASON_FRAGMENT, REASON_NONE, REASON_NOT_IP, REASON_NO_PROTOCOL_HANDLER, REASON_NO_SERVICE,
-    REASON_REQUEST, REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATED, VECTOR,
-    VERDICT_DROP, VERDICT_FORWARD, VERDICT_PASS,
+    REASON_REPLY, REASON_REQUEST, REASON_TRUNCATED_TRANSPORT_HEADER, VECTOR, VERDICT_DROP,
+    VERDICT_FORWARD, VERDICT_PASS,
 )
 from lvscore._core.director cimport service_packet
 from lvscore._core.flow cimport Tuple, has_ports, packet_tuple, ports_key, tuple_hash
 from lvscore._core.hash cimport hash_ipv4
 from lvscore._core.icmp cimport icmp_error_process, icmp_is_error
-from lvscore._core.index cimport hash_tag, index_home
+from lvscore._core.index cimport Bucket, hash_tag, index_home
 from lvscore._core.machine cimport likely, lowest_bit, match_tags, prefetch, prefetch_write
 from lvscore._core.scheduler cimport SERVER_AVAILABLE, Server
 from lvscore._core.state cimport (
@@ -51,10 +51,12 @@ cdef struct Frames:
 
 # One packet of a vector.
 cdef struct Lane:
+    # One packet of a vector.
     uint64_t addresses
     uint64_t key            # protocol and ports
     uint64_t hash
     uint8_t* ip             # NULL: not for the short way
+    uint32_t home           # bucket
     uint32_t reference      # candidate, to be verified
     uint32_t l3_length
 
@@ -106,135 +108,156 @@ cdef inline void frame_count(State* s, uint32_t length, uint8_t verdict,
     s.reasons[reason] += 1
 
 
-cdef inline void lane_parse(State* s, Lane* lane, uint8_t* frame, uint32_t length,
+cdef inline void lane_parse(const State* s, Lane* lane, uint8_t* frame, uint32_t length,
                             uint32_t wire_length, int link_type) noexcept nogil:
     """Fill a lane if the frame is plain IPv4 TCP or UDP: no options, no fragment, whole."""
     cdef uint32_t l3 = 14
-    cdef uint32_t total
+    cdef uint32_t total, least
     cdef uint8_t* ip
-    cdef uint8_t family
+    cdef uint8_t family, protocol
     lane.ip = NULL
-    if link_type != LINK_ETHERNET or length < 34 or load16(frame + 12) != htons(ETHERTYPE_IPV4):
+    if likely(link_type != LINK_ETHERNET or length < 34
+              or load16(frame + 12) != htons(ETHERTYPE_IPV4), False):
         if link_parse(frame, length, link_type, &l3, &family) != REASON_NONE:
             return
-        if length < l3 + 20 or family == 6:
+        if length < l3 + 20 or family == IPV6:
             return
     ip = frame + l3
     total = load_be16(ip + 2)
-    if ip[0] != 0x45 or load16(ip + 6) & htons(0x3FFF) or total > wire_length - l3:
-        return
-    if ip[9] == PROTOCOL_TCP:
-        if length < l3 + 40 or total < 40:
-            return
-    elif ip[9] != PROTOCOL_UDP or length < l3 + 28 or total < 28:
+    protocol = ip[9]
+    least = 40 if protocol == PROTOCOL_TCP else 28
+    if likely((ip[0] != 0x45) | (load16(ip + 6) & htons(0x3FFF) != 0)
+              | (total > wire_length - l3) | (total < least) | (length < l3 + least)
+              | ((protocol != PROTOCOL_TCP) & (protocol != PROTOCOL_UDP)), False):
         return
     lane.ip = ip
     lane.l3_length = total
     lane.addresses = load64(ip + 12)
-    lane.key = ports_key(ip[9], load32(ip + 20))
+    lane.key = ports_key(protocol, load32(ip + 20))
     lane.hash = hash_ipv4(&s.key, lane.addresses, lane.key)
-    prefetch(&s.table[0].index.bucket[index_home(&s.table[0].index, lane.hash)])
+    lane.home = index_home(&s.table[0].index, lane.hash)
+    prefetch(&s.table[0].index.bucket[lane.home])
 
 
-cdef inline void lane_match(Table* table, Lane* lane) noexcept nogil:
+cdef inline void lane_match(const Table* table, Lane* lane) noexcept nogil:
     """Take the first slot with the right tag as candidate, and fetch its connection."""
-    cdef uint32_t home = index_home(&table.index, lane.hash)
-    cdef uint32_t mask = match_tags(table.index.bucket[home].tag, hash_tag(lane.hash))
+    cdef const Bucket* bucket = &table.index.bucket[lane.home]
+    cdef uint32_t mask = match_tags(bucket.tag, hash_tag(lane.hash))
     lane.reference = NIL
-    if mask:
-        lane.reference = table.index.bucket[home].reference[lowest_bit(mask)]
+    if likely(mask != 0, True):
+        lane.reference = bucket.reference[lowest_bit(mask)]
         prefetch_write(connection4(table, lane.reference >> 1))
 
 
-cdef inline bint lane_forward(State* s, Table* table, const Lane* lane,
-                              uint8_t* reason) noexcept nogil:
-    """Forward a packet that changes nothing of its connection; False if it may, untouched."""
+cdef inline uint32_t lane_forward(State* s, Table* table, const Lane* lane) noexcept nogil:
+    """Forward a packet that changes nothing of its connection's state.
+
+    Its direction; or NIL if the packet needs the general way, and then nothing was touched.
+    """
     cdef uint8_t* ip = lane.ip
     cdef uint8_t* l4 = ip + 20
     cdef uint32_t reference = lane.reference
-    cdef uint32_t direction, mask3, mask4, length, delta
+    cdef uint32_t length = lane.l3_length
+    cdef uint32_t direction, delta3, delta4
+    cdef uint16_t sum3, sum4
     cdef Connection4* c
     cdef Server* server
-    cdef uint16_t checksum
     cdef bint tcp = ip[9] == PROTOCOL_TCP
     cdef uint8_t state
-    if not likely(reference != NIL and connection4_matches(table, reference, lane.addresses,
-                                                           lane.key), True):
+    if likely(reference == NIL or not connection4_matches(table, reference, lane.addresses,
+                                                          lane.key), False):
         reference = table_find4(table, lane.hash, lane.addresses, lane.key)
         if reference == NIL:
-            return False
+            return NIL
     direction = reference & 1
     c = connection4(table, reference >> 1)
     server = &s.services.server[c.meta.server]
     state = c.meta.state
-    if tcp:
-        if likely(s.tracker.next[direction][l4[13] & 31][state] != state, False):
-            return False
-    else:
-        if likely(s.tracker.next[direction][0][state] != state or load16(l4 + 6) == 0, False):
-            return False
-    if likely((c.meta.flags & (FLAG_SLOW | FLAG_UNTRANSLATED)) | (~server.flags
-                                                                  & SERVER_AVAILABLE), False):
-        return False
+    sum3 = load16(ip + 10)
+    sum4 = load16(l4 + 16) if tcp else load16(l4 + 6)
+    # UDP without checksum is for packet_translate; any event does for UDP.
+    if likely((s.tracker.next[direction][l4[13] & 31 if tcp else 0][state] != state)
+              | ((c.meta.flags & (FLAG_SLOW | FLAG_UNTRANSLATED)) != 0)
+              | ((server.flags & SERVER_AVAILABLE) == 0)
+              | ((sum4 == 0) & (not tcp)), False):
+        return NIL
+    # The other direction's delta is the complement; 0xffff is not canonical and means 0.
+    delta3 = (c.delta3 ^ (0 - direction)) & 0xFFFF
+    delta4 = (c.delta4 ^ (0 - direction)) & 0xFFFF
+    delta3 = 0 if delta3 == 0xFFFF else delta3
+    delta4 = 0 if delta4 == 0xFFFF else delta4
     c.meta.flags |= <uint16_t>(direction * FLAG_SEEN_REPLY)
     c.meta.timer.deadline = s.tick_up + s.tracker.timeout[state]
-    length = lane.l3_length
     c.meta.packets[direction] += 1
     c.meta.bytes[direction] += length
     if likely(c.meta.bytes[direction] < length, False):
         connection_extension(table, reference >> 1).bytes_high[direction] += 1
     server.packets[direction] += 1
     server.bytes[direction] += length
-    # The other direction's delta is the complement; 0xffff is not canonical and means 0.
-    mask3 = (c.delta3 ^ (0 - direction)) & 0xFFFF
-    mask4 = (c.delta4 ^ (0 - direction)) & 0xFFFF
-    delta = 0 if mask3 == 0xFFFF else mask3
     store64(ip + 12, c.addresses[direction])
     store32(l4, c.ports[direction])
-    store16(ip + 10, checksum_update(load16(ip + 10), <uint16_t>delta))
-    delta = 0 if mask4 == 0xFFFF else mask4
+    store16(ip + 10, checksum_update(sum3, <uint16_t>delta3))
     if tcp:
-        store16(l4 + 16, checksum_update(load16(l4 + 16), <uint16_t>delta))
+        store16(l4 + 16, checksum_update(sum4, <uint16_t>delta4))
     else:
-        checksum = udp_checksum_update(load16(l4 + 6), <uint16_t>delta)
-        store16(l4 + 6, checksum)
-    reason[0] = <uint8_t>(REASON_REQUEST + direction)
-    return True
+        store16(l4 + 6, udp_checksum_update(sum4, <uint16_t>delta4))
+    return direction
 
 
 cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
                                 uint32_t count) noexcept nogil:
     """Take up to VECTOR frames through the pipeline."""
+    # Frames are bytes, which may alias anything: what does not change is kept in locals.
     cdef Lane lane[16]
     cdef Table* table = &s.table[0]
-    cdef uint32_t j, k, i, length
+    cdef uint8_t* data = frames.data
+    cdef const uint64_t* offset = frames.offset + first
+    cdef uint32_t* length = frames.length + first
+    cdef const uint32_t* wire_length = frames.original_length + first
+    cdef const int64_t* timestamp = frames.timestamp + first
+    cdef uint8_t* verdict = frames.verdict + first
+    cdef uint8_t* reason = frames.reason + first
+    cdef uint32_t ahead = frames.count - first
+    cdef int link_type = frames.link_type
+    cdef uint32_t replies = 0
+    cdef uint32_t short_way = 0
+    cdef uint64_t total = 0
     cdef uint32_t shadowings = table.shadowings
-    cdef uint8_t verdict, reason
+    cdef uint32_t j, k, direction
     for j in range(count):
-        i = first + j
-        lane_parse(s, &lane[j], frames.data + frames.offset[i], frames.length[i],
-                   frames.original_length[i], frames.link_type)
-        if likely(i + VECTOR < frames.count, True):
-            prefetch_write(frames.data + frames.offset[i + VECTOR])
+        lane_parse(s, &lane[j], data + offset[j], length[j], wire_length[j], link_type)
+        if likely(j + VECTOR < ahead, True):
+            prefetch_write(data + offset[j + VECTOR])
     for j in range(count):
-        if lane[j].ip != NULL:
+        if likely(lane[j].ip != NULL, True):
             lane_match(table, &lane[j])
     for j in range(count):
-        i = first + j
-        length = frames.length[i]
-        clock_set(s, frames.timestamp[i])
-        verdict = VERDICT_FORWARD
-        if lane[j].ip == NULL or not lane_forward(s, table, &lane[j], &reason):
-            verdict = packet_process(s, frames.data + frames.offset[i], length,
-                                     frames.original_length[i], frames.link_type, &reason)
+        total += length[j]
+        if timestamp[j] != s.now:
+            clock_set(s, timestamp[j])
+        direction = NIL
+        if likely(lane[j].ip != NULL, True):
+            direction = lane_forward(s, table, &lane[j])
+        if likely(direction != NIL, True):
+            verdict[j] = VERDICT_FORWARD
+            reason[j] = <uint8_t>(REASON_REQUEST + direction)
+            replies += direction
+            short_way += 1
+        else:
+            verdict[j] = packet_process(s, data + offset[j], length[j], wire_length[j],
+                                        link_type, &reason[j])
+            s.verdicts[verdict[j]] += 1
+            s.reasons[reason[j]] += 1
             # A candidate matches still, but a newer connection may have its tuple now.
             if likely(table.shadowings != shadowings, False):
                 shadowings = table.shadowings
                 for k in range(j + 1, count):
                     lane[k].reference = NIL
-        frames.verdict[i] = verdict
-        frames.reason[i] = reason
-        frame_count(s, length, verdict, reason)
+    s.frames += count
+    s.bytes += total
+    s.verdicts[VERDICT_FORWARD] += short_way
+    s.reasons[REASON_REPLY] += replies
+    s.reasons[REASON_REQUEST] += short_way - replies
 
 
 cdef inline void batch_process(State* s, const Frames* frames) noexcept nogil:

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from lvscore import __version__
 from lvscore.cli.explain import explain
 from lvscore.cli.replay import replay
 from lvscore.errors import CaptureError, LvscoreError
@@ -18,7 +19,7 @@ __all__ = ["cli", "main"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
-@click.version_option(package_name="lvscore", prog_name="lvscore", message="%(prog)s %(version)s")
+@click.version_option(__version__, prog_name="lvscore", message="%(prog)s %(version)s")
 def cli() -> None:
     """Linux Virtual Server as a library: translate captures as an LVS-NAT director would."""
 
@@ -30,7 +31,7 @@ cli.add_command(explain)
 def main() -> NoReturn:
     """Run the command line and exit."""
     try:
-        status = cli.main(prog_name="lvscore", standalone_mode=False)
+        status = cli.main(prog_name="lvscore", standalone_mode=False) or 0
         sys.stdout.flush()
     except click.ClickException as error:
         status = _fail(error.format_message(), 2)

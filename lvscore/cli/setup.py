@@ -8,7 +8,7 @@ import click
 
 from lvscore import config, iptables
 from lvscore.engine import Engine
-from lvscore.errors import CommandError, ConfigError, LvscoreError
+from lvscore.errors import ConfigError, LvscoreError
 from lvscore.ipvsadm.commands import apply as apply_ipvsadm
 from lvscore.ipvsadm.restore import parse_words
 
@@ -46,6 +46,13 @@ _OPTIONS = (
         help="An interface's address, for MASQUERADE and -o; may be repeated.",
     ),
     click.option(
+        "--route",
+        "routes",
+        metavar="PREFIX=NAME",
+        multiple=True,
+        help='A route out of an interface, e.g. "default=eth0"; may be repeated.',
+    ),
+    click.option(
         "--seed",
         type=click.IntRange(0, 2**128 - 1),
         default=0,
@@ -77,6 +84,7 @@ def make_engine(
     ipvsadm_commands: tuple[str, ...],
     iptables_commands: tuple[str, ...],
     interfaces: tuple[str, ...],
+    routes: tuple[str, ...],
     seed: int,
     max_connections: int,
 ) -> Engine:
@@ -88,6 +96,10 @@ def make_engine(
     configuration = None if config_file is None else config.load(config_file)
     engine = Engine(max_connections=max_connections, seed=seed)
     _add_interfaces(engine, interfaces)
+    for text in routes:
+        prefix, name = _pair("--route", text, "PREFIX=NAME")
+        with _named("--route", text):
+            engine.routes.add(prefix, name)
     if configuration is not None:
         configuration.apply(engine)
     for command in ipvsadm_commands:
@@ -102,20 +114,25 @@ def make_engine(
 def _add_interfaces(engine: Engine, interfaces: tuple[str, ...]) -> None:
     addresses: dict[str, list[str]] = {}
     for text in interfaces:
-        name, equals, address = text.partition("=")
-        if not name or not equals or "/" not in address:
+        name, address = _pair("--interface", text, "NAME=ADDRESS/LENGTH")
+        if "/" not in address:
             raise ConfigError(f"--interface {text!r}: expected NAME=ADDRESS/LENGTH")
         addresses.setdefault(name, []).append(address)
     for name, given in addresses.items():
-        try:
+        with _named("--interface", f"{name}={','.join(given)}"):
             engine.routes.add_interface(name, given)
-        except LvscoreError as error:
-            raise ConfigError(f"--interface {name}={','.join(given)}: {error}") from None
+
+
+def _pair(option: str, text: str, expected: str) -> tuple[str, str]:
+    first, _, last = text.partition("=")
+    if not first or not last:
+        raise ConfigError(f"{option} {text!r}: expected {expected}")
+    return first, last
 
 
 @contextmanager
-def _named(option: str, command: str) -> Iterator[None]:
+def _named(option: str, value: str) -> Iterator[None]:
     try:
         yield
-    except CommandError as error:
-        raise CommandError(f"{option} {command!r}: {error}", error.status) from None
+    except LvscoreError as error:
+        raise ConfigError(f"{option} {value!r}: {error}") from None

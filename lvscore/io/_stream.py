@@ -65,10 +65,13 @@ def open_raw(target: PathOrFile, mode: str) -> tuple[Any, str, bool]:
 
 def chunk_reader(file: Any) -> Callable[[memoryview], int | None]:
     """What fills a buffer with whatever ``file`` has, waiting for no more than its first bytes."""
-    readinto = getattr(file, "readinto1", None) or getattr(file, "readinto", None)
-    if readinto is not None:
+    # Not readinto1: given more room than its buffer, a BufferedReader waits for more bytes even
+    # where it has some to give, and a capture that comes through a pipe would lag behind.
+    read = getattr(file, "read1", None)
+    readinto = getattr(file, "readinto", None)
+    if read is None and readinto is not None:
         return cast(Callable[[memoryview], int | None], readinto)
-    read = getattr(file, "read1", None) or file.read
+    read = read or file.read
 
     def fill(buffer: memoryview) -> int | None:
         data = read(len(buffer))

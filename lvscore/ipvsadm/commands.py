@@ -8,7 +8,7 @@ as it was.
 from typing import TYPE_CHECKING, NoReturn
 
 from lvscore.addresses import Endpoint
-from lvscore.errors import CommandError, ConfigError, DuplicateError, NotFoundError
+from lvscore.errors import CommandError, ConfigError, DuplicateError, LimitError, NotFoundError
 from lvscore.ipvsadm.grammar import Command, ServiceKey
 from lvscore.ipvsadm.listing import (
     COLUMNS,
@@ -72,7 +72,7 @@ def apply(engine: "Engine", command: Command) -> str:
         return _apply(engine, command)
     except CommandError:
         raise
-    except ConfigError as error:
+    except (ConfigError, LimitError) as error:
         raise CommandError(str(error)) from None
 
 

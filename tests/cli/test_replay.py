@@ -3,8 +3,10 @@
 import io
 import json
 import signal
+import time
 
 import pytest
+from scapy.layers.inet import IP
 from scapy.utils import rdpcap
 
 TRANSLATED = ["172.16.1.8:80", "172.16.1.8:80", "172.16.1.7:80", "192.0.2.1:80"]
@@ -36,7 +38,7 @@ def test_the_lab(run_cli, requests, rules, tmp_path, destinations):
         "\n"
         "4 frames: 3 forwarded, 1 passed, 2 connections, "
     )
-    assert out.count("\n") == 17
+    assert out.count("\n") == 19
 
 
 def test_commands_instead_of_a_file(run_cli, requests, tmp_path, destinations):
@@ -49,6 +51,22 @@ def test_commands_instead_of_a_file(run_cli, requests, tmp_path, destinations):
     )  # fmt: skip
     assert status == 0
     assert destinations(output) == ["172.16.1.9:8080"] * 3 + ["192.0.2.9:80"]
+
+
+def test_masquerading_takes_the_address_of_the_interface(run_cli, requests, tmp_path):
+    output = tmp_path / "out.pcap"
+    status, out, _ = run_cli(
+        "replay", requests, "-o", output,
+        "--interface", "eth0=198.51.100.2/24", "--route", "default=eth0",
+        "--iptables", "-t nat -A POSTROUTING -o eth0 -j MASQUERADE",
+    )  # fmt: skip
+    assert status == 0
+    # The second is an ACK that no answer came before: INVALID for netfilter, and untouched.
+    masqueraded, untouched = "198.51.100.2", "10.0.0.1"
+    assert [packet[IP].src for packet in rdpcap(str(output))] == [
+        masqueraded, untouched, masqueraded, masqueraded,
+    ]  # fmt: skip
+    assert out.startswith("-A POSTROUTING -o eth0 -j MASQUERADE\n\n4 frames: 3 forwarded, ")
 
 
 def test_drops_are_told(run_cli, requests, tmp_path):
@@ -114,6 +132,9 @@ def test_a_truncated_capture(run_cli, requests, rules, tmp_path, destinations):
         (["replay", "{in}", "-o", "{out}", "--iptables", "-F"], 2, "table filter"),
         (["replay", "{in}", "-o", "{out}", "--interface", "eth0"], 2, "NAME=ADDRESS/LENGTH"),
         (["replay", "{in}", "-o", "{out}", "--interface", "eth0=1.2.3.4/99"], 2, "1.2.3.4/99"),
+        (["replay", "{in}", "-o", "{out}", "--interface", "eth0=1.2.3.4"], 2, "1.2.3.4"),
+        (["replay", "{in}", "-o", "{out}", "--route", "default"], 2, "PREFIX=NAME"),
+        (["replay", "{in}", "-o", "{out}", "--route", "default=eth9"], 2, "no interface eth9"),
         (["replay", "{in}", "-o", "{in}"], 2, "requests.pcap"),
         (["replay", "{dir}/none", "-o", "{out}"], 1, "none: No such file"),
         (["replay", "{dir}", "-o", "{out}"], 1, "Is a directory"),
@@ -145,8 +166,11 @@ def test_ctrl_c_leaves_a_valid_capture(start_cli, requests, rules, tmp_path, des
     process = start_cli("replay", "-", "-o", output, "-c", rules)
     process.stdin.write(requests.read_bytes())
     process.stdin.flush()
-    while not output.exists() or output.stat().st_size == 0:
-        assert process.poll() is None, process.stderr.read()
+    for _ in range(200):
+        if output.exists():
+            break
+        time.sleep(0.1)
+    time.sleep(0.5)  # time enough to come from creating the file to waiting for more
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130

@@ -94,3 +94,13 @@ def test_replies_to_a_local_address_are_local(before):
         outcomes.append(opened + way(engine, replies, [SECOND * 3] * 3))
     assert outcomes[0] == outcomes[1]
     assert [verdict for verdict, _, _ in outcomes[0][2:]] == [Verdict.LOCAL] * 3
+
+
+def test_a_batch_at_time_zero_starts_the_clock():
+    """The first frame's time is the origin, also when it is the one an engine begins with."""
+    engines = [shadowing_engine(), shadowing_engine()]
+    for engine, way in zip(engines, (one_by_one, batched), strict=True):
+        way(engine, [udp(CLIENT, 4000, VIP, 80)], [0])
+        way(engine, [udp(CLIENT, 4001, VIP, 80)], [200 * SECOND])
+        assert engine.expire(300 * SECOND) == 1
+        assert engine.expire(500 * SECOND) == 1

@@ -48,13 +48,24 @@ def interface(link_type=1, order="<", snaplen=0, resolution=None, offset=None):
 
 def enhanced(data, ticks=0, number=0, order="<", original=None):
     original = len(data) if original is None else original
-    return block(EPB, struct.pack(order + "5I", number, ticks >> 32, ticks & 0xFFFFFFFF, len(data),
-                                  original) + data + bytes(-len(data) % 4), order)
+    return block(
+        EPB,
+        struct.pack(order + "5I", number, ticks >> 32, ticks & 0xFFFFFFFF, len(data), original)
+        + data
+        + bytes(-len(data) % 4),
+        order,
+    )
 
 
 def obsolete(data, ticks=0, number=0, order="<"):
-    return block(PB, struct.pack(order + "HH4I", number, 0, ticks >> 32, ticks & 0xFFFFFFFF,
-                                 len(data), len(data)) + data, order)
+    return block(
+        PB,
+        struct.pack(
+            order + "HH4I", number, 0, ticks >> 32, ticks & 0xFFFFFFFF, len(data), len(data)
+        )
+        + data,
+        order,
+    )
 
 
 def simple(data, original=None, order="<"):
@@ -64,8 +75,10 @@ def simple(data, original=None, order="<"):
 
 def rows(batch):
     """(frame, nanoseconds, original length, link type) of each frame."""
-    return [(bytes(batch[i]), int(batch.timestamp[i]), int(batch.original_length[i]),
-             batch.link_type) for i in range(len(batch))]
+    return [
+        (bytes(batch[i]), int(batch.timestamp[i]), int(batch.original_length[i]), batch.link_type)
+        for i in range(len(batch))
+    ]
 
 
 def read(source, **options):

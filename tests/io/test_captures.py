@@ -15,8 +15,11 @@ from lvscore.io import create_pcap, open_pcap
 
 # More of them, under licences that keep them out of the repository.
 SHARED = Path(__file__).parents[3] / "shared" / "captures"
-OTHERS = sorted(path for path in SHARED.rglob("*") if path.is_file() and path.suffix != ".md"
-                and not (DATA / path.relative_to(SHARED)).exists())
+OTHERS = sorted(
+    path
+    for path in SHARED.rglob("*")
+    if path.is_file() and path.suffix != ".md" and not (DATA / path.relative_to(SHARED)).exists()
+)
 SMALL = [path.read_bytes() for path in CAPTURES if path.stat().st_size < 4000]
 
 
@@ -26,22 +29,28 @@ def by_scapy(path):
     file = io.BytesIO(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
     if data[:4] == b"\n\r\r\n":
         with RawPcapNgReader(file) as reader:
-            return [(frame, (meta.tshigh << 32 | meta.tslow) * 10**9 // int(meta.tsresol),
-                     meta.wirelen) for frame, meta in reader]
+            return [
+                (frame, (meta.tshigh << 32 | meta.tslow) * 10**9 // int(meta.tsresol), meta.wirelen)
+                for frame, meta in reader
+            ]
     with RawPcapReader(file) as reader:
         unit = 1 if reader.nano else 1000
-        return [(frame, meta.sec * 10**9 + meta.usec * unit, meta.wirelen)
-                for frame, meta in reader]
+        return [
+            (frame, meta.sec * 10**9 + meta.usec * unit, meta.wirelen) for frame, meta in reader
+        ]
 
 
 def check(path, tmp_path):
     wanted = by_scapy(path)
     got = read(path)
     assert [(frame, at, max(wire, len(frame))) for frame, at, wire in wanted] == [
-        row[:3] for row in got]
+        row[:3] for row in got
+    ]
     for format in ("pcap", "pcapng"):
-        with open_pcap(path) as source, create_pcap(tmp_path / "x", like=source,
-                                                    format=format) as sink:
+        with (
+            open_pcap(path) as source,
+            create_pcap(tmp_path / "x", like=source, format=format) as sink,
+        ):
             for batch in source:
                 sink.write_batch(batch)
             assert sink.frames == source.frames == len(wanted)
@@ -82,8 +91,10 @@ def test_mutated_captures_never_crash(data):
     assert sum(len(row[0]) for row in got) <= len(capture)
 
 
-@given(st.binary(max_size=300), st.sampled_from([b"", b"\n\r\r\n", b"\xd4\xc3\xb2\xa1\x02\0\4\0",
-                                                 b"\x1f\x8b\x08"]))
+@given(
+    st.binary(max_size=300),
+    st.sampled_from([b"", b"\n\r\r\n", b"\xd4\xc3\xb2\xa1\x02\0\4\0", b"\x1f\x8b\x08"]),
+)
 def test_any_bytes(tail, head):
     _, error = read_until_error(io.BytesIO(head + tail))
     assert error is None or isinstance(error, CaptureError)

@@ -42,15 +42,18 @@ def test_nothing():
     assert list(MemorySource([])) == []
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ((FRAMES, [1]), "1 timestamps for 10"),
-    (([1],), "bytes-like"),
-    ((3,), "bytes-like"),
-    ((FRAMES, ["now"] * 10), "timestamps"),
-    ((FRAMES, [2**63] * 10), "timestamps"),
-    ((FRAMES, 5), "timestamps"),
-    ((FRAMES, None, 70000), "link_type"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((FRAMES, [1]), "1 timestamps for 10"),
+        (([1],), "bytes-like"),
+        ((3,), "bytes-like"),
+        ((FRAMES, ["now"] * 10), "timestamps"),
+        ((FRAMES, [2**63] * 10), "timestamps"),
+        ((FRAMES, 5), "timestamps"),
+        ((FRAMES, None, 70000), "link_type"),
+    ],
+)
 def test_bad_arguments(arguments, message):
     with pytest.raises(ConfigError, match=message):
         list(MemorySource(*arguments))

@@ -29,13 +29,16 @@ RECORDS = [(1700000000 + i, 999 + i, frame) for i, frame in enumerate(FRAMES)]
 
 
 def expected(unit, link_type=1):
-    return [(frame, seconds * 10**9 + fraction * unit, len(frame), link_type)
-            for seconds, fraction, frame in RECORDS]
+    return [
+        (frame, seconds * 10**9 + fraction * unit, len(frame), link_type)
+        for seconds, fraction, frame in RECORDS
+    ]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize(("magic", "unit"), [(MICROSECOND, 1000), (NANOSECOND, 1),
-                                             (KUZNETZOV, 1000)])
+@pytest.mark.parametrize(
+    ("magic", "unit"), [(MICROSECOND, 1000), (NANOSECOND, 1), (KUZNETZOV, 1000)]
+)
 def test_forms(order, magic, unit):
     data = pcap(RECORDS, order, magic)
     with open_pcap(io.BytesIO(data)) as reader:
@@ -155,12 +158,15 @@ def test_other_link_types_are_refused_by_number(declared):
         open_pcap(io.BytesIO(pcap([], link_type=declared)))
 
 
-@pytest.mark.parametrize(("data", "message"), [
-    (b"", "empty"),
-    (b"\x7fELF\x02\x01\x01\x00" * 4, "7f 45 4c 46"),
-    (pcap([], version=(2, 5)), r"version 2\.5"),
-    (pcap([], version=(1, 0)), r"version 1\.0"),
-])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty"),
+        (b"\x7fELF\x02\x01\x01\x00" * 4, "7f 45 4c 46"),
+        (pcap([], version=(2, 5)), r"version 2\.5"),
+        (pcap([], version=(1, 0)), r"version 1\.0"),
+    ],
+)
 def test_not_a_capture(data, message, tmp_path):
     path = tmp_path / "x.pcap"
     path.write_bytes(data)
@@ -245,7 +251,7 @@ def test_progress(tmp_path):
 
 def test_gzip_is_known_by_its_bytes(tmp_path):
     path = tmp_path / "x.pcap"
-    packed = gzip.compress(pcap(RECORDS[:2])) + gzip.compress(pcap(RECORDS)[24 + 16 + 17:])
+    packed = gzip.compress(pcap(RECORDS[:2])) + gzip.compress(pcap(RECORDS)[24 + 16 + 17 :])
     path.write_bytes(packed)
     with open_pcap(path) as reader:
         assert [row for batch in reader for row in rows(batch)] == expected(1000)
@@ -337,7 +343,7 @@ def test_pipe_delivers_what_has_come():
     with os.fdopen(out, "rb", buffering=0) as file:
         os.write(into, data[:24])
         with open_pcap(file) as reader:
-            os.write(into, data[24:24 + 16 + 17])
+            os.write(into, data[24 : 24 + 16 + 17])
             assert len(next(reader)) == 2
             timer = threading.Timer(0.05, lambda: (os.write(into, data[57:]), os.close(into)))
             timer.start()
@@ -358,8 +364,9 @@ with open_pcap("-") as source, create_pcap("-", like=source) as sink:
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_standard_streams(pack):
     data = pcap(RECORDS * 500, magic=NANOSECOND)
-    done = subprocess.run([sys.executable, "-c", COPY], input=pack(data), capture_output=True,
-                          check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", COPY], input=pack(data), capture_output=True, check=True, timeout=60
+    )
     assert read(io.BytesIO(done.stdout)) == read(io.BytesIO(data))
 
 

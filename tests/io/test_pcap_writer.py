@@ -33,8 +33,9 @@ TOP = {"pcap": (2**32 - 1) * 10**9 + 999_999_999, "pcapng": 2**63 - 1}
 
 
 def frames(limit):
-    return st.lists(st.tuples(st.binary(max_size=200), st.integers(0, limit),
-                              st.integers(0, 5000)), max_size=20)
+    return st.lists(
+        st.tuples(st.binary(max_size=200), st.integers(0, limit), st.integers(0, 5000)), max_size=20
+    )
 
 
 def written(records, **options):
@@ -45,9 +46,13 @@ def written(records, **options):
         data = bytearray(b"".join(frame for frame, _, _ in records))
         lengths = [len(frame) for frame, _, _ in records]
         batch = FrameBatch(
-            data, np.cumsum([0, *lengths])[:-1], lengths, [at for _, at, _ in records],
+            data,
+            np.cumsum([0, *lengths])[:-1],
+            lengths,
+            [at for _, at, _ in records],
             original_lengths=[len(frame) + gap for frame, _, gap in records],
-            link_type=options.get("link_type", 1))
+            link_type=options.get("link_type", 1),
+        )
         sink.write_batch(batch)
         assert sink.frames == len(records)
     return file.getvalue()
@@ -59,12 +64,15 @@ def test_round_trip(format, data, nanosecond, link_type):
     records = data.draw(frames(TOP[format]))
     capture = written(records, format=format, nanosecond=nanosecond, link_type=link_type)
     unit = 1 if nanosecond else 1000
-    wanted = [(frame, at // unit * unit, len(frame) + gap, link_type)
-              for frame, at, gap in records]
+    wanted = [(frame, at // unit * unit, len(frame) + gap, link_type) for frame, at, gap in records]
     assert read(io.BytesIO(capture)) == wanted
     with open_pcap(io.BytesIO(capture)) as reader:
         assert (reader.format, reader.nanosecond, reader.link_type, reader.snaplen) == (
-            format, nanosecond, link_type, 262144)
+            format,
+            nanosecond,
+            link_type,
+            262144,
+        )
     one_by_one = io.BytesIO()
     with create_pcap(one_by_one, format=format, nanosecond=nanosecond, link_type=link_type) as sink:
         for frame, at, gap in records:
@@ -76,8 +84,14 @@ def test_round_trip(format, data, nanosecond, link_type):
 def test_scapy_reads_what_we_write(records, nanosecond):
     with RawPcapReader(io.BytesIO(written(records, nanosecond=nanosecond))) as reader:
         assert reader.nano == nanosecond
-        got = [(frame, meta.sec * 10**9 + meta.usec * (1 if nanosecond else 1000),
-                meta.wirelen - meta.caplen) for frame, meta in reader]
+        got = [
+            (
+                frame,
+                meta.sec * 10**9 + meta.usec * (1 if nanosecond else 1000),
+                meta.wirelen - meta.caplen,
+            )
+            for frame, meta in reader
+        ]
     unit = 1 if nanosecond else 1000
     assert got == [(frame, at // unit * unit, gap) for frame, at, gap in records]
 
@@ -85,8 +99,10 @@ def test_scapy_reads_what_we_write(records, nanosecond):
 @given(frames(TOP["pcapng"]))
 def test_scapy_reads_our_pcapng(records):
     with RawPcapNgReader(io.BytesIO(written(records, format="pcapng"))) as reader:
-        got = [(frame, meta.tshigh << 32 | meta.tslow, meta.wirelen - len(frame))
-               for frame, meta in reader]
+        got = [
+            (frame, meta.tshigh << 32 | meta.tslow, meta.wirelen - len(frame))
+            for frame, meta in reader
+        ]
     assert got == records
 
 
@@ -97,16 +113,24 @@ def test_we_read_what_scapy_writes(records, nanosecond, order):
     writer = RawPcapWriter(file, linktype=1, nano=nanosecond, endianness=order)
     writer.write_header(None)
     for frame, at, gap in records:
-        writer._write_packet(frame, sec=at // 10**9, usec=at % 10**9 // unit, caplen=len(frame),
-                             wirelen=len(frame) + gap, linktype=1)
+        writer._write_packet(
+            frame,
+            sec=at // 10**9,
+            usec=at % 10**9 // unit,
+            caplen=len(frame),
+            wirelen=len(frame) + gap,
+            linktype=1,
+        )
     writer.flush()
     assert read(io.BytesIO(file.getvalue())) == [
-        (frame, at // unit * unit, len(frame) + gap, 1) for frame, at, gap in records]
+        (frame, at // unit * unit, len(frame) + gap, 1) for frame, at, gap in records
+    ]
 
 
 @FORMATS
-@pytest.mark.parametrize(("tool", "arguments"), [
-    ("tcpdump", ["-tt", "-nn", "-r"]), ("tshark", ["-n", "-r"])])
+@pytest.mark.parametrize(
+    ("tool", "arguments"), [("tcpdump", ["-tt", "-nn", "-r"]), ("tshark", ["-n", "-r"])]
+)
 def test_other_programs_read_what_we_write(tool, arguments, format, tmp_path):
     if not shutil.which(tool):
         pytest.skip(f"{tool} is not installed")
@@ -144,7 +168,10 @@ def test_snaplen(format):
         sink.write_batch(FrameBatch.of([b"abcdef", b"abc"]))
         sink.write(b"123456", 0)
     assert [(row[0], row[2]) for row in read(io.BytesIO(file.getvalue()))] == [
-        (b"abcd", 6), (b"abc", 3), (b"1234", 6)]
+        (b"abcd", 6),
+        (b"abc", 3),
+        (b"1234", 6),
+    ]
 
 
 @FORMATS
@@ -157,8 +184,10 @@ def test_frames_larger_than_the_buffer(format):
     assert [row[0] for row in read(io.BytesIO(file.getvalue()))] == [*large, large[0]]
 
 
-@pytest.mark.parametrize(("format", "timestamp"), [
-    ("pcap", -1), ("pcap", 2**32 * 10**9), ("pcapng", -1), ("pcap", -(2**63))])
+@pytest.mark.parametrize(
+    ("format", "timestamp"),
+    [("pcap", -1), ("pcap", 2**32 * 10**9), ("pcapng", -1), ("pcap", -(2**63))],
+)
 def test_timestamps_without_room(format, timestamp):
     file = io.BytesIO()
     with create_pcap(file, format=format) as sink:
@@ -172,9 +201,14 @@ def test_timestamps_without_room(format, timestamp):
 
 def test_bad_frames():
     with create_pcap(io.BytesIO()) as sink:
-        for arguments, message in ((("text", 0), "not str"), ((b"x", 1.5), r"1\.5"),
-                                   ((b"x", 2**63), str(2**63)), ((b"xy", 0, 1), "2.."),
-                                   ((b"x", 0, 2**32), str(2**32)), ((b"x", 0, "1"), "'1'")):
+        for arguments, message in (
+            (("text", 0), "not str"),
+            ((b"x", 1.5), r"1\.5"),
+            ((b"x", 2**63), str(2**63)),
+            ((b"xy", 0, 1), "2.."),
+            ((b"x", 0, 2**32), str(2**32)),
+            ((b"x", 0, "1"), "'1'"),
+        ):
             with pytest.raises(ConfigError, match=message):
                 sink.write(*arguments)
         sink.write(memoryview(b"fine"), 0)
@@ -206,8 +240,9 @@ def test_like(tmp_path):
     source = open_pcap(io.BytesIO(pcap([], link_type=113)))
     with create_pcap(tmp_path / "x", like=source) as sink:
         assert (sink.link_type, sink.format, sink.nanosecond) == (113, "pcap", False)
-    with create_pcap(tmp_path / "x", like=source, link_type=1, format="pcapng",
-                     nanosecond=True) as sink:
+    with create_pcap(
+        tmp_path / "x", like=source, link_type=1, format="pcapng", nanosecond=True
+    ) as sink:
         assert (sink.link_type, sink.format, sink.nanosecond) == (1, "pcapng", True)
     with create_pcap(tmp_path / "x", like=MemorySource([], link_type=101)) as sink:
         assert (sink.link_type, sink.format, sink.nanosecond) == (101, "pcap", True)
@@ -227,7 +262,12 @@ def test_second_link_type():
         with pytest.raises(UnsupportedLinkType, match="105"):
             sink.write_batch(FrameBatch.of([b"radio"], link_type=105))
     assert [(row[0], row[3]) for row in read(io.BytesIO(file.getvalue()))] == [
-        (b"ethernet", 1), (b"raw", 101), (b"ethernet", 1), (b"raw", 101), (b"first", 1)]
+        (b"ethernet", 1),
+        (b"raw", 101),
+        (b"ethernet", 1),
+        (b"raw", 101),
+        (b"first", 1),
+    ]
 
 
 @FORMATS
@@ -362,8 +402,13 @@ sink.close()
 
 def test_a_write_that_fails_leaves_whole_records(tmp_path):
     path = tmp_path / "x.pcap"
-    done = subprocess.run([sys.executable, "-c", FILE_SIZE_LIMIT, path], capture_output=True,
-                          text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FILE_SIZE_LIMIT, path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert done.stdout == f"{errno.EFBIG}\n{path}: an earlier write failed\n"
     assert len(read(path)) == 258  # what one buffer holds
 
@@ -382,8 +427,11 @@ with create_pcap(sys.argv[1]) as sink:
 
 @pytest.mark.parametrize("name", ["x.pcap", "x.pcap.gz"])
 def test_interrupted_program_leaves_a_valid_file(name, tmp_path):
-    with subprocess.Popen([sys.executable, "-c", WRITE_FOREVER, tmp_path / name],
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITE_FOREVER, tmp_path / name],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as program:
         program.stdout.readline()
         time.sleep(0.1)
         program.send_signal(signal.SIGINT)
@@ -434,11 +482,19 @@ def test_file_object_that_misbehaves():
 def test_several_link_types_from_one_capture_to_another():
     from capture_files import enhanced, interface
 
-    data = (section() + interface(1) + interface(113, resolution=9) + enhanced(b"a", 1)
-            + enhanced(b"b", 2, 1) + enhanced(b"c", 3))
+    data = (
+        section()
+        + interface(1)
+        + interface(113, resolution=9)
+        + enhanced(b"a", 1)
+        + enhanced(b"b", 2, 1)
+        + enhanced(b"c", 3)
+    )
     file = io.BytesIO()
-    with (open_pcap(io.BytesIO(data)) as source,
-          create_pcap(file, like=source, nanosecond=True) as sink):
+    with (
+        open_pcap(io.BytesIO(data)) as source,
+        create_pcap(file, like=source, nanosecond=True) as sink,
+    ):
         for batch in source:
             sink.write_batch(batch)
     assert read(io.BytesIO(file.getvalue())) == read(io.BytesIO(data))

@@ -44,8 +44,10 @@ def blocks(order):
         (block(0x0BAD, b"a custom block", order), None),
         (section("<" if order == ">" else ">"), None),
         (interface(101, "<" if order == ">" else ">"), None),
-        (enhanced(b"other order", 2, order="<" if order == ">" else ">"),
-         (b"other order", 2000, 11, 101)),
+        (
+            enhanced(b"other order", 2, order="<" if order == ">" else ">"),
+            (b"other order", 2000, 11, 101),
+        ),
     ]
 
 
@@ -110,8 +112,15 @@ def test_simple_packet_is_cut_at_the_snapshot_length():
 
 
 def test_unread_interfaces_may_be_of_any_link_type():
-    data = (section() + interface(105) + interface(1) + enhanced(b"x", number=1)
-            + interface(147) + enhanced(b"y", number=1) + enhanced(b"z", number=2))
+    data = (
+        section()
+        + interface(105)
+        + interface(1)
+        + enhanced(b"x", number=1)
+        + interface(147)
+        + enhanced(b"y", number=1)
+        + enhanced(b"z", number=2)
+    )
     with open_pcap(io.BytesIO(data)) as reader:
         assert reader.link_type == 1
         assert [row[0] for row in rows(next(reader))] == [b"x", b"y"]
@@ -135,28 +144,31 @@ def test_many_interfaces():
 HEAD = section() + interface()
 
 
-@pytest.mark.parametrize(("tail", "value"), [
-    (struct.pack("<III", 5, 8, 8), "block length 8"),
-    (struct.pack("<IIII", 5, 15, 0, 0), "block length 15"),
-    (struct.pack("<III", 5, 0xFFFFFFFC, 0), "block length 4294967292"),
-    (struct.pack("<III", 5, 12, 16), "16 stands"),
-    (block(EPB, bytes(16)), "block length 28"),
-    (block(PB, bytes(16)), "block length 28"),
-    (block(SPB, b""), "block length 12"),
-    (block(IDB, b""), "block length 12"),
-    (block(SHB, struct.pack("<IHH", 0x1A2B3C4D, 1, 0)), "block length 20"),
-    (block(SHB, struct.pack("<IHHq", 0x11223344, 1, 0, -1)), "0x11223344"),
-    (section(version=(2, 0)), "version 2.0"),
-    (enhanced(b"x", number=1), "interface 1"),
-    (obsolete(b"x", number=9), "interface 9"),
-    (block(EPB, struct.pack("<5I", 0, 0, 0, 5, 5) + bytes(4)), "captured length 5"),
-    (block(SPB, struct.pack("<I", 5) + bytes(4)), "captured length 5"),
-    (enhanced(b"x", 2**64 - 1), "timestamp 18446744073709551615"),
-    (block(IDB, bytes(8) + struct.pack("<HH", 2, 5)), "option 2"),
-    (block(IDB, bytes(8) + option(9, b"12")), "option 9"),
-    (block(IDB, bytes(8) + option(14, b"1234")), "option 14"),
-    (block(IDB, bytes(8) + option(14, struct.pack("<q", 2**63 - 1))), "option 14"),
-])
+@pytest.mark.parametrize(
+    ("tail", "value"),
+    [
+        (struct.pack("<III", 5, 8, 8), "block length 8"),
+        (struct.pack("<IIII", 5, 15, 0, 0), "block length 15"),
+        (struct.pack("<III", 5, 0xFFFFFFFC, 0), "block length 4294967292"),
+        (struct.pack("<III", 5, 12, 16), "16 stands"),
+        (block(EPB, bytes(16)), "block length 28"),
+        (block(PB, bytes(16)), "block length 28"),
+        (block(SPB, b""), "block length 12"),
+        (block(IDB, b""), "block length 12"),
+        (block(SHB, struct.pack("<IHH", 0x1A2B3C4D, 1, 0)), "block length 20"),
+        (block(SHB, struct.pack("<IHHq", 0x11223344, 1, 0, -1)), "0x11223344"),
+        (section(version=(2, 0)), "version 2.0"),
+        (enhanced(b"x", number=1), "interface 1"),
+        (obsolete(b"x", number=9), "interface 9"),
+        (block(EPB, struct.pack("<5I", 0, 0, 0, 5, 5) + bytes(4)), "captured length 5"),
+        (block(SPB, struct.pack("<I", 5) + bytes(4)), "captured length 5"),
+        (enhanced(b"x", 2**64 - 1), "timestamp 18446744073709551615"),
+        (block(IDB, bytes(8) + struct.pack("<HH", 2, 5)), "option 2"),
+        (block(IDB, bytes(8) + option(9, b"12")), "option 9"),
+        (block(IDB, bytes(8) + option(14, b"1234")), "option 14"),
+        (block(IDB, bytes(8) + option(14, struct.pack("<q", 2**63 - 1))), "option 14"),
+    ],
+)
 def test_corrupt_blocks_name_value_and_offset(tail, value):
     data = HEAD + enhanced(b"before")
     got, error = read_until_error(io.BytesIO(data + tail + enhanced(b"after")))

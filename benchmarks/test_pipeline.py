@@ -1,0 +1,132 @@
+"""LVS-NAT through Engine.process_batch: established connections, new ones, single frames.
+
+64-byte TCP frames, 64 real servers, both directions mixed, connections drawn at random: the
+worst case for caches. Times are the thread's CPU time, so that other processes count less;
+beside each stands what limit.c needs in the same minute.
+"""
+
+import time
+
+import limit
+import numpy as np
+import pytest
+from traffic import SERVERS, frames
+
+import lvscore
+
+PACKETS = 1_000_000
+BATCH = 1024
+CONNECTIONS = [1_000, 65_536, 1_000_000]
+
+
+def director(connections):
+    engine = lvscore.Engine(seed=1, max_connections=max(connections, 1024))
+    service = engine.add_service("tcp", "10.0.0.1:80", scheduler="rr")
+    # The server added last comes first: so connection i is scheduled to server i % SERVERS.
+    for i in reversed(range(SERVERS)):
+        service.add_server(f"192.168.0.{i + 1}:8080")
+    return engine
+
+
+def batches(array):
+    count, size = array.shape
+    buffer = array.reshape(-1)
+    return [
+        lvscore.FrameBatch(
+            buffer,
+            np.arange(start, end, dtype=np.uint64) * size,
+            np.full(end - start, size, np.uint32),
+            np.ones(end - start, np.int64),
+        )
+        for start in range(0, count, BATCH)
+        for end in [min(start + BATCH, count)]
+    ]
+
+
+def established(connections):
+    """An engine with so many established connections."""
+    engine = director(connections)
+    flows = np.arange(connections)
+    for flags, reply in ((0x02, False), (0x12, True), (0x10, False)):
+        for batch in batches(frames(flows, flags=flags, reply=reply)):
+            engine.process_batch(batch)
+    assert len(engine.connections) == connections
+    return engine
+
+
+def report(benchmark, packets, connections):
+    nanoseconds = benchmark.stats.stats.median * 1e9 / packets
+    least = limit.nanoseconds(connections)
+    benchmark.extra_info.update(
+        connections=connections, packets=packets, ns_per_packet=round(nanoseconds, 1),
+        mpps=round(1e3 / nanoseconds, 2), limit_ns=least,
+        ratio_to_limit=least and round(nanoseconds / least, 2),
+    )  # fmt: skip
+
+
+
+@pytest.mark.benchmark(group="established", timer=time.thread_time)
+@pytest.mark.parametrize("connections", CONNECTIONS)
+def test_established(benchmark, connections):
+    engine = established(connections)
+    random = np.random.default_rng(1)
+    flows = random.integers(0, connections, PACKETS)
+    array = frames(flows, reply=random.integers(0, 2, PACKETS).astype(bool))
+    original = array.copy()
+    work = batches(array)
+
+    def restore():
+        array[:] = original
+
+    def run():
+        for batch in work:
+            engine.process_batch(batch)
+
+    benchmark.pedantic(run, setup=restore, rounds=7, warmup_rounds=1)
+    assert engine.counters["forwarded"] == engine.counters["frames"]
+    report(benchmark, PACKETS, connections)
+
+
+@pytest.mark.benchmark(group="new connections", timer=time.thread_time)
+@pytest.mark.parametrize("connections", CONNECTIONS)
+def test_new(benchmark, connections):
+    array = frames(np.arange(connections), flags=0x02)
+    original = array.copy()
+    work = batches(array)
+
+    def fresh():
+        array[:] = original
+        return (director(connections),), {}
+
+    def run(engine):
+        for batch in work:
+            engine.process_batch(batch)
+
+    benchmark.pedantic(run, setup=fresh, rounds=5)
+    nanoseconds = benchmark.stats.stats.median * 1e9 / connections
+    benchmark.extra_info.update(
+        connections=connections, ns_per_connection=round(nanoseconds, 1),
+        millions_per_second=round(1e3 / nanoseconds, 2),
+    )  # fmt: skip
+
+
+@pytest.mark.benchmark(group="one frame a call", timer=time.thread_time)
+@pytest.mark.parametrize("connections", [1_000, 1_000_000])
+def test_process(benchmark, connections):
+    engine = established(connections)
+    flows = np.random.default_rng(1).integers(0, connections, 20_000)
+    original = [bytes(frame) for frame in frames(flows)]
+    work = [bytearray(frame) for frame in original]
+
+    def restore():
+        for frame, first in zip(work, original, strict=True):
+            frame[:] = first
+
+    def run():
+        process = engine.process
+        for frame in work:
+            process(frame, 1)
+
+    benchmark.pedantic(run, setup=restore, rounds=9, warmup_rounds=1)
+    nanoseconds = benchmark.stats.stats.median * 1e9 / len(work)
+    benchmark.extra_info.update(connections=connections, ns_per_call=round(nanoseconds, 1))
