@@ -264,6 +264,8 @@ cdef inline void batch_process(State* s, const Frames* frames) noexcept nogil:
     """Take all frames of a batch through the pipeline, vector by vector."""
     cdef uint32_t first = 0
     cdef uint32_t count
+    if frames.count and not s.started:
+        clock_set(s, frames.timestamp[0])   # 0 is the time of an engine that has none yet
     while first < frames.count:
         count = frames.count - first
         if count > VECTOR:
