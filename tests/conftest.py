@@ -1,6 +1,11 @@
-"""In CI a skipped test is a failure, but for captures that are not ours to copy."""
+"""Shared by all tests. In CI a skip is a failure, but for captures that are not ours to copy."""
 
 import os
+import sys
+from pathlib import Path
+
+# Helpers stand beside the tests that use them and are imported by name.
+sys.path.insert(0, str(Path(__file__).parent / "engine"))
 
 ALLOWED = "further captures"
 
