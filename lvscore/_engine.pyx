@@ -25,17 +25,18 @@ from lvscore._core.flow cimport (
 )
 from lvscore._core.index cimport index_used
 from lvscore._core.pipeline cimport Frames, batch_process, frame_count, packet_process
-from lvscore._core.route cimport MAX_ROUTES, Route, local_add, local_remove
+from lvscore._core.route cimport MAX_ROUTES, Route, local_remove
 from lvscore._core.rules cimport MAX_RULES, Chain, Rule
 from lvscore._core.scheduler cimport Server
+from lvscore._core.selfcheck cimport state_check
 from lvscore._core.service cimport (
     Service, scheduler_set, server_add, server_counters, server_edit, server_find,
     server_remove, service_add, service_counters, service_find, service_remove,
     services_counters,
 )
 from lvscore._core.state cimport (
-    State, Trace, TraceStep, clock_set, state_copy, state_expire, state_free, state_init,
-    table_of,
+    State, Trace, TraceStep, clock_set, local_announce, state_copy, state_expire, state_free,
+    state_init, table_of,
 )
 from lvscore._core.track cimport (
     RULE_GENERIC_REPLIED, RULE_TCP, RULE_UDP_ASSURED, RULE_UDP_REPLIED, SERVICE_TCP,
@@ -358,6 +359,10 @@ cdef class EngineCore:
             index += index_used(&s.table[f].index)
         return {"connections": records, "index": index, "engine": sizeof(State)}
 
+    def _selfcheck(self):
+        """0, or the number of the invariant that does not hold (selfcheck.pxd)."""
+        return state_check(self.enter())
+
     def _explain(self, bytes frame, now, int link_type):
         """Run a frame through a copy; verdict, reason, frame as it would leave, steps."""
         cdef State* s = self.enter()
@@ -408,7 +413,7 @@ cdef class EngineCore:
         cdef State* s = self.enter()
         cdef Address a = address_from(address)
         cdef uint32_t i
-        if not local_add(&s.routes, family, &a):
+        if not local_announce(s, family, &a):
             raise MemoryError()
         i = service_add(&s.services, family, protocol, &a, htons(port), scheduler, flags)
         if i == NIL:
@@ -567,7 +572,7 @@ cdef class EngineCore:
 
     def _local_add(self, int family, bytes address):
         cdef Address a = address_from(address)
-        if not local_add(&self.enter().routes, family, &a):
+        if not local_announce(self.enter(), family, &a):
             raise MemoryError()
 
     def _local_remove(self, int family, bytes address):

@@ -1,1 +1,527 @@
-"""The core's inline functions, one by one, for tests and micro-benchmarks."""
+"""The core's inline functions, one by one, for tests and micro-benchmarks.
+
+Tuples are (protocol, source, source port, destination, destination port) with packed
+addresses and ports in host order.
+"""
+
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from lvscore._core cimport checksum as _checksum
+from lvscore._core cimport consts as _consts
+from lvscore._core cimport rules as _rules
+from lvscore._core cimport scheduler as _scheduler
+from lvscore._core.bytes cimport htons, load_be16, load_be32, ntohs
+from lvscore._core.connection cimport (
+    Connection4, Connection6, Extension, connection_close, connection_open, connection_shadowed,
+    connection_tuple, table_find, table_free, table_init,
+)
+from lvscore._core.connection cimport Table as Table_t
+from lvscore._core.consts cimport IPV4, IPV6, NIL, REASON_COUNT
+from lvscore._core.flow cimport (
+    Address, Tuple, address_load, packet_tuple, ports_destination, ports_make, ports_source,
+    tuple_hash, tuple_inverse,
+)
+from lvscore._core.hash cimport HashKey, hash_key_init, random_next
+from lvscore._core.index cimport (
+    Bucket, Cursor, index_copy, index_free, index_init, index_insert, index_next, index_remove,
+    index_replace, index_seek,
+)
+from lvscore._core.index cimport Index as Index_t
+from lvscore._core.machine cimport lowest_bit, lowest_bit64, match_tags, multiply_fold
+from lvscore._core.route cimport (
+    Routes, address_is_local, local_add, local_remove, prefix_matches, routes_free, routes_init,
+)
+from lvscore._core.selfcheck cimport index_check, table_check, wheel_check
+from lvscore._core.service cimport (
+    Services, server_add, server_edit, server_remove, service_add, services_free,
+    services_init,
+)
+from lvscore._core.track cimport Tracker as Tracker_t
+from lvscore._core.track cimport state_is_active, tracker_init
+from lvscore._core.translate cimport packet_translate
+from lvscore._core.wheel cimport (
+    NO_EVENT, Timer, wheel_init, wheel_link, wheel_next_event, wheel_pop, wheel_unlink,
+)
+from lvscore._core.wheel cimport Wheel as Wheel_t
+from lvscore._core.wire cimport Packet, packet_parse
+
+__all__ = [
+    "Index", "Locals", "Scheduler", "Table", "Tracker", "Wheel", "address_choose", "checksum",
+    "checksum_update", "constants", "delta", "delta_inverse", "hash_32", "hash_tuple",
+    "inverse", "jhash2", "load_be", "lowest_bits", "match", "multiply", "parse", "prefix_match",
+    "random_numbers", "rule_match", "sizes", "translate", "udp_checksum_update",
+]
+
+
+cdef Tuple tuple_from(object given) except *:
+    cdef Tuple t
+    protocol, source, sport, destination, dport = given
+    t.family = IPV4 if len(source) == 4 else IPV6
+    t.protocol = protocol
+    t.source = address_from(source)
+    t.destination = address_from(destination)
+    t.ports = ports_make(htons(sport), htons(dport))
+    return t
+
+
+cdef object tuple_to(const Tuple* t):
+    cdef int size = 4 if t.family == IPV4 else 16
+    return (t.protocol, (<const char*>&t.source)[:size], ntohs(ports_source(t.ports)),
+            (<const char*>&t.destination)[:size], ntohs(ports_destination(t.ports)))
+
+
+cdef Address address_from(bytes packed) except *:
+    if len(packed) not in (4, 16):
+        raise ValueError(f"an address has 4 or 16 bytes, not {len(packed)}")
+    return address_load(<const uint8_t*><const char*>packed, IPV4 if len(packed) == 4 else IPV6)
+
+
+cdef HashKey key_from(object seed) except *:
+    cdef HashKey key
+    hash_key_init(&key, seed & 0xFFFFFFFFFFFFFFFF, seed >> 64)
+    return key
+
+
+def sizes():
+    return {
+        "Connection4": sizeof(Connection4), "Connection6": sizeof(Connection6),
+        "Bucket": sizeof(Bucket), "Server": sizeof(_scheduler.Server),
+        "Extension": sizeof(Extension), "Timer": sizeof(Timer),
+    }
+
+
+def constants():
+    """The enumerations of consts.pxd and scheduler.pxd, by name."""
+    return {
+        "Verdict": {
+            "DROP": _consts.VERDICT_DROP, "FORWARD": _consts.VERDICT_FORWARD,
+            "LOCAL": _consts.VERDICT_LOCAL, "PASS": _consts.VERDICT_PASS,
+            "STOLEN": _consts.VERDICT_STOLEN,
+        },
+        "LinkType": {
+            "NULL": _consts.LINK_NULL, "ETHERNET": _consts.LINK_ETHERNET,
+            "RAW": _consts.LINK_RAW, "LOOP": _consts.LINK_LOOP,
+            "LINUX_SLL": _consts.LINK_LINUX_SLL, "IPV4": _consts.LINK_IPV4,
+            "IPV6": _consts.LINK_IPV6, "LINUX_SLL2": _consts.LINK_LINUX_SLL2,
+        },
+        "Reason": {"COUNT": REASON_COUNT},
+        "Scheduler": {
+            "rr": _scheduler.SCHEDULER_RR, "wrr": _scheduler.SCHEDULER_WRR,
+            "lc": _scheduler.SCHEDULER_LC, "wlc": _scheduler.SCHEDULER_WLC,
+            "sh": _scheduler.SCHEDULER_SH,
+        },
+    }
+
+
+# bytes.pxd, machine.pxd
+
+def load_be(bytes data):
+    cdef const uint8_t* p = <const uint8_t*><const char*>data
+    return load_be16(p) if len(data) == 2 else load_be32(p)
+
+
+def multiply(uint64_t a, uint64_t b):
+    return multiply_fold(a, b)
+
+
+def match(list tags, uint16_t tag):
+    """The mask of match_tags over seven tags and the word behind them."""
+    cdef uint16_t memory[16]
+    # SSE loads want 16 bytes aligned.
+    cdef uint16_t* line = <uint16_t*>((<size_t>memory + 15) & ~<size_t>15)
+    for i in range(8):
+        line[i] = tags[i]
+    return match_tags(line, tag)
+
+
+def lowest_bits(uint32_t a, uint64_t b):
+    return lowest_bit(a), lowest_bit64(b)
+
+
+# checksum.pxd
+
+def checksum(bytes data, uint64_t total=0):
+    return htons(_checksum.checksum_finish(_checksum.sum_bytes(
+        <const uint8_t*><const char*>data, <uint32_t>len(data), total)))
+
+
+def delta(bytes old, bytes new):
+    """The canonical delta of a change of 4n bytes, as a word of the packet."""
+    return htons(_checksum.delta_finish(_checksum.delta_add_bytes(
+        0, <const uint8_t*><const char*>old, <const uint8_t*><const char*>new,
+        <uint32_t>len(old))))
+
+
+def delta_inverse(uint16_t value):
+    return htons(_checksum.delta_inverse(htons(value)))
+
+
+def checksum_update(uint16_t value, uint16_t change):
+    return htons(_checksum.checksum_update(htons(value), htons(change)))
+
+
+def udp_checksum_update(uint16_t value, uint16_t change):
+    return htons(_checksum.udp_checksum_update(htons(value), htons(change)))
+
+
+# hash.pxd, flow.pxd
+
+def hash_tuple(seed, t):
+    cdef HashKey key = key_from(seed)
+    cdef Tuple u = tuple_from(t)
+    return tuple_hash(&key, &u)
+
+
+def random_numbers(uint64_t state, int count):
+    return [random_next(&state) for _ in range(count)]
+
+
+def inverse(t):
+    cdef Tuple u = tuple_from(t)
+    cdef Tuple v = tuple_inverse(&u)
+    return tuple_to(&v)
+
+
+# wire.pxd, translate.pxd
+
+def parse(bytes frame, int link_type=1, wire_length=None):
+    """The parsed packet and its tuple, or the reason why there is none."""
+    cdef Packet packet
+    cdef Tuple t
+    # A copy of exactly this size: address sanitizers see what is read beyond it.
+    cdef uint32_t length = <uint32_t>len(frame)
+    cdef uint8_t* copy = <uint8_t*>calloc(length if length else 1, 1)
+    if copy == NULL:
+        raise MemoryError()
+    try:
+        memcpy(copy, <const char*>frame, length)
+        reason = packet_parse(&packet, copy, length,
+                              length if wire_length is None else wire_length, link_type)
+        if reason:
+            return reason
+        packet_tuple(&packet, &t)
+        return {
+            "l3": packet.l3, "l4": packet.l4, "l3_length": packet.l3_length,
+            "l4_length": packet.l4_length, "l4_captured": packet.l4_captured,
+            "fragment": packet.fragment, "fragment_offset": packet.fragment_offset,
+            "family": packet.family, "protocol": packet.protocol, "tuple": tuple_to(&t),
+        }
+    finally:
+        free(copy)
+
+
+def translate(bytes frame, to, bint fill_udp=False, int link_type=1):
+    """The frame rewritten from its own tuple to another."""
+    cdef Packet packet
+    cdef Tuple old
+    cdef Tuple new = tuple_from(to)
+    result = bytearray(frame)
+    if packet_parse(&packet, <uint8_t*>PyByteArray_AS_STRING(result), <uint32_t>len(frame),
+                    <uint32_t>len(frame), link_type):
+        raise ValueError("not an IP packet")
+    packet_tuple(&packet, &old)
+    packet_translate(&packet, &old, &new, fill_udp)
+    return bytes(result)
+
+
+# index.pxd
+
+cdef class Index:
+    """References by hash; ``max_entries`` bounds its growth."""
+
+    cdef Index_t index
+
+    def __cinit__(self, max_entries):
+        if not index_init(&self.index, max_entries):
+            raise MemoryError()
+
+    def __dealloc__(self):
+        index_free(&self.index)
+
+    def __len__(self):
+        return self.index.entries
+
+    @property
+    def buckets(self):
+        return self.index.base + self.index.split
+
+    @property
+    def limit(self):
+        return self.index.limit
+
+    def insert(self, uint64_t hash, uint32_t reference):
+        return index_insert(&self.index, hash, reference)
+
+    def remove(self, uint64_t hash, uint32_t reference):
+        return index_remove(&self.index, hash, reference)
+
+    def replace(self, uint64_t hash, uint32_t reference, uint32_t by):
+        return index_replace(&self.index, hash, reference, by)
+
+    def candidates(self, uint64_t hash):
+        cdef Cursor cursor = index_seek(&self.index, hash)
+        cdef uint32_t reference
+        found = []
+        while True:
+            reference = index_next(&self.index, &cursor)
+            if reference == NIL:
+                return found
+            found.append(reference)
+
+    def copy(self):
+        cdef Index other = Index.__new__(Index, 1)
+        index_free(&other.index)
+        if not index_copy(&other.index, &self.index):
+            raise MemoryError()
+        return other
+
+    def check(self):
+        return index_check(&self.index)
+
+
+# wheel.pxd
+
+cdef class Wheel:
+    """``count`` timers; a popped or unlinked one may be linked again."""
+
+    cdef Wheel_t wheel
+    cdef Timer* timers
+
+    def __cinit__(self, count, start=0):
+        self.timers = <Timer*>calloc(count, sizeof(Timer))
+        if self.timers == NULL:
+            raise MemoryError()
+        wheel_init(&self.wheel, <uint8_t*>self.timers, sizeof(Timer))
+        self.wheel.tick = start
+
+    def __dealloc__(self):
+        free(self.timers)
+
+    @property
+    def tick(self):
+        return self.wheel.tick
+
+    def link(self, uint32_t i, deadline):
+        self.timers[i].deadline = deadline & 0xFFFFFFFF
+        wheel_link(&self.wheel, i)
+
+    def postpone(self, uint32_t i, deadline):
+        """Only write the deadline, which must not be earlier than the present one."""
+        self.timers[i].deadline = deadline & 0xFFFFFFFF
+
+    def unlink(self, uint32_t i):
+        wheel_unlink(&self.wheel, i)
+
+    def pop(self, uint64_t until):
+        cdef uint32_t i = wheel_pop(&self.wheel, until)
+        return None if i == NIL else i
+
+    def next_event(self):
+        cdef uint64_t event = wheel_next_event(&self.wheel)
+        return None if event == <uint64_t>NO_EVENT else event
+
+    def check(self):
+        cdef uint64_t linked
+        return wheel_check(&self.wheel, &linked), linked
+
+
+# connection.pxd, rules.pxd
+
+cdef class Table:
+    """Connections of one family with their tuples."""
+
+    cdef Table_t table
+    cdef HashKey key
+    cdef uint64_t chance
+
+    def __cinit__(self, int family, uint32_t limit, seed=1):
+        self.key = key_from(seed)
+        self.chance = seed & 0xFFFFFFFFFFFFFFFF
+        if not table_init(&self.table, family, limit):
+            raise MemoryError()
+
+    def __dealloc__(self):
+        table_free(&self.table)
+
+    def __len__(self):
+        return self.table.count
+
+    def open(self, original, reply, uint32_t deadline=1000):
+        """The record of a new connection, or None at the bound."""
+        cdef Tuple a = tuple_from(original)
+        cdef Tuple b = tuple_from(reply)
+        cdef uint32_t i = connection_open(&self.table, &self.key, &a, &b, 0, 0, 0, deadline)
+        return None if i == NIL else i
+
+    def close(self, uint32_t i):
+        connection_close(&self.table, &self.key, i, True)
+
+    def find(self, t):
+        """(record, direction) or None."""
+        cdef Tuple u = tuple_from(t)
+        cdef uint32_t reference = table_find(&self.table, tuple_hash(&self.key, &u), &u)
+        return None if reference == NIL else (reference >> 1, reference & 1)
+
+    def shadowed(self, uint32_t i, uint32_t direction):
+        cdef uint32_t reference = connection_shadowed(&self.table, i << 1 | direction)
+        return None if reference == NIL else (reference >> 1, reference & 1)
+
+    def tuples(self, uint32_t i):
+        cdef Tuple original, reply
+        connection_tuple(&self.table, i, 0, &original)
+        connection_tuple(&self.table, i, 1, &reply)
+        return tuple_to(&original), tuple_to(&reply)
+
+    def make_free(self, t, bint source, low=None, high=None):
+        """(reason, tuple) of tuple_make_free."""
+        cdef Tuple u = tuple_from(t)
+        reason = _rules.tuple_make_free(
+            &self.table, &self.key, &self.chance, &u, source, 0 if low is None else low,
+            0 if high is None else high, low is not None)
+        return reason, tuple_to(&u)
+
+    def check(self):
+        return table_check(&self.table, &self.key)
+
+
+def jhash2(list words, uint32_t seed):
+    cdef uint32_t memory[16]
+    for i, word in enumerate(words[:16]):
+        memory[i] = word
+    return _rules.jhash2(memory, <uint32_t>len(words), seed)
+
+
+def address_choose(bytes low, bytes high, t):
+    cdef _rules.Rule rule
+    cdef Tuple u = tuple_from(t)
+    rule.low = address_from(low)
+    rule.high = address_from(high)
+    cdef Address chosen = _rules.address_choose(&rule, &u)
+    return (<char*>&chosen)[:len(low)]
+
+
+def rule_match(t, *, int family=4, int protocol=0, bytes source=bytes(4), int source_length=0,
+               bytes destination=bytes(4), int destination_length=0, source_ports=(0, 65535),
+               destination_ports=(0, 65535), int interface=-1, int leaves_by=-1):
+    cdef _rules.Rule rule
+    cdef Tuple u = tuple_from(t)
+    rule.family = family
+    rule.protocol = protocol
+    rule.source = address_from(source)
+    rule.source_length = source_length
+    rule.destination = address_from(destination)
+    rule.destination_length = destination_length
+    rule.source_port_low, rule.source_port_high = source_ports
+    rule.destination_port_low, rule.destination_port_high = destination_ports
+    rule.interface = interface
+    return bool(_rules.rule_matches(&rule, &u, leaves_by))
+
+
+# route.pxd
+
+def prefix_match(bytes network, uint32_t length, bytes address):
+    cdef Address a = address_from(network)
+    cdef Address b = address_from(address)
+    return bool(prefix_matches(&a, length, &b))
+
+
+cdef class Locals:
+    """The set of local addresses, which counts uses."""
+
+    cdef Routes* routes
+
+    def __cinit__(self):
+        self.routes = <Routes*>calloc(1, sizeof(Routes))
+        if self.routes == NULL or not routes_init(self.routes):
+            raise MemoryError()
+
+    def __dealloc__(self):
+        if self.routes != NULL:
+            routes_free(self.routes)
+            free(self.routes)
+
+    def add(self, bytes address):
+        cdef Address a = address_from(address)
+        return bool(local_add(self.routes, 4 if len(address) == 4 else 6, &a))
+
+    def remove(self, bytes address):
+        cdef Address a = address_from(address)
+        local_remove(self.routes, 4 if len(address) == 4 else 6, &a)
+
+    def __contains__(self, bytes address):
+        cdef Address a = address_from(address)
+        return bool(address_is_local(self.routes, 4 if len(address) == 4 else 6, &a))
+
+
+# track.pxd
+
+cdef class Tracker:
+    cdef Tracker_t tracker
+
+    def __cinit__(self):
+        tracker_init(&self.tracker)
+
+    def next(self, int direction, int flags, int state):
+        return self.tracker.next[direction][flags & 31][state & 255]
+
+    def timeout(self, int state):
+        return self.tracker.timeout[state & 255]
+
+    def is_active(self, int state):
+        return bool(state_is_active(<uint8_t>state))
+
+
+# scheduler.pxd
+
+def hash_32(uint32_t value, uint32_t bits):
+    return _scheduler.hash_32(value, bits)
+
+
+cdef class Scheduler:
+    """One service with servers that can be given any load."""
+
+    cdef Services services
+
+    def __cinit__(self, int kind, int flags=0, int family=4):
+        cdef Address address = address_from(bytes(4 if family == 4 else 16))
+        if not services_init(&self.services) or service_add(
+                &self.services, family, 6, &address, htons(80), kind, flags) == NIL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        services_free(&self.services)
+
+    def add(self, bytes address, int32_t weight=1):
+        cdef Address a = address_from(address)
+        return server_add(&self.services, 0, &a, htons(80), 0, weight, 0)
+
+    def edit(self, uint32_t server, int32_t weight):
+        server_edit(&self.services, server, weight)
+
+    def remove(self, uint32_t server):
+        server_remove(&self.services, server, 0)
+
+    def load(self, uint32_t server, uint32_t active, uint32_t inactive, bint overloaded=False):
+        cdef _scheduler.Server* entry = &self.services.server[server]
+        entry.active = active
+        entry.inactive = inactive
+        entry.flags = _scheduler.SERVER_AVAILABLE
+        if overloaded:
+            entry.flags |= _scheduler.SERVER_OVERLOADED
+
+    def reset(self):
+        """Start the scheduler afresh, as another kind would."""
+        _scheduler.scheduler_start(&self.services.service[0].scheduler, self.services.server)
+
+    def pick(self, t=(6, bytes(4), 1000, bytes(4), 80)):
+        cdef Tuple u = tuple_from(t)
+        cdef uint32_t server = _scheduler.scheduler_pick(
+            &self.services.service[0].scheduler, self.services.server, &u)
+        return None if server == NIL else server
+
+    def buckets(self):
+        cdef uint32_t* found = self.services.service[0].scheduler.buckets
+        return [found[i] for i in range(_scheduler.HASH_BUCKETS)]

@@ -46,7 +46,7 @@ class Engine(_engine.EngineCore):
             operating system, which protects the table against flooding.
 
     Raises:
-        ConfigError: ``max_connections`` is not in 1..67108864, or the seed is too long.
+        ConfigError: ``max_connections`` is not in 1..33554432, or the seed is too long.
     """
 
     def __init__(self, *, max_connections: int = 1_048_576, seed: int | bytes | None = None):

@@ -77,7 +77,7 @@ def _read(
         yield from source
     except CaptureError as error:
         _flush(sink)
-        error.report = tally.report()  # type: ignore[attr-defined]
+        error.report = tally.report()
         raise
 
 

@@ -88,6 +88,7 @@ cdef struct Table:
     uint32_t count
     uint32_t extensions_used
     uint32_t extensions_free
+    uint32_t shadowings     # how often a tuple that was in use was taken by another record
     uint8_t family
 
 
@@ -275,6 +276,7 @@ cdef inline bint table_insert_direction(Table* table, const HashKey* key, const 
     cdef uint32_t behind
     if present == NIL:
         return index_insert(&table.index, hash, reference)
+    table.shadowings += 1
     if (reference & 1) == ORIGINAL and (present & 1) == REPLY:
         behind = present
         while (connection_shadowed(table, behind) != NIL

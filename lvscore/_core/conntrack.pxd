@@ -4,7 +4,7 @@ An engine with NAT rules tracks every flow. The rules are consulted for the firs
 a flow that no rule changes still keeps its tuples, which others may then not take.
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from lvscore._core.connection cimport (
     FLAG_EXTENDED, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_UNTRANSLATED, Meta, Table,
@@ -117,6 +117,7 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
     cdef Rule* rule
     cdef const Route* route
     cdef uint32_t i
+    cdef uint16_t flags = 0
     cdef bint local
     if not may_be_tracked(packet):
         return untracked(s, packet, t, REASON_NO_PROTOCOL_HANDLER, reason)
@@ -162,7 +163,10 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
         reason[0] = failed
         return VERDICT_DROP
     reply = tuple_inverse(&wanted)
-    i = connection_open(table, &s.key, t, &reply, 0, state, FLAG_SLOW if local else 0,
+    # What is for this host in either direction gets its verdict behind the translation.
+    if local or address_is_local(&s.routes, t.family, &t.source):
+        flags = FLAG_SLOW
+    i = connection_open(table, &s.key, t, &reply, 0, state, flags,
                         s.tick_up + s.tracker.timeout[state])
     if i == NIL:
         reason[0] = REASON_TABLE_FULL
@@ -185,6 +189,7 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
     cdef uint32_t direction = reference & 1
     cdef Meta* meta = table_meta(table, i)
     cdef uint8_t old = meta.state
+    cdef bint answered = meta.flags & FLAG_SEEN_REPLY
     cdef uint8_t new
     cdef Tuple translated
     cdef uint8_t verdict
@@ -215,8 +220,9 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
         trace_step(s, TRACE_STATE, old, new, t)
         trace_step(s, TRACE_TIMEOUT, s.tracker.timeout[new], 0, t)
         if (old & TRACKER_MASK == RULE_TCP and tcp_flags(packet) & TCP_RST
-                and not meta.flags & FLAG_SEEN_REPLY):
-            connection_end(s, table, i, True)   # never answered: nothing to remember
+                and not answered):
+            # Nothing but this RST came back: there is nothing to remember.
+            connection_end(s, table, i, True)
         else:
             connection_state_set(s, table, i, new)
     return verdict

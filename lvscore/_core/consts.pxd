@@ -75,5 +75,5 @@ cdef enum:
     MAX_VLAN_TAGS = 4
     MAX_IPV6_EXTENSIONS = 16
     MAX_DISPLACEMENT = 63           # buckets that an entry may lie behind its own
-    MAX_CONNECTIONS = 67108864      # 2**26: what 2**24 buckets serve at full speed
+    MAX_CONNECTIONS = 33554432      # 2**25: their 2**26 tuples fill 2**24 buckets to 0.57
     VECTOR = 16                     # packets that go through the pipeline side by side

@@ -36,15 +36,19 @@ from lvscore._core.state cimport (
 from lvscore._core.translate cimport addresses_delta, addresses_write, transport_write
 from lvscore._core.wire cimport Packet, ipv4_parse, ipv6_parse, packet_l3, packet_l4
 
+cdef enum:
+    ICMP_PARAMETER_PROBLEM = 12
+
 
 cdef inline bint icmp_is_error(const Packet* packet) noexcept nogil:
-    """Unreachable, source quench, time exceeded; of ICMPv6 all that is not informational."""
+    """Unreachable, source quench, time exceeded, parameter problem; of ICMPv6 all that is
+    not informational. A redirect is about a route, not about a connection."""
     cdef uint8_t kind
     if packet.l4_captured < 8:
         return False
     kind = packet_l4(packet)[0]
     if packet.protocol == PROTOCOL_ICMP and packet.family == IPV4:
-        return kind == 3 or kind == 4 or kind == 11
+        return kind == 3 or kind == 4 or kind == 11 or kind == ICMP_PARAMETER_PROBLEM
     return packet.protocol == PROTOCOL_ICMPV6 and packet.family == IPV6 and kind < 128
 
 
@@ -134,6 +138,10 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
         about = tuple_inverse(&quoted)
         trace_step(s, TRACE_ICMP_ERROR, 0, 0, &quoted)
         reference = table_find(table, tuple_hash(&s.key, &about), &about)
+        # netfilter translates a parameter problem, IPVS does not know it.
+        if (reference != NIL and packet.family == IPV4 and icmp[0] == ICMP_PARAMETER_PROBLEM
+                and table_meta(table, reference >> 1).flags & FLAG_SERVICE):
+            reference = NIL
     if reference == NIL:
         trace_step(s, TRACE_NOT_FOUND, 0, 0, t)
         if address_is_local(&s.routes, t.family, &t.destination):

@@ -19,6 +19,7 @@ from lvscore._core.machine cimport lowest_bit, match_tags, memory_release, memor
 cdef enum:
     SLOTS = 7
     MIN_BUCKETS = 256       # the 16 kept bits begin at bit 8 of the hash
+    MAX_BUCKETS = 16777216  # and end at bit 23: a split beyond would lose entries
     SPARE_BUCKETS = 64      # behind the last, for its overflow
     FULL_PER_BUCKET = 4     # entries per bucket at which splitting begins: load 0.57
     SPLITS_PER_INSERT = 4   # measured: fewer let overflow chains grow long
@@ -53,7 +54,7 @@ cdef struct Cursor:
 cdef inline bint index_init(Index* index, uint32_t max_entries) noexcept nogil:
     """Reserve address space for ``max_entries``; False if the system refuses."""
     cdef uint64_t limit = MIN_BUCKETS
-    while limit * FULL_PER_BUCKET < max_entries:
+    while limit * FULL_PER_BUCKET < max_entries and limit < MAX_BUCKETS:
         limit *= 2
     index.limit = <uint32_t>limit
     index.base = MIN_BUCKETS

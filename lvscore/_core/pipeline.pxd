@@ -14,7 +14,7 @@ from lvscore._core.bytes cimport (
 from lvscore._core.checksum cimport checksum_update, udp_checksum_update
 from lvscore._core.conntrack cimport rule_new, rule_packet, untracked
 from lvscore._core.connection cimport (
-    Connection4, FLAG_SERVICE, FLAG_SLOW, FLAG_UNTRANSLATED, Table, connection4,
+    Connection4, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_UNTRANSLATED, Table, connection4,
     connection4_matches, connection_extension, table_find, table_find4, table_meta,
 )
 from lvscore._core.consts cimport (
@@ -186,6 +186,7 @@ cdef inline uint32_t lane_forward(State* s, Table* table, const Lane* lane) noex
     delta4 = (c.delta4 ^ (0 - direction)) & 0xFFFF
     delta3 = 0 if delta3 == 0xFFFF else delta3
     delta4 = 0 if delta4 == 0xFFFF else delta4
+    c.meta.flags |= <uint16_t>(direction * FLAG_SEEN_REPLY)
     c.meta.timer.deadline = s.tick_up + s.tracker.timeout[state]
     c.meta.packets[direction] += 1
     c.meta.bytes[direction] += length
@@ -221,7 +222,8 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
     cdef uint32_t replies = 0
     cdef uint32_t short_way = 0
     cdef uint64_t total = 0
-    cdef uint32_t j, direction
+    cdef uint32_t shadowings = table.shadowings
+    cdef uint32_t j, k, direction
     for j in range(count):
         lane_parse(s, &lane[j], data + offset[j], length[j], wire_length[j], link_type)
         if likely(j + VECTOR < ahead, True):
@@ -246,6 +248,11 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
                                         link_type, &reason[j])
             s.verdicts[verdict[j]] += 1
             s.reasons[reason[j]] += 1
+            # A candidate matches still, but a newer connection may have its tuple now.
+            if likely(table.shadowings != shadowings, False):
+                shadowings = table.shadowings
+                for k in range(j + 1, count):
+                    lane[k].reference = NIL
     s.frames += count
     s.bytes += total
     s.verdicts[VERDICT_FORWARD] += short_way
@@ -257,6 +264,8 @@ cdef inline void batch_process(State* s, const Frames* frames) noexcept nogil:
     """Take all frames of a batch through the pipeline, vector by vector."""
     cdef uint32_t first = 0
     cdef uint32_t count
+    if frames.count and not s.started:
+        clock_set(s, frames.timestamp[0])   # 0 is the time of an engine that has none yet
     while first < frames.count:
         count = frames.count - first
         if count > VECTOR:

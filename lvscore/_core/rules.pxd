@@ -242,6 +242,7 @@ cdef inline uint8_t rule_apply(const Rule* rule, const Routes* routes, const Tab
     """Translate a new connection's tuple as the rule says."""
     cdef bint source = rule.target != TARGET_DNAT
     cdef const Route* route
+    cdef uint8_t failed
     if rule.target == TARGET_MASQUERADE:
         route = route_find(routes, t.family, &t.destination)
         if route == NULL or not route.has_source:
@@ -251,5 +252,7 @@ cdef inline uint8_t rule_apply(const Rule* rule, const Routes* routes, const Tab
         t.source = address_choose(rule, t)
     else:
         t.destination = address_choose(rule, t)
-    return tuple_make_free(table, key, chance, t, source, rule.port_low, rule.port_high,
-                           rule.has_ports)
+    failed = tuple_make_free(table, key, chance, t, source, rule.port_low, rule.port_high,
+                             rule.has_ports)
+    # What is taken behind DNAT may become free with another source port.
+    return failed if source else REASON_NONE

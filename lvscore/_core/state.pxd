@@ -5,13 +5,13 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from lvscore._core.connection cimport (
-    FLAG_INACTIVE, FLAG_SERVICE, Meta, Table, connection_close, table_copy, table_free,
-    table_init, table_meta,
+    FLAG_INACTIVE, FLAG_SERVICE, FLAG_SLOW, Meta, Table, connection_close,
+    connection_translated, table_copy, table_free, table_init, table_meta,
 )
 from lvscore._core.consts cimport IPV4, IPV6, NIL, NS_PER_TICK, REASON_COUNT
-from lvscore._core.flow cimport Tuple
+from lvscore._core.flow cimport Address, Tuple, address_equal
 from lvscore._core.hash cimport HashKey, hash_key_init, random_next
-from lvscore._core.route cimport Routes, routes_copy, routes_free, routes_init
+from lvscore._core.route cimport Routes, local_add, routes_copy, routes_free, routes_init
 from lvscore._core.rules cimport Chain, Rule
 from lvscore._core.scheduler cimport Server
 from lvscore._core.service cimport Services, services_copy, services_free, services_init
@@ -156,6 +156,25 @@ cdef inline void trace_step(State* s, uint32_t code, uint32_t a, uint32_t b,
     step.t = t[0]
 
 
+cdef inline bint local_announce(State* s, uint8_t family, const Address* address) noexcept nogil:
+    """Make an address local, also for the connections there are; False if memory ends."""
+    cdef Table* table = table_of(s, family)
+    cdef Meta* meta
+    cdef Tuple translated
+    cdef uint32_t i, direction
+    if not local_add(&s.routes, family, address):
+        return False
+    for i in range(table.used):
+        meta = table_meta(table, i)
+        if meta.protocol == 0 or meta.flags & FLAG_SERVICE:
+            continue
+        for direction in range(2):
+            connection_translated(table, i, direction, &translated)
+            if address_equal(&translated.destination, address):
+                meta.flags |= FLAG_SLOW     # the short way does not know LOCAL
+    return True
+
+
 cdef inline void connection_timer_set(Table* table, uint32_t i, uint32_t deadline) noexcept nogil:
     """Restart a timer; the wheel hears only of one that will be due earlier."""
     cdef Timer* timer = &table_meta(table, i).timer
@@ -217,6 +236,11 @@ cdef inline uint64_t state_expire(State* s) noexcept nogil:
     return removed
 
 
+cdef inline int64_t now_after(int64_t now) noexcept nogil:
+    """The next nanosecond; the last of all has none."""
+    return now + 1 if now < 0x7FFFFFFFFFFFFFFFLL else now
+
+
 cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
     """Move the clock forward to ``now`` > s.now, and expire what is due."""
     cdef uint64_t elapsed
@@ -224,7 +248,7 @@ cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
         s.started = True
         s.origin = now
         s.now = now
-        s.tick_end = now + 1
+        s.tick_end = now_after(now)
         return 0
     s.now = now
     elapsed = <uint64_t>now - <uint64_t>s.origin
@@ -234,7 +258,7 @@ cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
         s.tick_up += 1
     # Only whole ticks have both roundings equal, so a tick's first nanosecond is a step too.
     if elapsed == s.tick * NS_PER_TICK:
-        s.tick_end = now + 1
+        s.tick_end = now_after(now)
     elif <uint64_t>0x7FFFFFFFFFFFFFFFULL - <uint64_t>now < NS_PER_TICK and now > 0:
         s.tick_end = 0x7FFFFFFFFFFFFFFFULL
     else:

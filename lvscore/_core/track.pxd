@@ -139,6 +139,8 @@ cdef inline uint8_t rule_tcp_state(uint32_t direction, uint32_t flags,
         return STATE_INVALID
     if row == 0 and direction == ORIGINAL and (state == 7 or state == 8):
         return STATE_REOPENED
+    if row == 0 and direction == ORIGINAL and state == 1:
+        return STATE_IGNORED    # a retransmitted SYN does not renew the timer
     new = rule_tcp_next(direction, row, column)
     if new == -1:
         return STATE_INVALID

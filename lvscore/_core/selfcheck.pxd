@@ -1,0 +1,178 @@
+"""The invariants of an engine's memory, for tests and fuzzing: nothing here runs otherwise.
+
+Each function returns 0, or the number of the invariant that does not hold.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from lvscore._core.connection cimport (
+    FLAG_EXTENDED, FLAG_INACTIVE, FLAG_SERVICE, Meta, Table, connection_shadowed,
+    connection_tuple, table_find, table_meta,
+)
+from lvscore._core.consts cimport MAX_DISPLACEMENT, NIL
+from lvscore._core.flow cimport Tuple, tuple_hash
+from lvscore._core.hash cimport HashKey
+from lvscore._core.index cimport SLOTS, SPARE_BUCKETS, Bucket, Index, slot_displacement
+from lvscore._core.scheduler cimport Server
+from lvscore._core.state cimport State
+from lvscore._core.wheel cimport AT_HEAD, LEVELS, WHEEL_SLOTS, Timer, Wheel, wheel_timer
+
+cdef enum Fault:
+    FAULT_NONE = 0
+    FAULT_MEMORY = 1            # no memory to check with
+    FAULT_INDEX_BITS = 2        # an entry lies where a search does not look
+    FAULT_INDEX_OVERFLOW = 3    # a bucket miscounts what went past it
+    FAULT_INDEX_ENTRIES = 4     # the index miscounts its entries
+    FAULT_TUPLE_NOT_FOUND = 5   # a live connection cannot be found
+    FAULT_TABLE_ENTRIES = 6     # entries of no live connection
+    FAULT_TABLE_COUNT = 7       # live and free records are not all
+    FAULT_EXTENSIONS = 8        # used and free extensions are not all
+    FAULT_WHEEL_LINKS = 9       # a timer's neighbours do not know it
+    FAULT_WHEEL_LATE = 10       # a timer lies in a slot that comes up after its deadline
+    FAULT_WHEEL_COUNT = 11      # a live connection without timer, or the reverse
+    FAULT_SERVER_COUNT = 12     # active and inactive are not those of the connections
+
+
+cdef inline int index_check(const Index* index) noexcept nogil:
+    cdef uint32_t buckets = index.base + index.split + SPARE_BUCKETS
+    cdef uint32_t* passed = <uint32_t*>calloc(buckets, sizeof(uint32_t))
+    cdef uint64_t entries = 0
+    cdef uint32_t b, slot, displacement, home, i, mask
+    cdef const Bucket* bucket
+    cdef int fault = FAULT_NONE
+    if passed == NULL:
+        return FAULT_MEMORY
+    for b in range(buckets):
+        bucket = &index.bucket[b]
+        for slot in range(SLOTS):
+            if bucket.tag[slot] == 0:
+                continue
+            entries += 1
+            displacement = slot_displacement(bucket, slot)
+            if displacement > MAX_DISPLACEMENT or displacement > b:
+                fault = FAULT_INDEX_BITS
+                continue
+            home = b - displacement
+            # A bucket that was split, and the one split off it, go by one hash bit more.
+            mask = 2 * index.base - 1 if (home < index.split or home >= index.base) \
+                else index.base - 1
+            if home >= index.base + index.split or (
+                    (bucket.bits[slot] & (mask >> 8)) != (home >> 8)):
+                fault = FAULT_INDEX_BITS
+            for i in range(home, b):
+                passed[i] += 1
+    for b in range(buckets):
+        if fault == FAULT_NONE and index.bucket[b].overflow != 0xFFFF \
+                and index.bucket[b].overflow != passed[b]:
+            fault = FAULT_INDEX_OVERFLOW
+    if fault == FAULT_NONE and entries != index.entries:
+        fault = FAULT_INDEX_ENTRIES
+    free(passed)
+    return fault
+
+
+cdef inline int wheel_check(const Wheel* wheel, uint64_t* linked) noexcept nogil:
+    """Also count the timers in the wheel."""
+    cdef uint32_t level, slot, i, previous, turn
+    cdef uint64_t due
+    cdef const Timer* timer
+    linked[0] = 0
+    for level in range(LEVELS):
+        for slot in range(WHEEL_SLOTS):
+            i = wheel.head[level][slot]
+            if (i != NIL) != ((wheel.occupied[level][slot >> 6] >> (slot & 63)) & 1):
+                return FAULT_WHEEL_LINKS
+            previous = AT_HEAD | level << 8 | slot
+            turn = (slot - <uint32_t>(wheel.tick >> (8 * level))) & 255
+            if level > 0 and turn == 0:
+                turn = 256
+            due = ((wheel.tick >> (8 * level)) + turn) << (8 * level)
+            while i != NIL:
+                timer = wheel_timer(wheel, i)
+                if timer.previous != previous:
+                    return FAULT_WHEEL_LINKS
+                if timer.deadline - <uint32_t>wheel.tick < due - wheel.tick:
+                    return FAULT_WHEEL_LATE
+                if due < wheel.event:
+                    return FAULT_WHEEL_LATE
+                linked[0] += 1
+                previous = i
+                i = timer.next
+    return FAULT_NONE
+
+
+cdef inline int table_check(const Table* table, const HashKey* key) noexcept nogil:
+    cdef uint32_t i, direction, reference, found, chain
+    cdef uint64_t heads = 0
+    cdef uint64_t live = 0
+    cdef uint64_t extended = 0
+    cdef uint64_t linked
+    cdef const Meta* meta
+    cdef Tuple t
+    cdef int fault = index_check(&table.index)
+    if fault:
+        return fault
+    for i in range(table.used):
+        meta = table_meta(table, i)
+        if meta.protocol == 0:
+            continue
+        live += 1
+        extended += meta.flags & FLAG_EXTENDED != 0
+        for direction in range(2):
+            reference = i << 1 | direction
+            connection_tuple(table, i, direction, &t)
+            found = table_find(table, tuple_hash(key, &t), &t)
+            heads += found == reference
+            chain = 0
+            while found != NIL and found != reference and chain <= 2 * table.used:
+                found = connection_shadowed(table, found)
+                chain += 1
+            if found != reference:
+                return FAULT_TUPLE_NOT_FOUND
+    if heads != table.index.entries:
+        return FAULT_TABLE_ENTRIES
+    if live != table.count:
+        return FAULT_TABLE_COUNT
+    i = table.free
+    while i != NIL and live <= table.used:
+        live += 1
+        i = table_meta(table, i).timer.next
+    if live != table.used:
+        return FAULT_TABLE_COUNT
+    i = table.extensions_free
+    while i != NIL and extended <= table.extensions_used:
+        extended += 1
+        i = table.extensions[i].next
+    if extended != table.extensions_used:
+        return FAULT_EXTENSIONS
+    fault = wheel_check(&table.wheel, &linked)
+    if fault == FAULT_NONE and linked != table.count:
+        fault = FAULT_WHEEL_COUNT
+    return fault
+
+
+cdef inline int state_check(const State* s) noexcept nogil:
+    cdef uint32_t f, i
+    cdef const Meta* meta
+    cdef const Server* server
+    cdef uint32_t* counted
+    cdef int fault
+    for f in range(2):
+        fault = table_check(&s.table[f], &s.key)
+        if fault:
+            return fault
+    counted = <uint32_t*>calloc(2 * <size_t>s.services.server_used, sizeof(uint32_t))
+    if counted == NULL:
+        return FAULT_MEMORY
+    for f in range(2):
+        for i in range(s.table[f].used):
+            meta = table_meta(&s.table[f], i)
+            if meta.protocol and meta.flags & FLAG_SERVICE:
+                counted[2 * meta.server + (meta.flags & FLAG_INACTIVE != 0)] += 1
+    for i in range(s.services.server_used):
+        server = &s.services.server[i]
+        if server.active != counted[2 * i] or server.inactive != counted[2 * i + 1]:
+            fault = FAULT_SERVER_COUNT
+    free(counted)
+    return fault

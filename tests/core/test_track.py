@@ -1,0 +1,119 @@
+"""track.pxd against the state tables of the kernel's documentation, cell by cell."""
+
+import pytest
+
+from lvscore import _probe
+
+FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
+SERVICE = "NO ES SS SR FW TW CL CW LA LI SA".split()
+SERVICE_INPUT = {
+    "syn": "SR ES ES SR SR SR SR SR SR SR SR",
+    "fin": "CL CW SS TW TW TW CL CW LA LI TW",
+    "ack": "ES ES SS ES FW TW CL CW CL LI ES",
+    "rst": "CL CL CL SR CL CL CL CL LA LI SR",
+}
+SERVICE_OUTPUT = {
+    "syn": "SS ES SS SR SS SS SS SS SS LI SR",
+    "fin": "TW FW SS TW FW TW CL TW LA LI TW",
+    "ack": "ES ES SS ES FW TW CL CW LA ES ES",
+    "rst": "CL CL SS CL CL TW CL CL CL CL CL",
+}
+SERVICE_TIMEOUTS = [2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120]
+
+RULE = "NO SS SR ES FW CW LA TW CL S2".split()
+RULE_ORIGINAL = {
+    SYN: "SS SS IG IG IG IG IG SS SS S2",
+    SYN | ACK: "IV IV SR IV IV IV IV IV IV SR",
+    FIN | ACK: "IV IV FW FW LA LA LA TW CL IV",
+    ACK: "ES IV ES ES CW CW TW TW CL IV",
+    RST: "IV CL CL CL CL CL CL CL CL CL",
+}
+RULE_REPLY = {
+    SYN: "IV S2 IV IV IV IV IV SS IV S2",
+    SYN | ACK: "IV SR IG IG IG IG IG IG IG SR",
+    FIN | ACK: "IV IV FW FW LA LA LA TW CL IV",
+    ACK: "IV IG SR ES CW CW TW TW CL IG",
+    RST: "IV CL CL CL CL CL CL CL CL CL",
+}
+RULE_TIMEOUTS = [0, 120, 60, 432000, 120, 60, 30, 120, 10, 120]
+INVALID, IGNORED, REOPENED, AGED, PICKED_UP = 1, 2, 3, 4, 0x5A
+
+tracker = _probe.Tracker()
+
+
+def service_event(flags):
+    for bit, event in ((RST, "rst"), (SYN, "syn"), (FIN, "fin"), (ACK, "ack")):
+        if flags & bit:
+            return event
+    return None
+
+
+@pytest.mark.parametrize(("direction", "table"), [(0, SERVICE_INPUT), (1, SERVICE_OUTPUT)])
+def test_service_tcp(direction, table):
+    for flags in range(32):
+        event = service_event(flags)
+        for state in range(11):
+            expected = SERVICE.index(table[event].split()[state]) if event else 6
+            assert tracker.next(direction, flags, 0x10 | state) == 0x10 | expected
+
+
+def test_service_timeouts_and_activity():
+    assert [tracker.timeout(0x10 | s) for s in range(11)] == [1000 * t for t in SERVICE_TIMEOUTS]
+    assert tracker.timeout(0x20) == 300_000
+    active = [name for number, name in enumerate(SERVICE) if tracker.is_active(0x10 | number)]
+    assert active == ["ES", "SS", "SR", "SA"]
+    assert not tracker.is_active(0x20)
+
+
+@pytest.mark.parametrize(("direction", "table"), [(0, RULE_ORIGINAL), (1, RULE_REPLY)])
+@pytest.mark.parametrize("push", [0, PSH])
+def test_rule_tcp(direction, table, push):
+    for flags in range(32):
+        if flags & PSH:
+            continue
+        kind = RST if flags == RST | ACK else flags
+        for state in range(10):
+            cell = table[kind].split()[state] if kind in table else "IV"
+            expected = {"IV": INVALID, "IG": IGNORED}.get(cell)
+            if expected is None:
+                expected = 0x50 | RULE.index(cell)
+            if direction == 0 and kind == SYN:
+                if RULE[state] in ("TW", "CL"):
+                    expected = REOPENED
+                elif RULE[state] == "SS":
+                    # A retransmitted SYN does not renew the timer (nf_conntrack_proto_tcp.c).
+                    expected = IGNORED
+            if direction == 0 and kind == ACK and RULE[state] == "NO":
+                expected = PICKED_UP
+            found = tracker.next(direction, flags | push, 0x50 | state)
+            assert found == expected, (direction, flags, RULE[state])
+
+
+def test_picked_up_in_the_middle():
+    """ESTABLISHED, but for 300 s only until the other side is heard."""
+    assert tracker.timeout(PICKED_UP) == 300_000
+    assert tracker.next(0, ACK, PICKED_UP) == PICKED_UP
+    assert tracker.next(1, ACK, PICKED_UP) == 0x53
+    assert tracker.next(0, FIN | ACK, PICKED_UP) == 0x54
+    assert tracker.next(1, RST, PICKED_UP) == 0x58
+
+
+def test_rule_timeouts():
+    assert [tracker.timeout(0x50 | s) for s in range(10)] == [1000 * t for t in RULE_TIMEOUTS]
+    assert [tracker.timeout(s) for s in (0x60, 0x61, 0x62)] == [30_000, 30_000, 120_000]
+    assert [tracker.timeout(s) for s in (0x70, 0x80, 0x81)] == [30_000, 600_000, 600_000]
+
+
+def test_datagrams():
+    assert tracker.next(0, 0, 0x60) == 0x60
+    assert tracker.next(1, 0, 0x60) == 0x61
+    assert tracker.next(0, 0, 0x61) == tracker.next(1, 0, 0x61) == AGED
+    assert tracker.next(0, 0, 0x62) == tracker.next(1, 0, 0x62) == 0x62
+    assert tracker.next(0, 0, 0x20) == tracker.next(1, 0, 0x20) == 0x20
+
+
+def test_bytes_that_are_no_state_are_invalid():
+    known = {0x10 | s for s in range(11)} | {0x50 | s for s in range(11)} | {0x20, 0x70}
+    known |= {0x60, 0x61, 0x62, 0x80, 0x81}
+    for state in set(range(256)) - known:
+        assert tracker.next(0, SYN, state) == INVALID

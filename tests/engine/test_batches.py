@@ -1,0 +1,106 @@
+"""A batch is its frames one by one, also where the short way might tell them apart."""
+
+import numpy
+import pytest
+
+import lvscore
+from lvscore import Reason, Verdict
+
+from packets import CLIENT, RS1, SECOND, VIP, tcp, udp
+
+
+def one_by_one(engine, frames, times):
+    out = []
+    for frame, now in zip(frames, times, strict=True):
+        copy = bytearray(frame)
+        verdict = engine.process(copy, now)
+        out.append((verdict, engine.last_reason, bytes(copy)))
+    return out
+
+
+def batched(engine, frames, times):
+    batch = lvscore.FrameBatch.of(frames, times)
+    engine.process_batch(batch)
+    return [
+        (Verdict(int(batch.verdict[i])), Reason(int(batch.reason[i])), bytes(batch[i]))
+        for i in range(len(batch))
+    ]
+
+
+def both(make, frames, times=None):
+    """The frames' outcomes, which must be the same either way."""
+    times = [0] * len(frames) if times is None else times
+    single, whole = make(), make()
+    expected = one_by_one(single, frames, times)
+    assert batched(whole, frames, times) == expected
+    assert numpy.array_equal(
+        numpy.sort(single.connections.snapshot()), numpy.sort(whole.connections.snapshot())
+    )
+    assert single.counters == whole.counters
+    assert single.reasons == whole.reasons
+    return expected
+
+
+def shadowing_engine():
+    """Two services with one server: two connections can have the same reply tuple."""
+    engine = lvscore.Engine(seed=1)
+    for port in (80, 81):
+        engine.add_service("udp", f"{VIP}:{port}", scheduler="rr").add_server(f"{RS1}:8080")
+    return engine
+
+
+def test_a_reply_behind_a_newer_connection_in_the_same_vector():
+    first, second = udp(CLIENT, 4000, VIP, 80), udp(CLIENT, 4000, VIP, 81)
+    reply = udp(RS1, 8080, CLIENT, 4000)
+    frames = [first] * 20 + [reply, second, reply, reply]
+    outcome = both(shadowing_engine, frames)
+    # The newest connection answers: port 81 behind its first packet, port 80 before it.
+    assert int.from_bytes(outcome[20][2][34:36], "big") == 80
+    assert int.from_bytes(outcome[22][2][34:36], "big") == 81
+    assert int.from_bytes(outcome[23][2][34:36], "big") == 81
+
+
+def rule_engine():
+    engine = lvscore.Engine(seed=1)
+    engine.add_dnat(to=RS1, destination=VIP)
+    return engine
+
+
+def test_a_reply_that_changes_no_state_is_a_reply():
+    """Picked up from the middle and closed before the first answer is seen."""
+    ask = [tcp(CLIENT, 5000, VIP, 80, flags) for flags in ("A", "FA", "FA")]
+    answer = tcp(RS1, 80, CLIENT, 5000, "FA")
+    reset = tcp(CLIENT, 5000, VIP, 80, "R")
+    both(rule_engine, [*ask, answer, reset, tcp(CLIENT, 5000, VIP, 80, "A")])
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_replies_to_a_local_address_are_local(before):
+    def make():
+        engine = lvscore.Engine(seed=1)
+        engine.add_snat(to="10.0.0.200", source=CLIENT)
+        if before:
+            engine.routes.add_interface("eth0", [f"{CLIENT}/24"])
+        return engine
+
+    opening = udp(CLIENT, 5000, "8.8.8.8", 53)
+    replies = [udp("8.8.8.8", 53, "10.0.0.200", 5000)] * 3
+    single, whole = make(), make()
+    outcomes = []
+    for engine, way in ((single, one_by_one), (whole, batched)):
+        opened = way(engine, [opening, opening], [0, 0])
+        if not before:
+            engine.routes.add_interface("eth0", [f"{CLIENT}/24"])
+        outcomes.append(opened + way(engine, replies, [SECOND * 3] * 3))
+    assert outcomes[0] == outcomes[1]
+    assert [verdict for verdict, _, _ in outcomes[0][2:]] == [Verdict.LOCAL] * 3
+
+
+def test_a_batch_at_time_zero_starts_the_clock():
+    """The first frame's time is the origin, also when it is the one an engine begins with."""
+    engines = [shadowing_engine(), shadowing_engine()]
+    for engine, way in zip(engines, (one_by_one, batched), strict=True):
+        way(engine, [udp(CLIENT, 4000, VIP, 80)], [0])
+        way(engine, [udp(CLIENT, 4001, VIP, 80)], [200 * SECOND])
+        assert engine.expire(300 * SECOND) == 1
+        assert engine.expire(500 * SECOND) == 1
