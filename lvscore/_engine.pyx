@@ -17,7 +17,7 @@ from lvscore._core.connection cimport (
     table_meta,
 )
 from lvscore._core.consts cimport (
-    IPV4, IPV6, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL, REASON_COUNT, REPLY,
+    IPV4, IPV6, LINK_RAW, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL, REASON_COUNT, REPLY,
     TICKS_PER_SECOND,
 )
 from lvscore._core.flow cimport (
@@ -25,9 +25,12 @@ from lvscore._core.flow cimport (
 )
 from lvscore._core.index cimport index_used
 from lvscore._core.pipeline cimport Frames, batch_process, frame_count, packet_process
-from lvscore._core.route cimport MAX_ROUTES, Route, local_remove
+from lvscore._core.route cimport (
+    Interface, MAX_INTERFACES, MAX_ROUTES, NO_INTERFACE, Neighbour, ROUTE_UNICAST, Route,
+    local_remove, local_slot, neighbour_slot, route_find,
+)
 from lvscore._core.rules cimport MAX_RULES, Chain, Rule
-from lvscore._core.scheduler cimport Server
+from lvscore._core.scheduler cimport SERVER_AVAILABLE, Server
 from lvscore._core.selfcheck cimport state_check
 from lvscore._core.service cimport (
     Service, scheduler_set, server_add, server_counters, server_edit, server_find,
@@ -35,12 +38,12 @@ from lvscore._core.service cimport (
     services_counters,
 )
 from lvscore._core.state cimport (
-    State, Trace, TraceStep, clock_set, local_announce, state_copy, state_expire, state_free,
-    state_init, table_of,
+    SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_SECURE_TCP, State, Trace, TraceStep, clock_set,
+    connection_end, local_announce, state_copy, state_expire, state_free, state_init, table_of,
 )
 from lvscore._core.track cimport (
     RULE_GENERIC_REPLIED, RULE_TCP, RULE_UDP_ASSURED, RULE_UDP_REPLIED, SERVICE_TCP,
-    SERVICE_UDP, TRACKER_MASK,
+    SERVICE_UDP, TRACKER_MASK, tracker_secure,
 )
 from lvscore._core.wheel cimport (
     NO_EVENT, wheel_link, wheel_next_event, wheel_unlink,
@@ -184,6 +187,40 @@ cdef Address address_from(bytes packed) except *:
 
 cdef bytes address_bytes(const Address* address, uint8_t family):
     return PyBytes_FromStringAndSize(<const char*>address, 4 if family == IPV4 else 16)
+
+
+cdef int route_fill(Route* route, object given) except -1:
+    """Pack a route of a Host."""
+    family, kind, network, length, interface, source, gateway = given
+    memset(route, 0, sizeof(Route))
+    route.family = family
+    route.kind = kind
+    route.network = address_from(network)
+    route.length = length
+    route.interface = interface
+    route.has_source = source is not None
+    if source is not None:
+        route.source = address_from(source)
+    route.has_gateway = gateway is not None
+    if gateway is not None:
+        route.gateway = address_from(gateway)
+    return 0
+
+
+cdef void nodest_expire(State* s) noexcept nogil:
+    """expire_nodest_conn=1: connections of servers that were removed go at once
+    (ip_vs_expire_nodest_conn_flush)."""
+    cdef uint32_t f, i
+    cdef Meta* meta
+    if not s.sysctl[SYSCTL_EXPIRE_NODEST_CONN]:
+        return
+    for f in range(2):
+        for i in range(s.table[f].used):
+            meta = table_meta(&s.table[f], i)
+            if (meta.protocol and meta.flags & FLAG_SERVICE
+                    and not s.services.server[meta.server].flags & SERVER_AVAILABLE):
+                connection_end(s, &s.table[f], i, True)
+                s.expired += 1
 
 
 cdef class EngineCore:
@@ -419,6 +456,7 @@ cdef class EngineCore:
         if i == NIL:
             local_remove(&s.routes, family, &a)
             raise LimitError("no room for another virtual service")
+        s.hooked[family == IPV6] += 1
         return i
 
     cdef Service* service(self, index) except NULL:
@@ -443,7 +481,9 @@ cdef class EngineCore:
     def _service_remove(self, index):
         cdef Service* service = self.service(index)
         local_remove(&self.state.routes, service.family, &service.address)
+        self.state.hooked[service.family == IPV6] -= 1
         service_remove(&self.state.services, index, self.state.tick)
+        nodest_expire(self.state)
 
     def _service_indices(self):
         cdef State* s = self.enter()
@@ -490,6 +530,7 @@ cdef class EngineCore:
     def _server_remove(self, index):
         self.server(index)
         server_remove(&self.state.services, index, self.state.tick)
+        nodest_expire(self.state)
 
     def _server_indices(self, service):
         cdef Service* owner = self.service(service)
@@ -565,10 +606,129 @@ cdef class EngineCore:
             packed.network = address_from(network)
             packed.length = length
             packed.interface = interface
+            packed.kind = ROUTE_UNICAST
+            packed.has_gateway = False
             packed.has_source = source is not None
             packed.source = address_from(network if source is None else source)
             s.routes.route[k] = packed
         s.routes.count = <uint32_t>len(checked)
+
+    def _host_set(self, list interfaces, list routes, list neighbours):
+        """Replace what a Host has told, and let only its addresses be local.
+
+        Interfaces: (number, mtu, mac, rp_filter, send_redirects, accept_source_route,
+        forwarding, forwarding of IPv6). Routes, local and broadcast ones first and then those
+        of the longest prefix: (family, kind, network, length, interface, source or None,
+        gateway or None). Neighbours: (family, address, interface, mac).
+        """
+        cdef State* s = self.enter()
+        cdef uint32_t mask = 1
+        cdef uint32_t k, number
+        cdef Interface* interface
+        cdef Neighbour* table
+        cdef Neighbour entry
+        cdef Address address
+        if len(routes) > MAX_ROUTES:
+            raise LimitError(f"{len(routes)} routes; at most {MAX_ROUTES}")
+        if any(given[0] >= MAX_INTERFACES for given in interfaces):
+            raise LimitError(f"more than {MAX_INTERFACES} interfaces")
+        while mask < 2 * <uint32_t>len(neighbours):
+            mask = 2 * mask + 1
+        table = <Neighbour*>calloc(<size_t>mask + 1, sizeof(Neighbour))
+        if table == NULL:
+            raise MemoryError(f"no memory for {len(neighbours)} neighbours")
+        free(s.routes.neighbour)
+        s.routes.neighbour = table
+        s.routes.neighbour_mask = mask
+        s.routes.hosted = True
+        memset(s.routes.interface, 0, sizeof(s.routes.interface))
+        for given in interfaces:
+            number = given[0]
+            interface = &s.routes.interface[number]
+            interface.present = True
+            (_, interface.mtu, mac, interface.rp_filter, interface.send_redirects,
+             interface.accept_source_route, interface.forwarding[0],
+             interface.forwarding[1]) = given
+            memcpy(interface.mac, PyBytes_AS_STRING(mac), 6)
+        for k in range(<uint32_t>len(routes)):
+            route_fill(&s.routes.route[k], routes[k])
+        s.routes.count = <uint32_t>len(routes)
+        for family, packed, number, mac in neighbours:
+            address = address_from(packed)
+            entry.family = family
+            entry.address = address
+            entry.interface = number
+            memcpy(entry.mac, PyBytes_AS_STRING(mac), 6)
+            table[neighbour_slot(&s.routes, entry.family, number, &address)] = entry
+
+    def _host_own(self, int family, bytes address, int change):
+        """Make an address the Host's own (1), or no longer (-1)."""
+        cdef State* s = self.enter()
+        cdef Address a = address_from(address)
+        if change > 0 and not local_announce(s, family, &a):
+            raise MemoryError()
+        s.routes.local[local_slot(&s.routes, family, &a)].own += change
+        if change < 0:
+            local_remove(&s.routes, family, &a)
+
+    def _host_receive(self, bytearray frame not None, uint32_t interface, now):
+        """Take a frame that came in on an interface through the engine and the route stage.
+
+        Returns:
+            verdict, reason, interface that it leaves by (-1: none), next hop, its link address
+            known, redirect due, MTU of the way out, offset of a wrong option.
+        """
+        cdef State* s = self.enter()
+        cdef int64_t time = now
+        cdef uint8_t reason = 0
+        cdef uint8_t verdict
+        cdef uint32_t length = <uint32_t>len(frame)
+        if interface >= MAX_INTERFACES or not s.routes.interface[interface].present:
+            raise LookupError(f"no interface {interface}")
+        clock_set(s, time)
+        s.forward.now = time
+        s.forward.ingress = interface
+        s.forward.egress = NO_INTERFACE
+        verdict = packet_process(s, <uint8_t*>PyByteArray_AS_STRING(frame), length, length, 1,
+                                 &reason)
+        s.forward.ingress = NO_INTERFACE
+        frame_count(s, length, verdict, reason)
+        s.last_reason = reason
+        if s.forward.egress == NO_INTERFACE:
+            return (VERDICTS[verdict], REASONS[reason], -1, b"", False, False, 0,
+                    s.forward.option_error)
+        return (VERDICTS[verdict], REASONS[reason], s.forward.egress,
+                address_bytes(&s.forward.next_hop, s.forward.family), s.forward.resolved,
+                s.forward.redirect, s.forward.mtu, s.forward.option_error)
+
+    def _host_output(self, bytearray packet not None):
+        """Let an ICMP error of the Host's own pass the engine, which may translate it."""
+        cdef State* s = self.enter()
+        cdef uint32_t length = <uint32_t>len(packet)
+        cdef uint8_t reason = 0
+        packet_process(s, <uint8_t*>PyByteArray_AS_STRING(packet), length, length, LINK_RAW,
+                       &reason)
+
+    def _route_get(self, int family, bytes destination):
+        """The way to a destination: kind, interface, next hop, source or None; or None."""
+        cdef State* s = self.enter()
+        cdef Address a = address_from(destination)
+        cdef const Route* route = route_find(&s.routes, family, &a)
+        if route == NULL:
+            return None
+        return (route.kind, route.interface,
+                address_bytes(&route.gateway, family) if route.has_gateway else destination,
+                address_bytes(&route.source, family) if route.has_source else None)
+
+    def _sysctl_get(self, uint32_t index):
+        return self.enter().sysctl[index]
+
+    def _sysctl_set(self, uint32_t index, uint32_t value):
+        cdef State* s = self.enter()
+        s.sysctl[index] = value
+        if index == SYSCTL_SECURE_TCP:
+            tracker_secure(&s.tracker, value == 3)
+        nodest_expire(s)
 
     def _local_add(self, int family, bytes address):
         cdef Address a = address_from(address)

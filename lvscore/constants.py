@@ -84,7 +84,32 @@ class Reason(IntEnum):
     NO_PORT = 27
     """No free port is left to translate a source to: dropped."""
     NO_ROUTE = 28
-    """Masquerading found no route, or no address on the interface: dropped."""
+    """There is no route; masquerading: or no address on the interface: dropped."""
+    ROUTED = 29
+    """Routed by a Host, and nothing else has to do with it: forwarded."""
+    NOT_ADDRESSED = 30
+    """The frame is for another link address: dropped."""
+    BAD_IP_CHECKSUM = 31
+    """The IPv4 header checksum is wrong: dropped."""
+    BAD_SOURCE = 32
+    """A source that cannot be: an address of this host, a multicast one, or (rp_filter) one
+    that packets would not be sent to by the interface it came in on: dropped."""
+    BAD_IP_OPTION = 33
+    """An IPv4 option that is malformed: dropped, and the sender is told."""
+    SOURCE_ROUTE = 34
+    """A source route, with accept_source_route=0: dropped."""
+    FORWARDING_DISABLED = 35
+    """For another host, and ip_forward=0: dropped."""
+    TTL_EXPIRED = 36
+    """TTL or hop limit was 1 or 0: dropped, and the sender is told."""
+    FRAGMENTATION_NEEDED = 37
+    """Longer than the MTU, and not to be fragmented: dropped, and the sender is told."""
+    UNKNOWN_SERVER_PORT = 38
+    """From a real server, of no connection, with nat_icmp_send=1: dropped, and it is told."""
+    DROP_RATE = 39
+    """Would have opened a connection, but drop_packet takes its share: dropped."""
+    NOT_UNICAST = 40
+    """For a multicast or broadcast address: for the local stack."""
 
 
 class State(IntEnum):

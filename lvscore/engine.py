@@ -24,6 +24,7 @@ from lvscore.explain import Explanation, explain
 from lvscore.model import SCHEDULERS, Rule, Statistics, Timeouts
 from lvscore.routes import Routes
 from lvscore.services import Service
+from lvscore.sysctl import ENGINE_SETTINGS, Sysctl
 
 __all__ = ["Engine"]
 
@@ -365,6 +366,16 @@ class Engine(_engine.EngineCore):
         return self._routes
 
     # State
+
+    @property
+    def sysctl(self) -> Sysctl:
+        """IPVS settings by the kernel's names: ``engine.sysctl["net.ipv4.vs.sloppy_tcp"] = 1``."""
+        names = list(ENGINE_SETTINGS)
+        return Sysctl(
+            ENGINE_SETTINGS,
+            lambda name: self._sysctl_get(names.index(name)),
+            lambda name, value: self._sysctl_set(names.index(name), value),
+        )
 
     @property
     def connections(self) -> Connections:

@@ -10,8 +10,9 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport IPV4, IPV6, NIL, NS_PER_TICK, REASON_COUNT
 from lvscore._core.flow cimport Address, Tuple, address_equal
+from lvscore._core.forward cimport Forward
 from lvscore._core.hash cimport HashKey, hash_key_init, random_next
-from lvscore._core.route cimport Routes, local_add, routes_copy, routes_free, routes_init
+from lvscore._core.route cimport NO_INTERFACE, Routes, local_add, routes_copy, routes_free, routes_init
 from lvscore._core.rules cimport Chain, Rule
 from lvscore._core.scheduler cimport Server
 from lvscore._core.service cimport Services, services_copy, services_free, services_init
@@ -38,6 +39,16 @@ cdef enum TraceCode:
 
 cdef enum:
     MAX_TRACE = 32
+
+cdef enum:  # net.ipv4.vs.*, indices of State.sysctl
+    SYSCTL_AM_DROPRATE = 0
+    SYSCTL_CONN_REUSE_MODE = 1
+    SYSCTL_DROP_PACKET = 2
+    SYSCTL_EXPIRE_NODEST_CONN = 3
+    SYSCTL_NAT_ICMP_SEND = 4
+    SYSCTL_SECURE_TCP = 5
+    SYSCTL_SLOPPY_TCP = 6
+    SYSCTL_COUNT = 7
 
 
 cdef struct TraceStep:
@@ -67,7 +78,11 @@ cdef struct State:
     bint started
     # configuration
     Services services
+    uint32_t hooked[2]      # services of IPv4, IPv6: without any IPVS sees no packet
+    uint32_t sysctl[7]
+    uint32_t drop_counter   # until the next packet that drop_packet takes
     Routes routes
+    Forward forward         # of the packet at hand
     Chain prerouting
     Chain postrouting
     bint tracking           # there are NAT rules: every flow is tracked
@@ -78,7 +93,7 @@ cdef struct State:
     uint64_t opened
     uint64_t expired
     uint64_t verdicts[5]
-    uint64_t reasons[29]
+    uint64_t reasons[41]
     uint8_t last_reason     # of the latest single frame
     Trace* trace            # NULL but while explaining
 
@@ -91,6 +106,9 @@ cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_lo
     s.chance = seed_low ^ (seed_high << 1)
     random_next(&s.chance)
     tracker_init(&s.tracker)
+    s.forward.ingress = NO_INTERFACE
+    s.sysctl[SYSCTL_AM_DROPRATE] = 10
+    s.sysctl[SYSCTL_CONN_REUSE_MODE] = 1
     return (table_init(&s.table[0], IPV4, max_connections)
             and table_init(&s.table[1], IPV6, max_connections)
             and services_init(&s.services) and routes_init(&s.routes))
@@ -132,6 +150,11 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
             and routes_copy(&s.routes, &other.routes)
             and chain_copy(&s.prerouting, &other.prerouting)
             and chain_copy(&s.postrouting, &other.postrouting))
+
+
+cdef inline bint is_hosted(const State* s) noexcept nogil:
+    """Whether a Host drives the engine: the route stage is on."""
+    return s.forward.ingress != NO_INTERFACE
 
 
 cdef inline Table* table_of(State* s, uint8_t family) noexcept nogil:
