@@ -675,8 +675,9 @@ cdef class EngineCore:
         """Take a frame that came in on an interface through the engine and the route stage.
 
         Returns:
-            verdict, reason, interface that it leaves by (-1: none), next hop, its link address
-            known, redirect due, MTU of the way out, offset of a wrong option.
+            verdict, reason, interface that it leaves by (-1: none), next hop, whether its link
+            address is known, whether a redirect is due, MTU of the way out, whether it was on
+            its way to a server, offset of a wrong option.
         """
         cdef State* s = self.enter()
         cdef int64_t time = now
@@ -696,10 +697,10 @@ cdef class EngineCore:
         s.last_reason = reason
         if s.forward.egress == NO_INTERFACE:
             return (VERDICTS[verdict], REASONS[reason], -1, b"", False, False, 0,
-                    s.forward.option_error)
+                    s.forward.request, s.forward.option_error)
         return (VERDICTS[verdict], REASONS[reason], s.forward.egress,
                 address_bytes(&s.forward.next_hop, s.forward.family), s.forward.resolved,
-                s.forward.redirect, s.forward.mtu, s.forward.option_error)
+                s.forward.redirect, s.forward.mtu, s.forward.request, s.forward.option_error)
 
     def _host_output(self, bytearray packet not None):
         """Let an ICMP error of the Host's own pass the engine, which may translate it."""

@@ -52,6 +52,7 @@ cdef struct Forward:
     bint options_changed
     bint record_pending     # record route: the address of the way out is still to be put in
     uint32_t record         # offset of that address in the IP header
+    bint request            # to a server: errors are those of ip_vs_xmit.c
     bint redirect           # a router on the same wire is nearer (RFC 1122, section 3.2.2.2)
     bint resolved           # the frame has the next hop's link address
 
@@ -221,6 +222,7 @@ cdef inline uint8_t forward_receive(const Routes* routes, Packet* packet, const 
     forward.egress = NO_INTERFACE
     forward.options_changed = False
     forward.record_pending = False
+    forward.request = False
     forward.redirect = False
     forward.resolved = False
     if packet.l3 != ETHERNET_HEADER:    # a VLAN is another interface
@@ -311,6 +313,7 @@ cdef inline uint8_t forward_request(const Routes* routes, Packet* packet,
     """A request's way to its server (__ip_vs_get_out_rt): route, TTL, one hop less, MTU."""
     cdef uint8_t* ip = packet_l3(packet)
     cdef const Route* route
+    forward.request = True
     if address_is_local(routes, packet.family, server):
         return REASON_NONE
     route = forward_route(routes, packet.family, server, forward)

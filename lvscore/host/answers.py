@@ -27,16 +27,22 @@ _ERROR_BYTES = {4: 576, 6: 1280}  # RFC 1812, section 4.3.2.3; RFC 4443, section
 _INTERNET_CONTROL = 0xC0
 
 
-def options_echo(packet: Packet, source: bytes) -> bytes:
-    """The options of an answer to a packet: its record route and timestamp, each with room
-    for the answer's sender (__ip_options_echo, ip_options_build)."""
+def options_echo(packet: Packet, source: bytes, wrong: int = 0) -> bytes:
+    """The options of an answer to a packet: its record route, with the answer's sender put in,
+    and timestamp (__ip_options_echo, ip_options_build).
+
+    ``wrong`` is the offset of a byte that is not valid; options from there on do not count.
+    """
     if packet.version == 6 or packet.header == 20:
         return b""
     data = packet.data
     echoed = b""
     position = 20
-    while position < packet.header and data[position]:
+    end = wrong or packet.header
+    while position + 1 < end and data[position]:
         length = 1 if data[position] == 1 else data[position + 1]
+        if position + length > end:
+            break
         option = bytearray(data[position : position + length])
         if option[0] == 7:
             pointer = option[2]
@@ -66,6 +72,7 @@ def icmp_error(
     identification: int,
 ) -> bytes:  # fmt: skip
     """An ICMP error that quotes ``packet``; ``info`` is its second word."""
+    wrong = info >> 24 if kind == 12 else 0
     head = bytes((kind, code, 0, 0)) + info.to_bytes(4, "big")
     if isinstance(source, IPv6Address):
         room = _ERROR_BYTES[6] - 48
@@ -74,7 +81,7 @@ def icmp_error(
             source.packed, packet.source.packed, ICMPV6, bytes(message)
         ).to_bytes(2, "big")
         return ipv6(source.packed, packet.source.packed, ICMPV6, bytes(message), ttl=ttl)
-    options = options_echo(packet, source.packed)
+    options = options_echo(packet, source.packed, wrong)
     room = _ERROR_BYTES[4] - 20 - len(options) - 8
     message = bytearray(head + packet.data[:room])
     message[2:4] = checksum(message).to_bytes(2, "big")

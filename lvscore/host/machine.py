@@ -126,7 +126,7 @@ class Machine:
         """Take a frame through engine and host."""
         self.now = max(self.now, now)
         data = bytearray(frame)
-        (verdict, reason, egress, next_hop, resolved, redirect, mtu, wrong) = (
+        (verdict, reason, egress, next_hop, resolved, redirect, mtu, request, wrong) = (
             self.engine._host_receive(data, number, now)
         )
         if verdict == Verdict.FORWARD:
@@ -139,7 +139,7 @@ class Machine:
         elif verdict == Verdict.LOCAL:
             self._local_packet(number, bytes(data), reason)
         elif verdict == Verdict.DROP and not data[0] & 1:
-            self._refuse(number, data, reason, mtu, wrong)
+            self._refuse(number, data, reason, mtu, request, wrong)
 
     def _forward(
         self, data: bytearray, egress: int, next_hop: bytes, resolved: bool, mtu: int
@@ -152,19 +152,20 @@ class Machine:
         for piece in fragments(packet, mtu):
             self._sent.append((name, bytes(data[:14]) + piece))
 
-    def _refuse(self, number: int, data: bytearray, reason: Reason, mtu: int, wrong: int) -> None:
+    def _refuse(
+        self, number: int, data: bytearray, reason: Reason, mtu: int, request: bool, wrong: int
+    ) -> None:
         """Tell the sender of a packet why it was dropped, where the kernel does."""
         if reason not in _ERRORS:
             return
         packet = Packet.parse(data[14:])
-        local = self.is_own(packet.destination)
         four, six = _ERRORS[reason]
         kind, code = four if packet.version == 4 else six
         info = 0
-        if reason == Reason.NO_ROUTE and local:
+        if reason == Reason.NO_ROUTE and request:
             code = 1 if packet.version == 4 else 3  # host unreachable, address unreachable
         elif reason == Reason.FRAGMENTATION_NEEDED:
-            info = mtu if local or packet.version == 4 else max(mtu, 1280)
+            info = mtu if request or packet.version == 4 else max(mtu, 1280)
         elif reason == Reason.BAD_IP_OPTION:
             info = wrong << 24
         self.send_error(number, packet, kind, code, info)

@@ -118,7 +118,8 @@ class Network:
         """What came out, as a recording has it: side, next hop, packet in hexadecimal."""
         mac = ":".join(f"{byte:02x}" for byte in frame[:6])
         hop = "ARP" if frame[12:14] == b"\x08\x06" else self.names.get(mac, mac)
-        return [SIDES[interface], hop, frame[14:].hex()]
+        side = "client" if hop == "router" else SIDES[interface]  # a single arm has both
+        return [side, hop, frame[14:].hex()]
 
 
 def _mac(text: str) -> bytes:
