@@ -171,7 +171,9 @@ def test_an_echo_is_no_error():
 def test_quotes_too_short_to_find_a_connection(inner):
     engine = lab()
     sent = tcp(CLIENT, 40000, RS1, 8080)
-    error = bytearray(bytes(Ether() / IP(src=RS1, dst=CLIENT) / ICMP(type=3) / quote_of(sent, inner)))
+    error = bytearray(
+        bytes(Ether() / IP(src=RS1, dst=CLIENT) / ICMP(type=3) / quote_of(sent, inner))
+    )
     assert engine.process(error, 0) == Verdict.PASS
 
 
