@@ -1,6 +1,7 @@
 """ICMP errors about connections, both ways and of both kinds."""
 
 import pytest
+from packets import CLIENT, RS1, SECOND, VIP, checksums_good, flow, tcp, udp
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
@@ -8,8 +9,6 @@ from scapy.packet import Raw
 
 import lvscore
 from lvscore import LinkType, Reason, Verdict
-
-from packets import CLIENT, RS1, SECOND, VIP, checksums_good, flow, tcp, udp
 
 RAW = LinkType.RAW
 
