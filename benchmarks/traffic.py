@@ -46,7 +46,7 @@ def frames(flows, size=64, *, flags=0x10, reply=False):
     return out
 
 
-def pcap(path, count, *, flows=100_000, size=64, seed=1):
+def pcap(path, count, *, flows=100_000, size=64, flags=0x10, seed=1):
     """Write a pcap of ``count`` frames of random flows, a microsecond apart."""
     random = np.random.default_rng(seed)
     with Path(path).open("wb") as file:
@@ -64,6 +64,6 @@ def pcap(path, count, *, flows=100_000, size=64, seed=1):
                 1,
             )
             records[:, :16] = header.astype("<u4").view(np.uint8)
-            records[:, 16:] = frames(random.integers(0, flows, len(time)), size)
+            records[:, 16:] = frames(random.integers(0, flows, len(time)), size, flags=flags)
             file.write(records.tobytes())
     return Path(path)

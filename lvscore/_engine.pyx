@@ -17,9 +17,10 @@ from lvscore._core.connection cimport (
     table_meta,
 )
 from lvscore._core.consts cimport (
-    IPV4, IPV6, LINK_RAW, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL, REASON_COUNT, REPLY,
+    IPV4, IPV6, LINK_ETHERNET, LINK_RAW, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL, REASON_COUNT, REPLY,
     TICKS_PER_SECOND,
 )
+from lvscore._core.emit cimport Emitted, emitted_clear
 from lvscore._core.flow cimport (
     Address, Tuple, address_load, ports_destination, ports_make, ports_source, tuple_hash,
 )
@@ -282,6 +283,8 @@ cdef class EngineCore:
         cdef uint8_t reason = 0
         cdef uint8_t verdict
         cdef uint32_t length
+        emitted_clear(&s.emitted)
+        s.emitted.link_type = link
         if PyByteArray_CheckExact(frame):
             length = <uint32_t>PyByteArray_GET_SIZE(frame)
             clock_set(s, time)
@@ -316,6 +319,8 @@ cdef class EngineCore:
         frames.reason = batch.reason
         frames.count = batch.count
         frames.link_type = batch.link_type
+        emitted_clear(&s.emitted)
+        s.emitted.link_type = batch.link_type
         self.busy = True
         with nogil:
             batch_process(s, &frames)
@@ -326,6 +331,7 @@ cdef class EngineCore:
         cdef State* s = self.enter()
         cdef int64_t time = now
         cdef uint64_t before = s.expired
+        emitted_clear(&s.emitted)
         clock_set(s, time)
         state_expire(s)
         return s.expired - before
@@ -352,6 +358,35 @@ cdef class EngineCore:
         return REASONS[self.enter().last_reason]
 
     @property
+    def emitted(self):
+        """Frames that the latest ``process`` or ``process_batch`` put out besides.
+
+        For a frame with verdict STOLEN: the fragments that its datagram was cut into again,
+        with verdict FORWARD or PASS, or the whole datagram with verdict LOCAL. A copy, empty
+        most of the time; :attr:`emitted_cause` tells which frame each was put out for.
+        """
+        cdef State* s = self.enter()
+        cdef Emitted* e = &s.emitted
+        cdef uint32_t i
+        batch = FrameBatch(
+            bytearray((<char*>e.data)[:e.used] if e.used else b""),
+            [e.frame[i].offset for i in range(e.count)],
+            [e.frame[i].length for i in range(e.count)],
+            [e.frame[i].timestamp for i in range(e.count)], link_type=e.link_type)
+        verdict, reason = batch.verdict, batch.reason
+        for i in range(e.count):
+            verdict[i] = e.frame[i].verdict
+            reason[i] = e.frame[i].reason
+        return batch
+
+    @property
+    def emitted_cause(self):
+        """For each frame of :attr:`emitted`, the index in the batch of the frame that caused it."""
+        cdef Emitted* e = &self.enter().emitted
+        cdef uint32_t i
+        return [e.frame[i].cause for i in range(e.count)]
+
+    @property
     def max_connections(self):
         """Bound on the connections held at once."""
         return self.enter().max_connections
@@ -360,7 +395,7 @@ cdef class EngineCore:
     def counters(self):
         """Exact counters: ``frames``, ``bytes`` (frame lengths), one for each verdict
         (``dropped``, ``forwarded``, ``local``, ``passed``, ``stolen``), ``connections`` (now),
-        ``opened``, ``expired``, ``clock_backwards``.
+        ``opened``, ``expired``, ``clock_backwards``, ``fragments_timed_out`` (datagrams).
         """
         cdef State* s = self.enter()
         return {
@@ -375,6 +410,7 @@ cdef class EngineCore:
             "opened": s.opened,
             "expired": s.expired,
             "clock_backwards": s.clock_backwards,
+            "fragments_timed_out": s.fragments.timed_out,
         }
 
     @property
@@ -687,6 +723,8 @@ cdef class EngineCore:
         if interface >= MAX_INTERFACES or not s.routes.interface[interface].present:
             raise LookupError(f"no interface {interface}")
         clock_set(s, time)
+        emitted_clear(&s.emitted)
+        s.emitted.link_type = LINK_ETHERNET
         s.forward.now = time
         s.forward.ingress = interface
         s.forward.egress = NO_INTERFACE
@@ -701,6 +739,14 @@ cdef class EngineCore:
         return (VERDICTS[verdict], REASONS[reason], s.forward.egress,
                 address_bytes(&s.forward.next_hop, s.forward.family), s.forward.resolved,
                 s.forward.redirect, s.forward.mtu, s.forward.request, s.forward.option_error)
+
+    def _host_emitted(self):
+        """Frames that the latest call put out: verdict, reason, frame."""
+        cdef Emitted* e = &self.enter().emitted
+        cdef uint32_t i
+        return [(VERDICTS[e.frame[i].verdict], REASONS[e.frame[i].reason],
+                 <bytes>(<char*>e.data + e.frame[i].offset)[:e.frame[i].length])
+                for i in range(e.count)]
 
     def _host_output(self, bytearray packet not None):
         """Let an ICMP error of the Host's own pass the engine, which may translate it."""

@@ -55,7 +55,8 @@ class Reason(IntEnum):
     ICMP_NOT_RELATED = 13
     """An ICMP error about no known connection: passed."""
     FRAGMENT = 14
-    """A fragment, which cannot be translated by itself: passed."""
+    """A fragment that is not put together: no service or rule has to do with it, or the
+    capture has only part of it: passed."""
     INVALID_STATE = 15
     """A segment that no connection state allows (netfilter's INVALID): passed untranslated."""
     TRUNCATED_LINK_HEADER = 16
@@ -85,30 +86,42 @@ class Reason(IntEnum):
     """No free port is left to translate a source to: dropped."""
     NO_ROUTE = 28
     """There is no route; masquerading: or no address on the interface: dropped."""
-    ROUTED = 29
+    FRAGMENT_HELD = 29
+    """A fragment, kept until its datagram is whole: stolen."""
+    FRAGMENT_DUPLICATE = 30
+    """A fragment that brings nothing new: dropped."""
+    FRAGMENT_OVERLAP = 31
+    """A fragment that overlaps another: dropped with its whole datagram."""
+    BAD_FRAGMENT = 32
+    """A fragment of impossible length or ECN: dropped with its whole datagram."""
+    FRAGMENT_MEMORY = 33
+    """No room for another fragment: dropped."""
+    FRAGMENT_TIMEOUT = 34
+    """The fragments of a datagram did not all come in time: dropped, and a Host tells."""
+    ROUTED = 35
     """Routed by a Host, and nothing else has to do with it: forwarded."""
-    NOT_ADDRESSED = 30
+    NOT_ADDRESSED = 36
     """The frame is for another link address: dropped."""
-    BAD_IP_CHECKSUM = 31
+    BAD_IP_CHECKSUM = 37
     """The IPv4 header checksum is wrong: dropped."""
-    BAD_SOURCE = 32
+    BAD_SOURCE = 38
     """A source that cannot be: an address of this host, a multicast one, or (rp_filter) one
     that packets would not be sent to by the interface it came in on: dropped."""
-    BAD_IP_OPTION = 33
+    BAD_IP_OPTION = 39
     """An IPv4 option that is malformed: dropped, and the sender is told."""
-    SOURCE_ROUTE = 34
+    SOURCE_ROUTE = 40
     """A source route, with accept_source_route=0: dropped."""
-    FORWARDING_DISABLED = 35
+    FORWARDING_DISABLED = 41
     """For another host, and ip_forward=0: dropped."""
-    TTL_EXPIRED = 36
+    TTL_EXPIRED = 42
     """TTL or hop limit was 1 or 0: dropped, and the sender is told."""
-    FRAGMENTATION_NEEDED = 37
+    FRAGMENTATION_NEEDED = 43
     """Longer than the MTU, and not to be fragmented: dropped, and the sender is told."""
-    UNKNOWN_SERVER_PORT = 38
+    UNKNOWN_SERVER_PORT = 44
     """From a real server, of no connection, with nat_icmp_send=1: dropped, and it is told."""
-    DROP_RATE = 39
+    DROP_RATE = 45
     """Would have opened a connection, but drop_packet takes its share: dropped."""
-    NOT_UNICAST = 40
+    NOT_UNICAST = 46
     """For a multicast or broadcast address: for the local stack."""
 
 

@@ -47,6 +47,7 @@ cdef struct Forward:
     uint32_t ingress        # interface, NO_INTERFACE: there is no Host
     uint32_t egress         # interface, NO_INTERFACE: it goes nowhere
     uint32_t mtu
+    uint32_t largest        # fragment that the packet came in, 0: it came whole
     uint32_t option_error   # offset of the byte that is wrong
     uint8_t family          # of the next hop
     bint options_changed
@@ -222,6 +223,7 @@ cdef inline uint8_t forward_receive(const Routes* routes, Packet* packet, const 
     forward.egress = NO_INTERFACE
     forward.options_changed = False
     forward.record_pending = False
+    forward.largest = 0
     forward.request = False
     forward.redirect = False
     forward.resolved = False
@@ -261,9 +263,10 @@ cdef inline const Route* forward_route(const Routes* routes, uint8_t family,
     return route
 
 
-cdef inline bint exceeds_mtu(const Packet* packet, uint32_t mtu) noexcept nogil:
-    """Whether a packet is too long and must not be cut."""
-    if packet.l3_length <= mtu:
+cdef inline bint exceeds_mtu(const Packet* packet, const Forward* forward,
+                             uint32_t mtu) noexcept nogil:
+    """Whether a packet is too long and must not be cut; one put together is cut as it came."""
+    if (forward.largest if forward.largest else packet.l3_length) <= mtu:
         return False
     return packet.family == IPV6 or packet_l3(packet)[6] & 0x40 != 0
 
@@ -302,7 +305,7 @@ cdef inline uint8_t forward_pass(const Routes* routes, Packet* packet, const Tup
     mtu = forward.mtu
     if packet.family == IPV6 and mtu < IPV6_MIN_MTU:
         mtu = IPV6_MIN_MTU
-    if exceeds_mtu(packet, mtu):
+    if exceeds_mtu(packet, forward, mtu):
         return REASON_FRAGMENTATION_NEEDED
     ttl_decrease(ip, packet.family)
     return REASON_NONE
@@ -323,7 +326,7 @@ cdef inline uint8_t forward_request(const Routes* routes, Packet* packet,
     if ip[8 if packet.family == IPV4 else 7] <= 1:
         return REASON_TTL_EXPIRED
     ttl_decrease(ip, packet.family)
-    if (exceeds_mtu(packet, forward.mtu) and packet.protocol != PROTOCOL_ICMP
+    if (exceeds_mtu(packet, forward, forward.mtu) and packet.protocol != PROTOCOL_ICMP
             and packet.protocol != PROTOCOL_ICMPV6):
         return REASON_FRAGMENTATION_NEEDED
     forward.record_pending = False      # ip_forward_options is not on this way

@@ -19,11 +19,12 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport (
     IPV6, LINK_ETHERNET, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP,
-    PROTOCOL_UDP, REASON_FRAGMENT, REASON_NONE, REASON_NOT_IP, REASON_NOT_UNICAST,
+    PROTOCOL_UDP, REASON_NONE, REASON_NOT_IP, REASON_NOT_UNICAST,
     REASON_NO_PROTOCOL_HANDLER, REASON_NO_SERVICE, REASON_REPLY, REASON_REQUEST, REASON_ROUTED,
     REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNKNOWN_SERVER_PORT, VECTOR, VERDICT_DROP,
-    VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
+    VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS, VERDICT_STOLEN,
 )
+from lvscore._core.defragment cimport datagram_emit, fragment_take
 from lvscore._core.director cimport (
     header_is_whole, is_server_port, service_packet, tcp_flags,
 )
@@ -31,6 +32,7 @@ from lvscore._core.flow cimport Tuple, has_ports, packet_tuple, ports_key, tuple
 from lvscore._core.forward cimport (
     address_is_broadcast, forward_output, forward_pass, forward_receive,
 )
+from lvscore._core.fragment cimport datagram_discard
 from lvscore._core.hash cimport hash_ipv4
 from lvscore._core.icmp cimport icmp_error_process, icmp_is_error
 from lvscore._core.index cimport Bucket, hash_tag, index_home
@@ -115,9 +117,6 @@ cdef inline uint8_t packet_dispatch(State* s, Packet* packet, const Tuple* t,
     """Take a parsed packet to whom it concerns."""
     cdef uint32_t reference
     cdef uint8_t verdict
-    if packet.fragment:
-        reason[0] = REASON_FRAGMENT
-        return VERDICT_PASS
     if icmp_is_error(packet):
         return icmp_error_process(s, packet, t, reason)
     if has_ports(t.protocol) and packet.l4_captured < 4:
@@ -154,17 +153,48 @@ cdef inline uint8_t packet_host(State* s, Packet* packet, const Tuple* t,
                                 uint8_t* reason) noexcept nogil:
     """Take a packet in and out of the Host that the engine is on."""
     cdef uint8_t verdict
-    reason[0] = forward_receive(&s.routes, packet, t, &s.forward)
-    if reason[0]:
-        return VERDICT_DROP
     if address_is_broadcast(&s.routes, t.family, &t.destination):
         reason[0] = REASON_NOT_UNICAST
         return VERDICT_LOCAL
-    verdict = packet_dispatch(s, packet, t, reason)
+    verdict = VERDICT_PASS
+    if not packet.fragment:
+        verdict = packet_dispatch(s, packet, t, reason)
     if verdict == VERDICT_PASS:
         verdict = packet_route(s, packet, t, reason)
     if verdict == VERDICT_FORWARD:
         forward_output(&s.routes, packet, &s.forward)
+    return verdict
+
+
+cdef inline uint8_t packet_whole(State* s, Packet* packet, uint8_t* reason) noexcept nogil:
+    """Take a whole packet through look-up, tracking and translation; its verdict."""
+    cdef Tuple t
+    packet_tuple(packet, &t)
+    trace_step(s, TRACE_PARSED, packet.l3_length, packet.l4_length, &t)
+    if is_hosted(s):
+        return packet_host(s, packet, &t, reason)
+    return packet_dispatch(s, packet, &t, reason)
+
+
+cdef inline uint8_t fragment_process(State* s, Packet* fragment, int link_type,
+                                     uint8_t* reason) noexcept nogil:
+    """Take a fragment, and when it was the last one missing its datagram."""
+    cdef Packet whole
+    cdef Tuple t
+    cdef uint32_t datagram
+    cdef uint8_t verdict = fragment_take(s, fragment, link_type, &whole, &datagram, reason)
+    if verdict == VERDICT_PASS and is_hosted(s):
+        packet_tuple(fragment, &t)
+        return packet_host(s, fragment, &t, reason)
+    if verdict != VERDICT_FORWARD:
+        return verdict
+    s.forward.largest = s.fragments.datagram[datagram].largest
+    verdict = packet_whole(s, &whole, reason)
+    # A Host quotes a datagram that was dropped.
+    if verdict != VERDICT_DROP or is_hosted(s):
+        datagram_emit(s, &s.fragments.datagram[datagram], &whole, verdict, reason[0])
+        verdict = VERDICT_STOLEN if verdict != VERDICT_DROP else VERDICT_DROP
+    datagram_discard(&s.fragments, datagram)
     return verdict
 
 
@@ -174,15 +204,17 @@ cdef inline uint8_t packet_process(State* s, uint8_t* frame, uint32_t length,
     """Take one frame through all stages; its verdict."""
     cdef Packet packet
     cdef Tuple t
-    cdef uint8_t failed = packet_parse(&packet, frame, length, wire_length, link_type)
-    if failed:
-        reason[0] = failed
-        return VERDICT_PASS if failed == REASON_NOT_IP else VERDICT_DROP
-    packet_tuple(&packet, &t)
-    trace_step(s, TRACE_PARSED, packet.l3_length, packet.l4_length, &t)
+    reason[0] = packet_parse(&packet, frame, length, wire_length, link_type)
+    if reason[0]:
+        return VERDICT_PASS if reason[0] == REASON_NOT_IP else VERDICT_DROP
     if is_hosted(s):
-        return packet_host(s, &packet, &t, reason)
-    return packet_dispatch(s, &packet, &t, reason)
+        packet_tuple(&packet, &t)
+        reason[0] = forward_receive(&s.routes, &packet, &t, &s.forward)
+        if reason[0]:
+            return VERDICT_DROP
+    if packet.fragment:
+        return fragment_process(s, &packet, link_type, reason)
+    return packet_whole(s, &packet, reason)
 
 
 cdef inline void frame_count(State* s, uint32_t length, uint8_t verdict,
@@ -333,6 +365,7 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
             replies += direction
             short_way += 1
         else:
+            s.emitted.cause = first + j
             verdict[j] = packet_process(s, data + offset[j], length[j], wire_length[j],
                                         link_type, &reason[j])
             s.verdicts[verdict[j]] += 1

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Machine", "RouteEntry"]
 
 _UNICAST, _LOCAL, _BROADCAST = 0, 1, 2  # _core/route.pxd
+_EMITTING = (Verdict.STOLEN, Verdict.DROP)
 _MILLISECOND = 1_000_000
 # Redirects to one host (route.c): 20 ms after the first, then twice as long each time; after
 # nine of them silence, until 20.48 s have passed without a reason to send one.
@@ -129,9 +130,23 @@ class Machine:
         (verdict, reason, egress, next_hop, resolved, redirect, mtu, request, wrong) = (
             self.engine._host_receive(data, number, now)
         )
-        if verdict == Verdict.FORWARD:
-            if redirect:
+        emitted = self.engine._host_emitted() if verdict in _EMITTING else ()
+        for verdict, reason, whole in emitted:
+            # A datagram put together: its fragments, or all of it.
+            self._carry_out(number, bytearray(whole), verdict, reason, egress, next_hop, resolved,
+                            mtu, request, wrong)  # fmt: skip
+        if not emitted:
+            if redirect and verdict == Verdict.FORWARD:
                 self._redirect(Packet.parse(frame[14:]), next_hop)
+            self._carry_out(number, data, verdict, reason, egress, next_hop, resolved, mtu,
+                            request, wrong)  # fmt: skip
+
+    def _carry_out(
+        self, number: int, data: bytearray, verdict: Verdict, reason: Reason, egress: int,
+        next_hop: bytes, resolved: bool, mtu: int, request: bool, wrong: int,
+    ) -> None:  # fmt: skip
+        """Do what the engine decided about a frame."""
+        if verdict == Verdict.FORWARD:
             self._forward(data, egress, next_hop, resolved, mtu)
         elif reason == Reason.NOT_IP:
             if data[12:14] == neighbours.ETHERTYPE_ARP:
@@ -319,6 +334,11 @@ class Machine:
                 self.send_error(number, Packet.parse(packet), *unreachable, 0)
         self.now = max(self.now, now)
         self.engine.expire(now)
+        for _, reason, frame in self.engine._host_emitted():
+            if reason == Reason.FRAGMENT_TIMEOUT:
+                packet = Packet.parse(frame[14:])
+                route = self.engine._route_get(packet.version, packet.source.packed)
+                self.send_error(0 if route is None else route[1], packet, 11, 1, 0)
 
     def _arp(self, number: int, frame: bytes) -> None:
         """Answer an ARP request for an own address; learn from what is meant for this host."""
