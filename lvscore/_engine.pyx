@@ -17,8 +17,8 @@ from lvscore._core.connection cimport (
     table_meta,
 )
 from lvscore._core.consts cimport (
-    IPV4, IPV6, LINK_ETHERNET, LINK_RAW, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL, REASON_COUNT, REPLY,
-    TICKS_PER_SECOND,
+    IPV4, IPV6, LINK_ETHERNET, LINK_RAW, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL,
+    REASON_COUNT, REPLY, TICKS_PER_SECOND,
 )
 from lvscore._core.emit cimport Emitted, emitted_clear
 from lvscore._core.flow cimport (

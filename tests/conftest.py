@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 # Helpers stand beside the tests that use them and are imported by name.
-for folder in ("engine", "io", "core", "cli"):
+for folder in ("engine", "io", "core", "cli", "host"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
 ALLOWED = "further captures"

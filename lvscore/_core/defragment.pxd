@@ -14,7 +14,7 @@ from lvscore._core.fragment cimport (
     fragment_cut, fragment_data,
 )
 from lvscore._core.hash cimport random_next
-from lvscore._core.route cimport address_is_local
+from lvscore._core.route cimport NO_INTERFACE, address_is_local
 from lvscore._core.state cimport State, is_hosted
 from lvscore._core.wire cimport Packet, packet_l3, packet_parse
 
@@ -71,12 +71,15 @@ cdef inline void datagram_emit(State* s, const Datagram* d, const Packet* whole,
     cdef uint32_t size
     cdef uint32_t offset = 0
     cdef uint32_t identification = 0
+    cdef uint32_t limit = d.largest
     cdef uint8_t* room
+    if is_hosted(s) and s.forward.egress != NO_INTERFACE and s.forward.mtu < limit:
+        limit = s.forward.mtu
     if verdict == VERDICT_FORWARD or verdict == VERDICT_PASS:
         if d.family == IPV6:
             identification = <uint32_t>random_next(&s.chance)
         while offset < d.total:
-            size = fragment_data(d, offset, d.largest)
+            size = fragment_data(d, offset, limit)
             room = emit_reserve(&s.emitted, MAX_HEADERS + FRAGMENT_HEADER + size)
             if room == NULL:
                 return

@@ -6,7 +6,7 @@ quotes is the packet as it lies in the frame when it is dropped.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memmove
 
 from lvscore._core.bytes cimport htonl, htons, load16, load_be16, load_be32, store16, store32
 from lvscore._core.checksum cimport checksum_finish, checksum_update, sum_bytes, sum_fold
@@ -358,3 +358,16 @@ cdef inline void forward_output(const Routes* routes, Packet* packet,
         forward.resolved = True
 
 
+cdef inline void atomic_strip(Packet* packet) noexcept nogil:
+    """Take the fragment header out of an IPv6 packet that is whole nevertheless (RFC 6946), as
+    putting it together does (nf_ct_frag6_gather)."""
+    cdef uint8_t* ip = packet_l3(packet)
+    cdef uint8_t* header
+    if packet.family != IPV6 or packet.fragment or packet.fragment_header == 0:
+        return
+    header = packet.frame + packet.fragment_header
+    packet.frame[packet.fragment_announced] = header[0]
+    memmove(header, header + 8, packet.l3 + packet.l3_length - packet.fragment_header - 8)
+    packet.l3_length -= 8
+    packet.l4 -= 8
+    store16(ip + 4, htons(<uint16_t>(packet.l3_length - 40)))

@@ -21,8 +21,8 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport (
     IPV4, IPV6, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_UDP,
-    REASON_BAD_ICMP_CHECKSUM, REASON_ICMP_NOT_RELATED, REASON_NONE, REASON_RELATED_ICMP, VERDICT_DROP,
-    VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
+    REASON_BAD_ICMP_CHECKSUM, REASON_ICMP_NOT_RELATED, REASON_NONE, REASON_RELATED_ICMP,
+    VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
 )
 from lvscore._core.flow cimport (
     Tuple, address_equal, has_ports, transport_ports, tuple_hash, tuple_inverse, tuple_load,

@@ -30,7 +30,7 @@ from lvscore._core.director cimport (
 )
 from lvscore._core.flow cimport Tuple, has_ports, packet_tuple, ports_key, tuple_hash
 from lvscore._core.forward cimport (
-    address_is_broadcast, forward_output, forward_pass, forward_receive,
+    address_is_broadcast, atomic_strip, forward_output, forward_pass, forward_receive,
 )
 from lvscore._core.fragment cimport datagram_discard
 from lvscore._core.hash cimport hash_ipv4
@@ -212,6 +212,7 @@ cdef inline uint8_t packet_process(State* s, uint8_t* frame, uint32_t length,
         reason[0] = forward_receive(&s.routes, &packet, &t, &s.forward)
         if reason[0]:
             return VERDICT_DROP
+        atomic_strip(&packet)
     if packet.fragment:
         return fragment_process(s, &packet, link_type, reason)
     return packet_whole(s, &packet, reason)

@@ -19,9 +19,8 @@ from lvscore.host.packets import (
     transport_checksum,
 )
 
-__all__ = ["answer", "error_allowed", "icmp_error", "icmp_echo", "options_echo", "tcp_reset"]
+__all__ = ["answer", "error_allowed", "icmp_echo", "icmp_error", "options_echo", "tcp_reset"]
 
-IPV6_NO_NEXT_HEADER = 59
 _ICMP_ERRORS = frozenset((3, 4, 5, 11, 12))
 _ERROR_BYTES = {4: 576, 6: 1280}  # RFC 1812, section 4.3.2.3; RFC 4443, section 2.4
 _INTERNET_CONTROL = 0xC0
@@ -175,7 +174,7 @@ def answer(packet: Packet) -> str | tuple[int, int, int]:
         case 58 if packet.version == 6:
             good = len(payload) >= 8 and not transport_checksum(*ends, ICMPV6, payload)
             return "echo" if good else ""
-        case 59 if packet.version == 6:
+        case 59 if packet.version == 6:  # no next header (RFC 8200, section 4.7)
             return ""
         case _:
             if isinstance(packet.source, IPv4Address):

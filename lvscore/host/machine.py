@@ -83,8 +83,10 @@ class Machine:
                 packed.append(_packed(_UNICAST, address.network, interface, None, address.ip))
                 if address.version == 4 and address.network.prefixlen < 31:
                     network = address.network
-                    for end in (network.network_address, network.broadcast_address):
-                        packed.append(_packed(_BROADCAST, type(network)(end), interface, None, None))
+                    packed += [
+                        _packed(_BROADCAST, type(network)(end), interface, None, None)
+                        for end in (network.network_address, network.broadcast_address)
+                    ]
         for route in routes:
             if route.local:
                 packed.append(
@@ -336,9 +338,9 @@ class Machine:
         self.engine.expire(now)
         for _, reason, frame in self.engine._host_emitted():
             if reason == Reason.FRAGMENT_TIMEOUT:
-                packet = Packet.parse(frame[14:])
-                route = self.engine._route_get(packet.version, packet.source.packed)
-                self.send_error(0 if route is None else route[1], packet, 11, 1, 0)
+                first = Packet.parse(frame[14:])
+                route = self.engine._route_get(first.version, first.source.packed)
+                self.send_error(0 if route is None else route[1], first, 11, 1, 0)
 
     def _arp(self, number: int, frame: bytes) -> None:
         """Answer an ARP request for an own address; learn from what is meant for this host."""

@@ -18,7 +18,7 @@ class UnknownCommandError(AssertionError):
 
 
 class Shell:
-    """Runs command lines: ``;``, ``|``, ``<`` and ``>`` between commands."""
+    """Runs command lines: ``;``, ``||``, ``|``, ``<`` and ``>`` between commands."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -30,19 +30,27 @@ class Shell:
         lexer = shlex.shlex(line, posix=True, punctuation_chars=";|<>")
         lexer.whitespace_split = True
         lexer.commenters = ""
-        for pipeline in _split(lexer, ";"):
-            text = stdin
-            for command in _split(pipeline, "|"):
-                words, source, target = _redirected(command)
-                if source is not None:
-                    text = self.files[source]
-                status, text, errors = self._run(words, text)
+        for alternatives in _split(lexer, ";"):
+            for pipeline in _split(alternatives, "||"):
+                status, text, errors = self._pipeline(pipeline, stdin)
+                out += text
                 err += errors
-                if target is not None:
-                    self._write(target, text)
-                    text = ""
-            out += text
+                if status == 0:
+                    break
         return status, out, err
+
+    def _pipeline(self, words: list[str], text: str) -> tuple[int, str, str]:
+        status, err = 0, ""
+        for command in _split(words, "|"):
+            command, source, target, silent = _redirected(command)
+            if source is not None:
+                text = self.files[source]
+            status, text, errors = self._run(command, text)
+            err += "" if silent else errors
+            if target is not None:
+                self._write(target, text)
+                text = ""
+        return status, text, err
 
     def _run(self, words: list[str], stdin: str) -> tuple[int, str, str]:
         engine = self.network.engine
@@ -109,16 +117,20 @@ def _split(words, separator: str) -> list[list[str]]:
     return [part for part in parts if part]
 
 
-def _redirected(words: list[str]) -> tuple[list[str], str | None, str | None]:
-    """Words without redirections, and the files that these name."""
+def _redirected(words: list[str]) -> tuple[list[str], str | None, str | None, bool]:
+    """Words without redirections, the files that these name, and whether errors are thrown away."""
     rest: list[str] = []
-    files = {"<": None, ">": None}
+    files: dict[str, str | None] = {"<": None, ">": None}
+    silent = False
     position = 0
     while position < len(words):
-        if words[position] in files:
+        if words[position : position + 3] == ["2", ">", "/dev/null"]:
+            silent = True
+            position += 2
+        elif words[position] in files:
             files[words[position]] = words[position + 1]
             position += 1
         else:
             rest.append(words[position])
         position += 1
-    return rest, files["<"], files[">"]
+    return rest, files["<"], files[">"], silent
