@@ -15,8 +15,10 @@ def captures(tmp_path_factory):
     for size in (64, 1500):
         made["pcap", size] = pcap(folder / f"{size}.pcap", FRAMES * 64 // size, size=size)
         made["pcapng", size] = folder / f"{size}.pcapng"
-        with (open_pcap(made["pcap", size]) as source,
-              create_pcap(made["pcapng", size], format="pcapng") as sink):
+        with (
+            open_pcap(made["pcap", size]) as source,
+            create_pcap(made["pcapng", size], format="pcapng") as sink,
+        ):
             for batch in source:
                 sink.write_batch(batch)
     return made
@@ -45,8 +47,7 @@ def test_read_and_write(benchmark, captures, format, target, tmp_path):
     path = tmp_path / "out" if target == "file" else target
 
     def work():
-        with (open_pcap(captures[format, 64]) as source,
-              create_pcap(path, like=source) as sink):
+        with open_pcap(captures[format, 64]) as source, create_pcap(path, like=source) as sink:
             for batch in source:
                 sink.write_batch(batch)
             return sink.frames

@@ -64,7 +64,6 @@ def report(benchmark, packets, connections):
     )  # fmt: skip
 
 
-
 @pytest.mark.benchmark(group="established", timer=time.thread_time)
 @pytest.mark.parametrize("connections", CONNECTIONS)
 def test_established(benchmark, connections):

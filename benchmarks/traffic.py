@@ -46,7 +46,7 @@ def frames(flows, size=64, *, flags=0x10, reply=False):
     return out
 
 
-def pcap(path, count, *, flows=100_000, size=64, seed=1):
+def pcap(path, count, *, flows=100_000, size=64, flags=0x10, seed=1):
     """Write a pcap of ``count`` frames of random flows, a microsecond apart."""
     random = np.random.default_rng(seed)
     with Path(path).open("wb") as file:
@@ -54,9 +54,16 @@ def pcap(path, count, *, flows=100_000, size=64, seed=1):
         for start in range(0, count, CHUNK):
             time = start + np.arange(min(CHUNK, count - start))
             records = np.empty((len(time), 16 + size), np.uint8)
-            header = np.stack([1_700_000_000 + time // 10**6, time % 10**6,
-                               np.full(len(time), size), np.full(len(time), size)], 1)
+            header = np.stack(
+                [
+                    1_700_000_000 + time // 10**6,
+                    time % 10**6,
+                    np.full(len(time), size),
+                    np.full(len(time), size),
+                ],
+                1,
+            )
             records[:, :16] = header.astype("<u4").view(np.uint8)
-            records[:, 16:] = frames(random.integers(0, flows, len(time)), size)
+            records[:, 16:] = frames(random.integers(0, flows, len(time)), size, flags=flags)
             file.write(records.tobytes())
     return Path(path)

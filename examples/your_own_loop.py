@@ -23,8 +23,8 @@ def frames() -> list[tuple[int, bytes]]:
 
 def main() -> None:
     engine = lvscore.Engine(seed=0)
-    web = engine.add_service("tcp", "172.16.1.100:80", scheduler="wlc")
-    web.add_server("172.16.1.7:80", weight=2)
+    web = engine.add_service("tcp", "172.16.1.100:80", scheduler="rr")
+    web.add_server("172.16.1.7:80")
     web.add_server("172.16.1.8:80")
 
     sent = 0

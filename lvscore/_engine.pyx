@@ -20,6 +20,7 @@ from lvscore._core.consts cimport (
     IPV4, IPV6, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL, REASON_COUNT, REPLY,
     TICKS_PER_SECOND,
 )
+from lvscore._core.emit cimport Emitted, emitted_clear
 from lvscore._core.flow cimport (
     Address, Tuple, address_load, ports_destination, ports_make, ports_source, tuple_hash,
 )
@@ -245,6 +246,8 @@ cdef class EngineCore:
         cdef uint8_t reason = 0
         cdef uint8_t verdict
         cdef uint32_t length
+        emitted_clear(&s.emitted)
+        s.emitted.link_type = link
         if PyByteArray_CheckExact(frame):
             length = <uint32_t>PyByteArray_GET_SIZE(frame)
             clock_set(s, time)
@@ -279,6 +282,8 @@ cdef class EngineCore:
         frames.reason = batch.reason
         frames.count = batch.count
         frames.link_type = batch.link_type
+        emitted_clear(&s.emitted)
+        s.emitted.link_type = batch.link_type
         self.busy = True
         with nogil:
             batch_process(s, &frames)
@@ -315,6 +320,35 @@ cdef class EngineCore:
         return REASONS[self.enter().last_reason]
 
     @property
+    def emitted(self):
+        """Frames that the latest ``process`` or ``process_batch`` put out besides.
+
+        For a frame with verdict STOLEN: the fragments that its datagram was cut into again,
+        with verdict FORWARD or PASS, or the whole datagram with verdict LOCAL. A copy, empty
+        most of the time; :attr:`emitted_cause` tells which frame each was put out for.
+        """
+        cdef State* s = self.enter()
+        cdef Emitted* e = &s.emitted
+        cdef uint32_t i
+        batch = FrameBatch(
+            bytearray((<char*>e.data)[:e.used] if e.used else b""),
+            [e.frame[i].offset for i in range(e.count)],
+            [e.frame[i].length for i in range(e.count)],
+            [e.frame[i].timestamp for i in range(e.count)], link_type=e.link_type)
+        verdict, reason = batch.verdict, batch.reason
+        for i in range(e.count):
+            verdict[i] = e.frame[i].verdict
+            reason[i] = e.frame[i].reason
+        return batch
+
+    @property
+    def emitted_cause(self):
+        """For each frame of :attr:`emitted`, the index in the batch of the frame that caused it."""
+        cdef Emitted* e = &self.enter().emitted
+        cdef uint32_t i
+        return [e.frame[i].cause for i in range(e.count)]
+
+    @property
     def max_connections(self):
         """Bound on the connections held at once."""
         return self.enter().max_connections
@@ -323,7 +357,7 @@ cdef class EngineCore:
     def counters(self):
         """Exact counters: ``frames``, ``bytes`` (frame lengths), one for each verdict
         (``dropped``, ``forwarded``, ``local``, ``passed``, ``stolen``), ``connections`` (now),
-        ``opened``, ``expired``, ``clock_backwards``.
+        ``opened``, ``expired``, ``clock_backwards``, ``fragments_timed_out`` (datagrams).
         """
         cdef State* s = self.enter()
         return {
@@ -338,6 +372,7 @@ cdef class EngineCore:
             "opened": s.opened,
             "expired": s.expired,
             "clock_backwards": s.clock_backwards,
+            "fragments_timed_out": s.fragments.timed_out,
         }
 
     @property

@@ -7,13 +7,14 @@ addresses and ports in host order.
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from lvscore._core cimport checksum as _checksum
 from lvscore._core cimport consts as _consts
 from lvscore._core cimport rules as _rules
 from lvscore._core cimport scheduler as _scheduler
 from lvscore._core.bytes cimport htons, load_be16, load_be32, ntohs
+from lvscore._core.checksum cimport checksum_finish, sum_bytes
 from lvscore._core.connection cimport (
     Connection4, Connection6, Extension, connection_close, connection_open, connection_shadowed,
     connection_tuple, table_find, table_free, table_init,
@@ -52,7 +53,7 @@ __all__ = [
     "Index", "Locals", "Scheduler", "Table", "Tracker", "Wheel", "address_choose", "checksum",
     "checksum_update", "constants", "delta", "delta_inverse", "hash_32", "hash_tuple",
     "inverse", "jhash2", "load_be", "lowest_bits", "match", "multiply", "parse", "prefix_match",
-    "random_numbers", "rule_match", "sizes", "translate", "udp_checksum_update",
+    "random_numbers", "repeat_checksum", "repeat_parse", "repeat_update", "rule_match", "sizes", "translate", "udp_checksum_update",
 ]
 
 
@@ -168,6 +169,38 @@ def udp_checksum_update(uint16_t value, uint16_t change):
 
 
 # hash.pxd, flow.pxd
+
+def repeat_checksum(bytes data, uint32_t count):
+    """Compute a checksum ``count`` times; the sum of all."""
+    cdef const uint8_t* start = data
+    cdef uint64_t total = 0
+    cdef uint32_t length = <uint32_t>len(data)
+    cdef uint32_t k
+    for k in range(count):
+        total += checksum_finish(sum_bytes(start, length, k))
+    return total
+
+
+def repeat_update(uint32_t count):
+    """Update a checksum ``count`` times, each from the one before."""
+    cdef uint16_t value = 0x1234
+    cdef uint32_t k
+    for k in range(count):
+        value = _checksum.checksum_update(value, <uint16_t>k)
+    return value
+
+
+def repeat_parse(bytes frame, uint32_t count, int link_type=1):
+    """Parse a frame ``count`` times; how often that succeeded."""
+    cdef Packet packet
+    cdef uint8_t* start = <uint8_t*>frame
+    cdef uint32_t length = <uint32_t>len(frame)
+    cdef uint32_t good = 0
+    cdef uint32_t k
+    for k in range(count):
+        good += packet_parse(&packet, start, length, length, link_type) == 0
+    return good
+
 
 def hash_tuple(seed, t):
     cdef HashKey key = key_from(seed)
@@ -385,6 +418,32 @@ cdef class Table:
 
     def check(self):
         return table_check(&self.table, &self.key)
+
+    def fill(self, uint32_t count):
+        """Open connections of ``count`` clients to one virtual and one real server."""
+        cdef Tuple original, reply
+        cdef uint32_t k
+        memset(&original, 0, sizeof(Tuple))
+        original.family = IPV4
+        original.protocol = 6
+        original.destination.word[0] = 0x0100000A
+        for k in range(count):
+            original.source.word[0] = k // 50000 + 11
+            original.ports = k % 50000 << 16 | 80
+            reply = tuple_inverse(&original)
+            reply.source.word[0] = 0x0100A8C0
+            connection_open(&self.table, &self.key, &original, &reply, 0, 0, 0, 1000)
+
+    def repeat_find(self, uint32_t count):
+        """Find connections one after the other, in an order that caches cannot guess."""
+        cdef Tuple t
+        cdef uint32_t k, i
+        cdef uint32_t found = 0
+        for k in range(count):
+            i = k * <uint32_t>2654435761U % self.table.used
+            connection_tuple(&self.table, i, k & 1, &t)
+            found += table_find(&self.table, tuple_hash(&self.key, &t), &t) != NIL
+        return found
 
 
 def jhash2(list words, uint32_t seed):

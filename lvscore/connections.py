@@ -1,7 +1,6 @@
 """The connection table as seen from Python: look-up, iteration, NumPy."""
 
 from collections.abc import Iterator
-from functools import cache
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -48,7 +47,6 @@ class Connection(NamedTuple):
     """Nanoseconds until it expires if no packet comes."""
 
 
-@cache
 def connection_dtype() -> "np.dtype[np.void]":
     """The structured dtype of :meth:`Connections.snapshot`."""
     import numpy

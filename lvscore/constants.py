@@ -55,7 +55,8 @@ class Reason(IntEnum):
     ICMP_NOT_RELATED = 13
     """An ICMP error about no known connection: passed."""
     FRAGMENT = 14
-    """A fragment, which cannot be translated by itself: passed."""
+    """A fragment that is not put together: no service or rule has to do with it, or the
+    capture has only part of it: passed."""
     INVALID_STATE = 15
     """A segment that no connection state allows (netfilter's INVALID): passed untranslated."""
     TRUNCATED_LINK_HEADER = 16
@@ -85,6 +86,16 @@ class Reason(IntEnum):
     """No free port is left to translate a source to: dropped."""
     NO_ROUTE = 28
     """Masquerading found no route, or no address on the interface: dropped."""
+    FRAGMENT_HELD = 29
+    """A fragment, kept until its datagram is whole: stolen."""
+    FRAGMENT_DUPLICATE = 30
+    """A fragment that brings nothing new: dropped."""
+    FRAGMENT_OVERLAP = 31
+    """A fragment that overlaps another: dropped with its whole datagram."""
+    BAD_FRAGMENT = 32
+    """A fragment of impossible length or ECN: dropped with its whole datagram."""
+    FRAGMENT_MEMORY = 33
+    """No room for another fragment: dropped."""
 
 
 class State(IntEnum):

@@ -4,6 +4,11 @@ They tell what the *caller* got wrong. What a packet got wrong never raises: it 
 verdict, a reason and a counter.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lvscore.report import Report
+
 __all__ = [
     "AddressError",
     "CaptureError",
@@ -58,7 +63,13 @@ class LimitError(LvscoreError):
 
 
 class CaptureError(LvscoreError, ValueError):
-    """A capture file that cannot be read or written."""
+    """A capture file that cannot be read or written.
+
+    Attributes:
+        report: what became of the frames before it, where :func:`lvscore.run` met it.
+    """
+
+    report: "Report | None" = None
 
 
 class CaptureFileError(OSError, CaptureError):

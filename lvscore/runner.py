@@ -77,16 +77,30 @@ def _read(
         yield from source
     except CaptureError as error:
         _flush(sink)
-        error.report = tally.report()  # type: ignore[attr-defined]
+        error.report = tally.report()
         raise
 
 
 def _write(engine: "Engine", batch: "FrameBatch", sink: "Sink") -> None:
-    verdict = batch.verdict
-    sink.write_batch(batch, select=(verdict == Verdict.FORWARD) | (verdict == Verdict.PASS))
-    emitted = getattr(engine, "emitted", None)
-    if emitted is not None and len(emitted):
-        sink.write_batch(emitted)
+    sent = _sent(batch)
+    causes = engine.emitted_cause
+    if not causes:
+        sink.write_batch(batch, select=sent)
+        return
+    # What was put out for a frame goes where that frame would have gone.
+    emitted = engine.emitted
+    cause = np.asarray(causes)
+    index = np.arange(len(batch))
+    start = 0
+    for end in np.unique(cause):
+        sink.write_batch(batch, select=sent & (index >= start) & (index < end))
+        sink.write_batch(emitted, select=_sent(emitted) & (cause == end))
+        start = end
+    sink.write_batch(batch, select=sent & (index >= start))
+
+
+def _sent(batch: "FrameBatch") -> "npt.NDArray[np.bool_]":
+    return np.isin(batch.verdict, (Verdict.FORWARD, Verdict.PASS))
 
 
 def _flush(sink: "Sink | None") -> None:

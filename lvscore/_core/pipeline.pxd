@@ -19,12 +19,14 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport (
     IPV6, LINK_ETHERNET, NIL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
-    REASON_FRAGMENT, REASON_NONE, REASON_NOT_IP, REASON_NO_PROTOCOL_HANDLER, REASON_NO_SERVICE,
+    REASON_NONE, REASON_NOT_IP, REASON_NO_PROTOCOL_HANDLER, REASON_NO_SERVICE,
     REASON_REPLY, REASON_REQUEST, REASON_TRUNCATED_TRANSPORT_HEADER, VECTOR, VERDICT_DROP,
-    VERDICT_FORWARD, VERDICT_PASS,
+    VERDICT_FORWARD, VERDICT_PASS, VERDICT_STOLEN,
 )
+from lvscore._core.defragment cimport datagram_emit, fragment_take
 from lvscore._core.director cimport service_packet
 from lvscore._core.flow cimport Tuple, has_ports, packet_tuple, ports_key, tuple_hash
+from lvscore._core.fragment cimport datagram_discard
 from lvscore._core.hash cimport hash_ipv4
 from lvscore._core.icmp cimport icmp_error_process, icmp_is_error
 from lvscore._core.index cimport Bucket, hash_tag, index_home
@@ -61,43 +63,56 @@ cdef struct Lane:
     uint32_t l3_length
 
 
-cdef inline uint8_t packet_process(State* s, uint8_t* frame, uint32_t length,
-                                   uint32_t wire_length, int link_type,
-                                   uint8_t* reason) noexcept nogil:
-    """Take one frame through all stages; its verdict."""
-    cdef Packet packet
+cdef inline uint8_t packet_whole(State* s, Packet* packet, uint8_t* reason) noexcept nogil:
+    """Take a whole packet through look-up, tracking and translation; its verdict."""
     cdef Tuple t
     cdef uint32_t reference
-    cdef uint8_t verdict
-    cdef uint8_t failed = packet_parse(&packet, frame, length, wire_length, link_type)
-    if failed:
-        reason[0] = failed
-        return VERDICT_PASS if failed == REASON_NOT_IP else VERDICT_DROP
-    packet_tuple(&packet, &t)
+    cdef uint8_t verdict, failed
+    packet_tuple(packet, &t)
     trace_step(s, TRACE_PARSED, packet.l3_length, packet.l4_length, &t)
-    if packet.fragment:
-        reason[0] = REASON_FRAGMENT
-        return VERDICT_PASS
-    if icmp_is_error(&packet):
-        return icmp_error_process(s, &packet, &t, reason)
+    if icmp_is_error(packet):
+        return icmp_error_process(s, packet, &t, reason)
     if has_ports(t.protocol) and packet.l4_captured < 4:
-        verdict = untracked(s, &packet, &t, REASON_NONE, reason)
+        verdict = untracked(s, packet, &t, REASON_NONE, reason)
         reason[0] = REASON_TRUNCATED_TRANSPORT_HEADER
         return verdict
     reference = table_find(table_of(s, t.family), tuple_hash(&s.key, &t), &t)
     if reference == NIL:
         trace_step(s, TRACE_NOT_FOUND, 0, 0, &t)
         if s.tracking:
-            return rule_new(s, &packet, &t, reason)
+            return rule_new(s, packet, &t, reason)
         failed = REASON_NO_SERVICE
         if not (has_ports(t.protocol) or t.protocol == PROTOCOL_ICMP
                 or t.protocol == PROTOCOL_ICMPV6):
             failed = REASON_NO_PROTOCOL_HANDLER
-        return untracked(s, &packet, &t, failed, reason)
+        return untracked(s, packet, &t, failed, reason)
     trace_step(s, TRACE_FOUND, reference, 0, &t)
     if table_meta(table_of(s, t.family), reference >> 1).flags & FLAG_SERVICE:
-        return service_packet(s, &packet, &t, reference, reason)
-    return rule_packet(s, &packet, &t, reference, reason)
+        return service_packet(s, packet, &t, reference, reason)
+    return rule_packet(s, packet, &t, reference, reason)
+
+
+cdef inline uint8_t packet_process(State* s, uint8_t* frame, uint32_t length,
+                                   uint32_t wire_length, int link_type,
+                                   uint8_t* reason) noexcept nogil:
+    """Take one frame through all stages; its verdict."""
+    cdef Packet packet, whole
+    cdef uint32_t datagram
+    cdef uint8_t verdict
+    reason[0] = packet_parse(&packet, frame, length, wire_length, link_type)
+    if reason[0]:
+        return VERDICT_PASS if reason[0] == REASON_NOT_IP else VERDICT_DROP
+    if not packet.fragment:
+        return packet_whole(s, &packet, reason)
+    verdict = fragment_take(s, &packet, link_type, &whole, &datagram, reason)
+    if verdict != VERDICT_FORWARD:
+        return verdict
+    verdict = packet_whole(s, &whole, reason)
+    if verdict != VERDICT_DROP:
+        datagram_emit(s, &s.fragments.datagram[datagram], &whole, verdict, reason[0])
+        verdict = VERDICT_STOLEN
+    datagram_discard(&s.fragments, datagram)
+    return verdict
 
 
 cdef inline void frame_count(State* s, uint32_t length, uint8_t verdict,
@@ -244,6 +259,7 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
             replies += direction
             short_way += 1
         else:
+            s.emitted.cause = first + j
             verdict[j] = packet_process(s, data + offset[j], length[j], wire_length[j],
                                         link_type, &reason[j])
             s.verdicts[verdict[j]] += 1

@@ -10,6 +10,10 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport IPV4, IPV6, NIL, NS_PER_TICK, REASON_COUNT
 from lvscore._core.flow cimport Address, Tuple, address_equal
+from lvscore._core.emit cimport Emitted, emitted_free
+from lvscore._core.fragment cimport (
+    Fragments, datagram_discard, fragments_copy, fragments_due, fragments_free, fragments_init,
+)
 from lvscore._core.hash cimport HashKey, hash_key_init, random_next
 from lvscore._core.route cimport Routes, local_add, routes_copy, routes_free, routes_init
 from lvscore._core.rules cimport Chain, Rule
@@ -71,6 +75,8 @@ cdef struct State:
     Chain prerouting
     Chain postrouting
     bint tracking           # there are NAT rules: every flow is tracked
+    Fragments fragments
+    Emitted emitted         # frames put out by the latest call
     # counters
     uint64_t frames
     uint64_t bytes
@@ -78,7 +84,7 @@ cdef struct State:
     uint64_t opened
     uint64_t expired
     uint64_t verdicts[5]
-    uint64_t reasons[29]
+    uint64_t reasons[34]
     uint8_t last_reason     # of the latest single frame
     Trace* trace            # NULL but while explaining
 
@@ -93,7 +99,8 @@ cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_lo
     tracker_init(&s.tracker)
     return (table_init(&s.table[0], IPV4, max_connections)
             and table_init(&s.table[1], IPV6, max_connections)
-            and services_init(&s.services) and routes_init(&s.routes))
+            and services_init(&s.services) and routes_init(&s.routes)
+            and fragments_init(&s.fragments))
 
 
 cdef inline void state_free(State* s) noexcept nogil:
@@ -101,6 +108,8 @@ cdef inline void state_free(State* s) noexcept nogil:
     table_free(&s.table[1])
     services_free(&s.services)
     routes_free(&s.routes)
+    fragments_free(&s.fragments)
+    emitted_free(&s.emitted)
     free(s.prerouting.rule)
     free(s.postrouting.rule)
     s.prerouting.rule = NULL
@@ -124,12 +133,15 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
     memset(s.table, 0, sizeof(s.table))
     memset(&s.services, 0, sizeof(Services))
     memset(&s.routes, 0, sizeof(Routes))
+    memset(&s.fragments, 0, sizeof(Fragments))
+    memset(&s.emitted, 0, sizeof(Emitted))
     memset(&s.prerouting, 0, sizeof(Chain))
     memset(&s.postrouting, 0, sizeof(Chain))
     s.trace = NULL
     return (table_copy(&s.table[0], &other.table[0]) and table_copy(&s.table[1], &other.table[1])
             and services_copy(&s.services, &other.services)
             and routes_copy(&s.routes, &other.routes)
+            and fragments_copy(&s.fragments, &other.fragments)
             and chain_copy(&s.prerouting, &other.prerouting)
             and chain_copy(&s.postrouting, &other.postrouting))
 
@@ -241,6 +253,15 @@ cdef inline int64_t now_after(int64_t now) noexcept nogil:
     return now + 1 if now < 0x7FFFFFFFFFFFFFFFLL else now
 
 
+cdef inline void fragments_expire(State* s) noexcept nogil:
+    """Discard the datagrams whose fragments did not all come in time."""
+    cdef uint32_t i = fragments_due(&s.fragments, s.tick)
+    while i != NIL:
+        datagram_discard(&s.fragments, i)
+        s.fragments.timed_out += 1
+        i = fragments_due(&s.fragments, s.tick)
+
+
 cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
     """Move the clock forward to ``now`` > s.now, and expire what is due."""
     cdef uint64_t elapsed
@@ -263,6 +284,8 @@ cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
         s.tick_end = 0x7FFFFFFFFFFFFFFFULL
     else:
         s.tick_end = <int64_t>(<uint64_t>s.origin + (s.tick + 1) * NS_PER_TICK)
+    if s.tick >= s.fragments.deadline:
+        fragments_expire(s)
     if s.tick >= s.table[0].wheel.event or s.tick >= s.table[1].wheel.event:
         return state_expire(s)
     s.table[0].wheel.tick = s.tick

@@ -37,6 +37,8 @@ cdef struct Packet:
     uint32_t l3_length      # IP header and payload, as the header says
     uint32_t l4_length      # transport header and payload
     uint32_t l4_captured    # of these, bytes that were captured
+    uint32_t fragment_header    # IPv6: offset of the fragment header
+    uint32_t fragment_announced  # IPv6: offset of the field that announces it
     uint16_t fragment_offset
     uint8_t family
     uint8_t protocol
@@ -144,6 +146,7 @@ cdef inline uint8_t ipv6_parse(Packet* packet) noexcept nogil:
     cdef const uint8_t* ip = packet.frame + packet.l3
     cdef uint32_t captured = packet.length - packet.l3
     cdef uint32_t position = 40
+    cdef uint32_t announced = 6
     cdef uint32_t size, end
     cdef uint32_t extensions = 0
     cdef uint8_t header
@@ -169,6 +172,8 @@ cdef inline uint8_t ipv6_parse(Packet* packet) noexcept nogil:
             return REASON_TRUNCATED_IP_HEADER
         if header == HEADER_FRAGMENT:
             size = 8
+            packet.fragment_header = packet.l3 + position
+            packet.fragment_announced = packet.l3 + announced
             fragment = load_be16(ip + position + 2)
             # An atomic fragment (RFC 6946) is a whole packet.
             if fragment & 0xFFF9:
@@ -178,9 +183,10 @@ cdef inline uint8_t ipv6_parse(Packet* packet) noexcept nogil:
             size = (<uint32_t>ip[position + 1] + 2) * 4  # RFC 4302, section 2.2
         else:
             size = (<uint32_t>ip[position + 1] + 1) * 8
-        header = ip[position]
         if position + size > end:
             return REASON_TRUNCATED_IP_HEADER
+        header = ip[position]
+        announced = position
         position += size
         if packet.fragment_offset:
             break

@@ -29,6 +29,8 @@ def selection(select: object, count: int) -> npt.NDArray[np.uint8]:
     except ValueError as error:
         raise ConfigError(f"select must be {count} bool or uint8: {error}") from error
     if given.shape != (count,) or given.dtype not in (np.bool_, np.uint8):
-        raise ConfigError(f"select must be {count} bool or uint8, one per frame, not an array of "
-                          f"{given.dtype} and shape {given.shape}")
+        raise ConfigError(
+            f"select must be {count} bool or uint8, one per frame, not an array of "
+            f"{given.dtype} and shape {given.shape}"
+        )
     return np.ascontiguousarray(given).view(np.uint8)

@@ -42,8 +42,11 @@ def open_raw(target: PathOrFile, mode: str) -> tuple[Any, str, bool]:
             raise CaptureError(f"{name} is closed")
         if mode == "wb":
             text.flush()
-        return (text.buffer if mode == "rb" else getattr(text.buffer, "raw", text.buffer),
-                name, False)
+        return (
+            text.buffer if mode == "rb" else getattr(text.buffer, "raw", text.buffer),
+            name,
+            False,
+        )
     if isinstance(target, (str, bytes, os.PathLike)):
         name = os.fsdecode(target)
         try:
@@ -59,7 +62,8 @@ def open_raw(target: PathOrFile, mode: str) -> tuple[Any, str, bool]:
     wanted = ("readinto", "read") if mode == "rb" else ("write",)
     if not any(callable(getattr(target, method, None)) for method in wanted):
         raise ConfigError(
-            f"expected a path, '-' or a binary file object, not {type(target).__name__}")
+            f"expected a path, '-' or a binary file object, not {type(target).__name__}"
+        )
     return target, name, False
 
 
@@ -131,8 +135,11 @@ class Input:
             head = self._head(fill)
             self._counted = _Counted(head, fill)
             self.compressed = head[:2] == GZIP_MAGIC
-            self._fill = (chunk_reader(gzip.GzipFile(fileobj=self._counted)) if self.compressed
-                          else self._counted.readinto)
+            self._fill = (
+                chunk_reader(gzip.GzipFile(fileobj=self._counted))
+                if self.compressed
+                else self._counted.readinto
+            )
         except CaptureError:
             self.close()
             raise
@@ -198,8 +205,9 @@ class Output:
         self.file, self.name, self.owned = open_raw(target, "wb")
         self.write: Callable[[memoryview], int | None] = self.file.write
         # wbits 31: a gzip wrapper. It holds no time, so equal captures make equal files.
-        self.compressor = (zlib.compressobj(wbits=31)
-                           if self.owned and self.name.lower().endswith(".gz") else None)
+        self.compressor = (
+            zlib.compressobj(wbits=31) if self.owned and self.name.lower().endswith(".gz") else None
+        )
 
     def refused(self, error: OSError | ValueError) -> CaptureError:
         return refused(error, self.name)

@@ -79,5 +79,6 @@ def create_pcap(
         format = getattr(like, "format", "pcap")
     if nanosecond is None:
         nanosecond = getattr(like, "nanosecond", True)
-    return PcapWriter(path_or_file, link_type=link_type, format=format, nanosecond=nanosecond,
-                      snaplen=snaplen)
+    return PcapWriter(
+        path_or_file, link_type=link_type, format=format, nanosecond=nanosecond, snaplen=snaplen
+    )

@@ -79,8 +79,11 @@ class MemorySink:
     ) -> None:
         """Collect the frames of ``batch``, or those of which ``select`` is true."""
         timestamps = batch.timestamp.tolist()
-        chosen = (range(len(batch)) if select is None
-                  else np.flatnonzero(selection(select, len(batch))).tolist())
+        chosen = (
+            range(len(batch))
+            if select is None
+            else np.flatnonzero(selection(select, len(batch))).tolist()
+        )
         self.frames.extend((bytes(batch[i]), timestamps[i]) for i in chosen)
 
     def close(self) -> None:

@@ -45,6 +45,7 @@ def test_clashing_tuples_against_a_model(data, family):
     model = Model()
     seen = set()
     for _ in range(data.draw(st.integers(1, 60))):
+
         def draw_int(low, high):
             return data.draw(st.integers(low, high))
 

@@ -75,6 +75,7 @@ def test_a_single_address_is_taken():
 def test_ipv4_ranges(source, destination, low, size):
     t = (6, source.to_bytes(4, "big"), 1, destination.to_bytes(4, "big"), 2)
     chosen = _probe.address_choose(low.to_bytes(4, "big"), (low + size).to_bytes(4, "big"), t)
+
     # The kernel hashes the words as they lie in memory: source padded to four words.
     def word(x):
         return int.from_bytes(x.to_bytes(4, "big"), "little")

@@ -110,9 +110,7 @@ def loaded(kind, given_loads):
         scheduler.load(server, active, inactive, overloaded)
     usable = [
         (server, active * 256 + inactive, weight)
-        for server, (active, inactive, weight, overloaded) in zip(
-            servers, given_loads, strict=True
-        )
+        for server, (active, inactive, weight, overloaded) in zip(servers, given_loads, strict=True)
         if weight > 0 and not overloaded
     ]
     return scheduler, usable[::-1]  # the last added comes first

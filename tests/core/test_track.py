@@ -5,7 +5,7 @@ import pytest
 from lvscore import _probe
 
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
-SERVICE = "NO ES SS SR FW TW CL CW LA LI SA".split()
+SERVICE = ["NO", "ES", "SS", "SR", "FW", "TW", "CL", "CW", "LA", "LI", "SA"]
 SERVICE_INPUT = {
     "syn": "SR ES ES SR SR SR SR SR SR SR SR",
     "fin": "CL CW SS TW TW TW CL CW LA LI TW",
@@ -20,7 +20,7 @@ SERVICE_OUTPUT = {
 }
 SERVICE_TIMEOUTS = [2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120]
 
-RULE = "NO SS SR ES FW CW LA TW CL S2".split()
+RULE = ["NO", "SS", "SR", "ES", "FW", "CW", "LA", "TW", "CL", "S2"]
 RULE_ORIGINAL = {
     SYN: "SS SS IG IG IG IG IG SS SS S2",
     SYN | ACK: "IV IV SR IV IV IV IV IV IV SR",

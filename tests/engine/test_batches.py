@@ -2,11 +2,10 @@
 
 import numpy
 import pytest
+from packets import CLIENT, RS1, SECOND, VIP, tcp, udp
 
 import lvscore
 from lvscore import Reason, Verdict
-
-from packets import CLIENT, RS1, SECOND, VIP, tcp, udp
 
 
 def one_by_one(engine, frames, times):

@@ -1,6 +1,7 @@
 """ICMP errors about connections, both ways and of both kinds."""
 
 import pytest
+from packets import CLIENT, RS1, SECOND, VIP, checksums_good, flow, tcp, udp
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
@@ -8,8 +9,6 @@ from scapy.packet import Raw
 
 import lvscore
 from lvscore import LinkType, Reason, Verdict
-
-from packets import CLIENT, RS1, SECOND, VIP, checksums_good, flow, tcp, udp
 
 RAW = LinkType.RAW
 
@@ -171,7 +170,9 @@ def test_an_echo_is_no_error():
 def test_quotes_too_short_to_find_a_connection(inner):
     engine = lab()
     sent = tcp(CLIENT, 40000, RS1, 8080)
-    error = bytearray(bytes(Ether() / IP(src=RS1, dst=CLIENT) / ICMP(type=3) / quote_of(sent, inner)))
+    error = bytearray(
+        bytes(Ether() / IP(src=RS1, dst=CLIENT) / ICMP(type=3) / quote_of(sent, inner))
+    )
     assert engine.process(error, 0) == Verdict.PASS
 
 

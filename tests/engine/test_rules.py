@@ -1,13 +1,12 @@
 """DNAT, SNAT, masquerading: what the rules make of flows, and netfilter's states."""
 
 import pytest
+from packets import CLIENT, RS1, RS2, SECOND, VIP, checksums_good, flow, ip, tcp, udp
 from scapy.layers.inet import ICMP
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest
 
 import lvscore
 from lvscore import Reason, Verdict
-
-from packets import CLIENT, RS1, RS2, SECOND, VIP, checksums_good, flow, ip, tcp, udp
 
 OUT, WEB = "10.0.0.200", "93.184.216.34"
 

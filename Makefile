@@ -1,0 +1,42 @@
+# Two commands on a fresh machine: `make demo` sets up and runs the main job, `make test` the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find lvscore -name '*.pyx' -o -name '*.pxd') setup.py pyproject.toml
+OUT := out
+
+.PHONY: demo test lint bench fuzz clean
+
+$(VENV)/.installed: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	mkdir -p $(OUT)
+	$(BIN)/lvscore replay examples/data/director.pcap -o $(OUT)/translated.pcap -c examples/data/lvs.rules
+	$(BIN)/python examples/lvs_nat_lab.py $(OUT)/lab
+	@echo "The translated capture is $(OUT)/translated.pcap; tcpdump -nr or Wireshark opens it."
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 tests
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint lvscore tests
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest lvscore
+
+bench: $(VENV)/.installed
+	mkdir -p $(OUT)
+	$(BIN)/python -m pytest benchmarks --benchmark-json=$(OUT)/benchmarks.json
+	$(BIN)/python benchmarks/table.py $(OUT)/benchmarks.json
+
+fuzz:
+	tests/fuzz/run.sh 60
+
+clean:
+	rm -rf $(VENV) build $(OUT)
+	find lvscore -name '*.so' -delete
