@@ -53,11 +53,13 @@ from lvscore._frames cimport FrameBatch
 
 from lvscore.constants import Reason, Verdict
 from lvscore.errors import ConcurrencyError, ConfigError, LimitError
+from lvscore.sysctl import ENGINE_SETTINGS
 
 __all__ = ["EngineCore", "connection_layout"]
 
 cdef tuple VERDICTS = tuple(Verdict)
 cdef tuple REASONS = tuple(Reason)
+cdef tuple SYSCTLS = tuple(ENGINE_SETTINGS)
 
 
 # One row of a snapshot; connection_layout() tells NumPy about it.
@@ -313,7 +315,8 @@ cdef class EngineCore:
         frames.data = batch.data
         frames.offset = batch.offset
         frames.length = batch.length
-        frames.original_length = batch.original_length
+        # One array less to fetch where it says the same.
+        frames.original_length = batch.original_length if batch.snapped else batch.length
         frames.timestamp = batch.timestamp
         frames.verdict = batch.verdict
         frames.reason = batch.reason
@@ -767,11 +770,12 @@ cdef class EngineCore:
                 address_bytes(&route.gateway, family) if route.has_gateway else destination,
                 address_bytes(&route.source, family) if route.has_source else None)
 
-    def _sysctl_get(self, uint32_t index):
-        return self.enter().sysctl[index]
+    def _sysctl_get(self, name):
+        return self.enter().sysctl[SYSCTLS.index(name)]
 
-    def _sysctl_set(self, uint32_t index, uint32_t value):
+    def _sysctl_set(self, name, uint32_t value):
         cdef State* s = self.enter()
+        cdef uint32_t index = SYSCTLS.index(name)
         s.sysctl[index] = value
         if index == SYSCTL_SECURE_TCP:
             tracker_secure(&s.tracker, value == 3)

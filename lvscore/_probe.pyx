@@ -4,6 +4,7 @@ Tuples are (protocol, source, source port, destination, destination port) with p
 addresses and ports in host order.
 """
 
+cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -51,9 +52,10 @@ from lvscore._core.wire cimport Packet, packet_parse
 
 __all__ = [
     "Index", "Locals", "Scheduler", "Table", "Tracker", "Wheel", "address_choose", "checksum",
-    "checksum_update", "constants", "delta", "delta_inverse", "hash_32", "hash_tuple",
-    "inverse", "jhash2", "load_be", "lowest_bits", "match", "multiply", "parse", "prefix_match",
-    "random_numbers", "repeat_checksum", "repeat_parse", "repeat_update", "rule_match", "sizes", "translate", "udp_checksum_update",
+    "checksum_update", "constants", "delta", "delta_inverse", "hash_32", "hash_tuple", "inverse",
+    "jhash2", "load_be", "lowest_bits", "match", "multiply", "parse", "prefix_match",
+    "random_numbers", "repeat_checksum", "repeat_parse", "repeat_update", "rule_match", "sizes",
+    "translate", "udp_checksum_update",
 ]
 
 
@@ -109,6 +111,9 @@ def constants():
             "IPV6": _consts.LINK_IPV6, "LINUX_SLL2": _consts.LINK_LINUX_SLL2,
         },
         "Reason": {"COUNT": REASON_COUNT},
+        "Scheduler flag": {
+            "sh-fallback": _scheduler.SCHEDULER_FALLBACK, "sh-port": _scheduler.SCHEDULER_PORT,
+        },
         "Scheduler": {
             "rr": _scheduler.SCHEDULER_RR, "wrr": _scheduler.SCHEDULER_WRR,
             "lc": _scheduler.SCHEDULER_LC, "wlc": _scheduler.SCHEDULER_WLC,
@@ -196,8 +201,7 @@ def repeat_parse(bytes frame, uint32_t count, int link_type=1):
     cdef uint8_t* start = <uint8_t*>frame
     cdef uint32_t length = <uint32_t>len(frame)
     cdef uint32_t good = 0
-    cdef uint32_t k
-    for k in range(count):
+    for _ in range(count):
         good += packet_parse(&packet, start, length, length, link_type) == 0
     return good
 
@@ -262,6 +266,7 @@ def translate(bytes frame, to, bint fill_udp=False, int link_type=1):
 
 # index.pxd
 
+@cython.final
 cdef class Index:
     """References by hash; ``max_entries`` bounds its growth."""
 
@@ -286,13 +291,13 @@ cdef class Index:
         return self.index.limit
 
     def insert(self, uint64_t hash, uint32_t reference):
-        return index_insert(&self.index, hash, reference)
+        return bool(index_insert(&self.index, hash, reference))
 
     def remove(self, uint64_t hash, uint32_t reference):
-        return index_remove(&self.index, hash, reference)
+        return bool(index_remove(&self.index, hash, reference))
 
     def replace(self, uint64_t hash, uint32_t reference, uint32_t by):
-        return index_replace(&self.index, hash, reference, by)
+        return bool(index_replace(&self.index, hash, reference, by))
 
     def candidates(self, uint64_t hash):
         cdef Cursor cursor = index_seek(&self.index, hash)
@@ -317,6 +322,7 @@ cdef class Index:
 
 # wheel.pxd
 
+@cython.final
 cdef class Wheel:
     """``count`` timers; a popped or unlinked one may be linked again."""
 
@@ -363,6 +369,7 @@ cdef class Wheel:
 
 # connection.pxd, rules.pxd
 
+@cython.final
 cdef class Table:
     """Connections of one family with their tuples."""
 
@@ -487,6 +494,7 @@ def prefix_match(bytes network, uint32_t length, bytes address):
     return bool(prefix_matches(&a, length, &b))
 
 
+@cython.final
 cdef class Locals:
     """The set of local addresses, which counts uses."""
 
@@ -517,6 +525,7 @@ cdef class Locals:
 
 # track.pxd
 
+@cython.final
 cdef class Tracker:
     cdef Tracker_t tracker
 
@@ -539,6 +548,7 @@ def hash_32(uint32_t value, uint32_t bits):
     return _scheduler.hash_32(value, bits)
 
 
+@cython.final
 cdef class Scheduler:
     """One service with servers that can be given any load."""
 

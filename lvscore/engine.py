@@ -370,12 +370,7 @@ class Engine(_engine.EngineCore):
     @property
     def sysctl(self) -> Sysctl:
         """IPVS settings by the kernel's names: ``engine.sysctl["net.ipv4.vs.sloppy_tcp"] = 1``."""
-        names = list(ENGINE_SETTINGS)
-        return Sysctl(
-            ENGINE_SETTINGS,
-            lambda name: self._sysctl_get(names.index(name)),
-            lambda name, value: self._sysctl_set(names.index(name), value),
-        )
+        return Sysctl(ENGINE_SETTINGS, self._sysctl_get, self._sysctl_set)
 
     @property
     def connections(self) -> Connections:

@@ -10,8 +10,9 @@ from lvscore._core.connection cimport (
     FLAG_EXTENDED, FLAG_INACTIVE, FLAG_SERVICE, Meta, Table, connection_shadowed,
     connection_tuple, table_find, table_meta,
 )
-from lvscore._core.consts cimport MAX_DISPLACEMENT, NIL
+from lvscore._core.consts cimport IPV4, MAX_DISPLACEMENT, NIL
 from lvscore._core.flow cimport Tuple, tuple_hash
+from lvscore._core.fragment cimport MAX_PAYLOAD, Datagram, Fragments
 from lvscore._core.hash cimport HashKey
 from lvscore._core.index cimport SLOTS, SPARE_BUCKETS, Bucket, Index, slot_displacement
 from lvscore._core.scheduler cimport Server
@@ -32,6 +33,7 @@ cdef enum Fault:
     FAULT_WHEEL_LATE = 10       # a timer lies in a slot that comes up after its deadline
     FAULT_WHEEL_COUNT = 11      # a live connection without timer, or the reverse
     FAULT_SERVER_COUNT = 12     # active and inactive are not those of the connections
+    FAULT_FRAGMENTS = 13        # datagrams in reassembly, their bytes or their order miscounted
 
 
 cdef inline int index_check(const Index* index) noexcept nogil:
@@ -152,12 +154,43 @@ cdef inline int table_check(const Table* table, const HashKey* key) noexcept nog
     return fault
 
 
+cdef inline int fragments_check(const Fragments* f) noexcept nogil:
+    cdef uint32_t i, family, previous
+    cdef uint32_t count = 0
+    cdef uint32_t chained = 0
+    cdef uint64_t total = 0
+    cdef const Datagram* d
+    for i in range(f.used):
+        if f.datagram[i].used:
+            count += 1
+            total += f.datagram[i].received
+    for family in range(2):
+        previous = NIL
+        i = f.oldest[family]
+        while i != NIL:
+            d = &f.datagram[i]
+            chained += 1
+            if (not d.used or d.older != previous or chained > count
+                    or d.deadline < f.deadline or (d.family != IPV4) != family
+                    or d.received > d.furthest or d.furthest > MAX_PAYLOAD):
+                return FAULT_FRAGMENTS
+            previous = i
+            i = d.newer
+        if f.newest[family] != previous:
+            return FAULT_FRAGMENTS
+    if count != f.count or chained != count or total != f.bytes:
+        return FAULT_FRAGMENTS
+    return FAULT_NONE
+
+
 cdef inline int state_check(const State* s) noexcept nogil:
     cdef uint32_t f, i
     cdef const Meta* meta
     cdef const Server* server
     cdef uint32_t* counted
-    cdef int fault
+    cdef int fault = fragments_check(&s.fragments)
+    if fault:
+        return fault
     for f in range(2):
         fault = table_check(&s.table[f], &s.key)
         if fault:

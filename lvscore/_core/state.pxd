@@ -20,6 +20,7 @@ from lvscore._core.fragment cimport (
     fragments_free, fragments_init,
 )
 from lvscore._core.hash cimport HashKey, hash_key_init, random_next
+from lvscore._core.machine cimport likely
 from lvscore._core.route cimport (
     NO_INTERFACE, Routes, local_add, routes_copy, routes_free, routes_init,
 )
@@ -345,7 +346,7 @@ cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
 cdef inline uint64_t clock_set(State* s, int64_t now) noexcept nogil:
     """Take the time of a packet or call: forward only, a step back is counted."""
     if now > s.now or not s.started:
-        if now >= s.tick_end or not s.started:
+        if likely(now >= s.tick_end or not s.started, False):
             return time_advance(s, now)
         s.now = now
     elif now < s.now:

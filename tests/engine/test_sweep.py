@@ -3,14 +3,13 @@
 import random
 from collections import Counter
 
+import captures
 import numpy
 import pytest
+from test_round_trip import conversations, endpoint, server_for
 
 import lvscore
 from lvscore import Reason, Verdict
-
-import captures
-from test_round_trip import conversations, endpoint, server_for
 
 FILES = captures.files()
 LONGEST = 432_000 * 1_000_000_000  # netfilter's ESTABLISHED

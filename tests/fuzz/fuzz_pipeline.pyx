@@ -12,8 +12,9 @@ from libc.string cimport memcmp, memcpy
 from lvscore._core.bytes cimport htons
 from lvscore._core.consts cimport (
     IPV4, IPV6, LINK_ETHERNET, LINK_IPV4, LINK_IPV6, LINK_LINUX_SLL, LINK_LINUX_SLL2, LINK_NULL,
-    LINK_RAW, NIL,
+    LINK_RAW, NIL, REASON_COUNT,
 )
+from lvscore._core.emit cimport emitted_clear
 from lvscore._core.flow cimport Address, Tuple, address_load, packet_tuple, ports_destination
 from lvscore._core.pipeline cimport Frames, batch_process, frame_count, packet_process
 from lvscore._core.route cimport local_remove
@@ -200,6 +201,22 @@ cdef inline void frame_note(Harness* h, const uint8_t* data, uint32_t length,
     h.count += 1
 
 
+cdef inline void emitted_compare(Harness* h) noexcept nogil:
+    """What both put out themselves, fragments, must be the same too."""
+    cdef uint32_t i
+    require(h.one_by_one.emitted.count == h.batched.emitted.count)
+    require(h.one_by_one.emitted.used == h.batched.emitted.used)
+    if h.batched.emitted.used:
+        require(memcmp(h.one_by_one.emitted.data, h.batched.emitted.data,
+                       h.batched.emitted.used) == 0)
+    for i in range(h.batched.emitted.count):
+        require(h.batched.emitted.frame[i].verdict == h.one_by_one.emitted.frame[i].verdict)
+        require(h.batched.emitted.frame[i].reason == h.one_by_one.emitted.frame[i].reason)
+        require(h.batched.emitted.frame[i].cause < h.count)
+    emitted_clear(&h.one_by_one.emitted)
+    emitted_clear(&h.batched.emitted)
+
+
 cdef inline void frames_flush(Harness* h) noexcept nogil:
     """Send what waits, both ways, and compare."""
     cdef Frames frames
@@ -227,10 +244,11 @@ cdef inline void frames_flush(Harness* h) noexcept nogil:
                                  h.link_type, &reason)
         frame_count(&h.one_by_one, h.length[i], verdict, reason)
         require(verdict == h.verdict[i] and reason == h.reason[i])
-        require(reason != 0 and reason < 29 and verdict < 5)
+        require(reason != 0 and reason < REASON_COUNT and verdict < 5)
         require(memcmp(single[i], h.frame[i], h.length[i]) == 0)
         free(single[i])
         free(h.frame[i])
+    emitted_compare(h)
     h.count = 0
 
 
@@ -337,6 +355,7 @@ cdef public int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) noexcep
         state_expire(&h.batched if op else &h.one_by_one)
     harness_check(h)
     require(h.batched.table[0].count + h.batched.table[1].count == 0)
+    require(h.batched.fragments.count == 0 and h.batched.fragments.bytes == 0)
     state_free(&h.one_by_one)
     state_free(&h.batched)
     free(h)

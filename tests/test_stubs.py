@@ -1,0 +1,17 @@
+"""The stubs say what the compiled modules are."""
+
+import subprocess
+import sys
+
+import pytest
+
+MODULES = ["_engine", "_frames", "_probe", "io._pcap", "io._pcap_writer"]
+
+
+def test_stubtest():
+    pytest.importorskip("mypy.stubtest")
+    names = [f"lvscore.{module}" for module in MODULES]
+    result = subprocess.run(
+        [sys.executable, "-m", "mypy.stubtest", *names], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
