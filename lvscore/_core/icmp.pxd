@@ -31,7 +31,7 @@ from lvscore._core.forward cimport forward_pass, forward_request
 from lvscore._core.route cimport NO_INTERFACE, address_is_local
 from lvscore._core.scheduler cimport SERVER_AVAILABLE, Server
 from lvscore._core.state cimport (
-    State, TRACE_FOUND, TRACE_ICMP_ERROR, TRACE_NOT_FOUND, TRACE_TRANSLATED, is_hosted,
+    State, TRACE_FOUND, TRACE_ICMP_ERROR, TRACE_NOT_FOUND, TRACE_TRANSLATED, is_hooked, is_hosted,
     table_of, trace_step,
 )
 from lvscore._core.translate cimport addresses_delta, addresses_write, transport_write
@@ -154,7 +154,7 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
         if (reference != NIL and packet.family == IPV4 and icmp[0] == ICMP_PARAMETER_PROBLEM
                 and table_meta(table, reference >> 1).flags & FLAG_SERVICE):
             reference = NIL
-    if reference != NIL and not s.hooked[packet.family == IPV6] and table_meta(
+    if reference != NIL and not is_hooked(s, packet.family) and table_meta(
             table, reference >> 1).flags & FLAG_SERVICE:
         reference = NIL
     if reference == NIL:

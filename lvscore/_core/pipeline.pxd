@@ -41,7 +41,7 @@ from lvscore._core.route cimport address_is_local
 from lvscore._core.scheduler cimport SERVER_AVAILABLE, Server
 from lvscore._core.state cimport (
     SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_NAT_ICMP_SEND, State, TRACE_FOUND, TRACE_NOT_FOUND,
-    TRACE_PARSED, clock_set, is_hosted, table_of, trace_step,
+    TRACE_PARSED, clock_set, is_hooked, is_hosted, table_of, trace_step,
 )
 from lvscore._core.track cimport TCP_RST, TCP_SYN
 from lvscore._core.wire cimport ETHERTYPE_IPV4, Packet, link_parse, packet_parse
@@ -97,14 +97,14 @@ cdef inline uint8_t packet_unknown(State* s, Packet* packet, const Tuple* t,
 cdef inline uint32_t connection_seen(State* s, const Packet* packet, const Tuple* t) noexcept nogil:
     """The connection that a packet belongs to, as far as IPVS sees the packet; or NIL.
 
-    Without services its hooks are gone (ip_vs_unregister_hooks); and what a Host forwards is
-    for ip_vs_out alone.
+    On a Host its hooks are gone when there is no service (ip_vs_unregister_hooks), and what is
+    forwarded is for ip_vs_out alone.
     """
     cdef uint32_t reference = table_find(table_of(s, t.family), tuple_hash(&s.key, t), t)
     if reference == NIL or not table_meta(table_of(s, t.family),
                                           reference >> 1).flags & FLAG_SERVICE:
         return reference
-    if s.hooked[t.family == IPV6] == 0:
+    if not is_hooked(s, t.family):
         return NIL
     if (is_hosted(s) and reference & 1 == ORIGINAL
             and not address_is_local(&s.routes, t.family, &t.destination)):
@@ -140,7 +140,7 @@ cdef inline uint8_t packet_route(State* s, Packet* packet, const Tuple* t,
     if failed:
         return VERDICT_DROP
     # ip_vs_out: a server answers what no connection knows.
-    if (s.sysctl[SYSCTL_NAT_ICMP_SEND] and s.hooked[t.family == IPV6] and not packet.fragment
+    if (s.sysctl[SYSCTL_NAT_ICMP_SEND] and is_hooked(s, t.family) and not packet.fragment
             and (t.protocol == PROTOCOL_UDP or t.protocol == PROTOCOL_TCP)
             and header_is_whole(packet) and not tcp_flags(packet) & TCP_RST
             and is_server_port(s, t)):

@@ -89,7 +89,7 @@ cdef struct State:
     bint started
     # configuration
     Services services
-    uint32_t hooked[2]      # services of IPv4, IPv6: without any IPVS sees no packet
+    uint32_t hooked[2]      # services of IPv4, IPv6
     uint32_t sysctl[7]
     uint32_t drop_counter   # until the next packet that drop_packet takes
     Routes routes
@@ -174,6 +174,11 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
 cdef inline bint is_hosted(const State* s) noexcept nogil:
     """Whether a Host drives the engine: the route stage is on."""
     return s.forward.ingress != NO_INTERFACE
+
+
+cdef inline bint is_hooked(const State* s, uint8_t family) noexcept nogil:
+    """Whether IPVS sees packets of a family: on a Host, while it has a service."""
+    return not s.routes.hosted or s.hooked[family == IPV6] != 0
 
 
 cdef inline Table* table_of(State* s, uint8_t family) noexcept nogil:

@@ -5,8 +5,15 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import TYPE_CHECKING
 
+from lvscore import _engine
 from lvscore.addresses import Address, Network, parse_address, parse_network
-from lvscore.errors import AddressError, ConfigError, DuplicateError, NotFoundError
+from lvscore.errors import (
+    AddressError,
+    ConfigError,
+    DuplicateError,
+    LimitError,
+    NotFoundError,
+)
 from lvscore.host.machine import Machine, RouteEntry
 from lvscore.host.settings import HostSettings
 from lvscore.sysctl import Sysctl
@@ -81,6 +88,7 @@ class Host:
 
         Raises:
             DuplicateError: there is an interface of this name.
+            LimitError: there are 256 interfaces, or 1024 routes.
             ConfigError: an address, the MTU or the link address is not valid.
         """
         if name in self._interfaces:
@@ -91,7 +99,11 @@ class Host:
         self._settings.add_interface(name)
         for address in parsed:
             self._own(interface, address)
-        self._update()
+        try:
+            self._update()
+        except LimitError:
+            self.remove_interface(name)
+            raise
 
     def remove_interface(self, name: str) -> None:
         """Remove an interface with its addresses, routes and neighbours.
@@ -101,7 +113,7 @@ class Host:
         """
         interface = self._interface(name)
         for address in interface.addresses:
-            self.engine._host_own(address.version, address.ip.packed, -1)
+            _engine.host_own(self.engine, address.version, address.ip.packed, -1)
         del self._interfaces[name]
         self._settings.remove_interface(name)
         self._routes = [route for route in self._routes if route.interface != name]
@@ -134,7 +146,7 @@ class Host:
         for known in target.addresses:
             if known.ip == given:
                 target.addresses.remove(known)
-                self.engine._host_own(given.version, given.packed, -1)
+                _engine.host_own(self.engine, given.version, given.packed, -1)
                 self._update()
                 return
         raise NotFoundError(f"interface {interface} has no address {given}")
@@ -158,6 +170,7 @@ class Host:
         Raises:
             NotFoundError: there is no such interface.
             DuplicateError: there is a route for this prefix.
+            LimitError: there are 1024 routes, those of the interfaces among them.
             ConfigError: the gateway cannot be reached, or neither it nor an interface is given.
         """
         gateway = None if via is None else parse_address(via)
@@ -176,7 +189,12 @@ class Host:
         if any(route.network == network and route.local == local for route in self._routes):
             raise DuplicateError(f"route {network} already exists")
         self._routes.append(RouteEntry(network, gateway, interface, local))
-        self._update()
+        try:
+            self._update()
+        except LimitError:
+            del self._routes[-1]
+            self._update()
+            raise
 
     def remove_route(self, prefix: str | Address | Network) -> None:
         """Remove the route for a prefix.
@@ -260,7 +278,7 @@ class Host:
 
     def _own(self, interface: _Interface, address: IPv4Interface | IPv6Interface) -> None:
         interface.addresses.append(address)
-        self.engine._host_own(address.version, address.ip.packed, 1)
+        _engine.host_own(self.engine, address.version, address.ip.packed, 1)
 
     def _towards(self, gateway: Address, interface: str | None) -> str:
         """The interface whose wire a gateway is on."""

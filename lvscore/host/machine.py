@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from lvscore import _engine
 from lvscore.addresses import Address, Network
 from lvscore.constants import Reason, Verdict
 from lvscore.host import answers, neighbours
@@ -100,8 +101,7 @@ class Machine:
                 )
         # Local ones first, then the longest prefix; of equals the first that was added.
         packed.sort(key=lambda route: (route[1] == _UNICAST, -route[3]))
-        self.engine._host_set(
-            [
+        _engine.host_set(self.engine, [
                 (i.number, i.mtu, i.mac, *self.settings.of(i.name))
                 for i in interfaces
             ],
@@ -130,9 +130,9 @@ class Machine:
         self.now = max(self.now, now)
         data = bytearray(frame)
         (verdict, reason, egress, next_hop, resolved, redirect, mtu, request, wrong) = (
-            self.engine._host_receive(data, number, now)
+            _engine.host_receive(self.engine, data, number, now)
         )
-        emitted = self.engine._host_emitted() if verdict in _EMITTING else ()
+        emitted = _engine.host_emitted(self.engine) if verdict in _EMITTING else ()
         for verdict, reason, whole in emitted:
             # A datagram put together: its fragments, or all of it.
             self._carry_out(number, bytearray(whole), verdict, reason, egress, next_hop, resolved,
@@ -249,7 +249,7 @@ class Machine:
             )
         )  # fmt: skip
         # Like all that leaves: it may be about a connection, and is then translated.
-        self.engine._host_output(message)
+        _engine.host_output(self.engine, message)
         self.output(packet.source, bytes(message))
 
     def _error_source(self, number: int, packet: Packet) -> Address | None:
@@ -260,12 +260,12 @@ class Machine:
             for address in self._interfaces[number].addresses:
                 if address.version == 4:
                     return address.ip
-        route = self.engine._route_get(packet.version, packet.source.packed)
+        route = _engine.route_get(self.engine, packet.version, packet.source.packed)
         return None if route is None or route[3] is None else ip_address(route[3])
 
     def output(self, destination: Address, packet: bytes) -> None:
         """Send a packet of this host's own."""
-        route = self.engine._route_get(destination.version, destination.packed)
+        route = _engine.route_get(self.engine, destination.version, destination.packed)
         if route is None or route[0] != _UNICAST or self.is_own(destination):
             return
         self._transmit(route[1], ip_address(route[2]), packet)
@@ -298,7 +298,7 @@ class Machine:
             quoted[8] -= 1
             total = int.from_bytes(quoted[10:12], "big") + 0x100
             quoted[10:12] = ((total & 0xFFFF) + (total >> 16)).to_bytes(2, "big")
-            route = self.engine._route_get(4, packet.source.packed)
+            route = _engine.route_get(self.engine, 4, packet.source.packed)
             number = 0 if route is None else route[1]
             self.send_error(
                 number, Packet.parse(quoted), 5, 1, int.from_bytes(next_hop, "big")
@@ -336,10 +336,10 @@ class Machine:
                 self.send_error(number, Packet.parse(packet), *unreachable, 0)
         self.now = max(self.now, now)
         self.engine.expire(now)
-        for _, reason, frame in self.engine._host_emitted():
+        for _, reason, frame in _engine.host_emitted(self.engine):
             if reason == Reason.FRAGMENT_TIMEOUT:
                 first = Packet.parse(frame[14:])
-                route = self.engine._route_get(first.version, first.source.packed)
+                route = _engine.route_get(self.engine, first.version, first.source.packed)
                 self.send_error(0 if route is None else route[1], first, 11, 1, 0)
 
     def _arp(self, number: int, frame: bytes) -> None:

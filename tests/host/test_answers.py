@@ -180,6 +180,15 @@ def test_configuration_mistakes_name_the_value():
     assert (name, asked[ARP].pdst) == ("srv", VIP)  # not its own any more: routed
 
 
+def test_limits_leave_the_host_as_it_was():
+    host = director()
+    with pytest.raises(lvscore.LimitError, match="1024"):
+        for n in range(2000):
+            host.add_route(f"10.{n >> 8}.{n & 255}.0/24", via="172.16.0.1")
+    ((name, there),) = receive(host, request())
+    assert (name, there[IP].dst) == ("srv", "172.16.1.7")
+
+
 def test_random_frames_never_raise():
     import random
 
