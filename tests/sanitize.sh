@@ -15,7 +15,7 @@ done
 # Captures that are shared lie beside the repository; from here that is two folders further up.
 [ -d ../shared/captures ] && ln -sfn "$(cd .. && pwd)/shared" build/shared
 cd "$folder"
-LVSCORE_SANITIZE=address,undefined "$python" setup.py -q build_ext --inplace
+CFLAGS=-Wno-sign-compare LVSCORE_SANITIZE=address,undefined "$python" setup.py -q build_ext --inplace
 [ $# -gt 0 ] || set -- tests/core tests/engine -k "core or sweep or batches or services or icmp or fragments"
 # Without PYTHONMALLOC=malloc an overrun inside a bytes object stays hidden.
 export PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1

@@ -64,7 +64,9 @@ def test_wrong_checksums_are_not_repaired(sport, ip_error, transport_error):
         value = (int.from_bytes(frame[at : at + 2], "big") + error) % 0xFFFF
         frame[at : at + 2] = value.to_bytes(2, "big")
     before = sums(bytes(frame), 20, 6)
-    out = _probe.translate(bytes(frame), (6, b"\x0a\0\0\1", sport, b"\x0a\0\0\2", 80), link_type=RAW)
+    out = _probe.translate(
+        bytes(frame), (6, b"\x0a\0\0\1", sport, b"\x0a\0\0\2", 80), link_type=RAW
+    )
     after = sums(out, 20, 6)
     assert [s % 0xFFFF for s in after] == [s % 0xFFFF for s in before]
 

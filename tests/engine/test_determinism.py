@@ -2,13 +2,12 @@
 
 import random
 
+import captures
 import pytest
+from test_sweep import mixed_engine
 
 import lvscore
 from lvscore import Reason, Verdict
-
-import captures
-from test_sweep import mixed_engine
 
 FILES = captures.files()
 MAX_FRAMES = 8000  # of one capture: the longest say nothing new

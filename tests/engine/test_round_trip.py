@@ -9,13 +9,12 @@ are wrong by the same amount on both sides.
 from collections import Counter
 from ipaddress import ip_address
 
+import captures
+import mapper
 import pytest
 
 import lvscore
 from lvscore import Reason, Verdict
-
-import captures
-import mapper
 
 FILES = captures.files()
 MAX_ENDPOINTS = 3000
@@ -131,7 +130,7 @@ class Trip:
         self.fed = []
 
     def send(self, data, frame):
-        self.fed.append((frame._replace(data=data)))
+        self.fed.append(frame._replace(data=data))
         batch = captures.batch_of(self.fed[-1:], self.link_type)
         if frame.wire_length == len(frame.data):
             out = bytearray(data)

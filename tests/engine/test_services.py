@@ -1,11 +1,10 @@
 """Virtual services: who takes a connection, what becomes of it, what is counted."""
 
 import pytest
+from packets import CLIENT, RS1, RS2, SECOND, VIP, checksums_good, flow, tcp, udp
 
 import lvscore
 from lvscore import Reason, Verdict
-
-from packets import CLIENT, RS1, RS2, SECOND, VIP, checksums_good, flow, tcp, udp
 
 
 def send(engine, frame, now=0):

@@ -6,13 +6,12 @@ must equal the original ones.
 
 from collections import Counter
 
+import captures
 import pytest
+from test_round_trip import blanked, flow_of
 
 import lvscore
 from lvscore import Verdict
-
-import captures
-from test_round_trip import blanked, flow_of
 
 FOLDER = captures.SHARED / "tcpreplay"
 CLIENT = bytes([172, 16, 11, 12])

@@ -35,11 +35,24 @@ def compile_program(folder, sanitizers=SANITIZERS):
     paths = sysconfig.get_paths()
     library = sysconfig.get_config_var("LIBDIR")
     command = [
-        "clang", f"-fsanitize-coverage-ignorelist={HERE / 'not_covered.txt'}", "-include", str(HERE / "plain_mmap.h"), "-g", "-O1", "-fno-omit-frame-pointer", f"-fsanitize={sanitizers}",
-        "-fno-sanitize-recover=undefined", f"-I{paths['include']}", str(c_file),
-        "-o", str(program), f"-L{library}", f"-Wl,-rpath,{library}",
-        f"-lpython{sysconfig.get_config_var('LDVERSION')}", "-Wno-unused-function",
-    ]  # fmt: skip
+        "clang",
+        "-g",
+        "-O1",
+        "-fno-omit-frame-pointer",
+        "-Wno-unused-function",
+        f"-fsanitize={sanitizers}",
+        "-fno-sanitize-recover=undefined",
+        f"-fsanitize-coverage-ignorelist={HERE / 'not_covered.txt'}",
+        "-include",
+        str(HERE / "plain_mmap.h"),
+        f"-I{paths['include']}",
+        str(c_file),
+        "-o",
+        str(program),
+        f"-L{library}",
+        f"-Wl,-rpath,{library}",
+        f"-lpython{sysconfig.get_config_var('LDVERSION')}",
+    ]
     subprocess.run(command, check=True)
     return program
 
