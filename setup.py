@@ -30,6 +30,7 @@ DIRECTIVES = {
 
 # Some Pythons are built with -O2, which costs the inner loop a tenth.
 cflags, ldflags, macros = ["-O1", "-g"] if DEBUG else ["-O3"], [], []
+cflags.append("-Wno-sign-compare")  # Cython compares loop variables with enum constants
 if SANITIZE:
     cflags += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer"]
     ldflags += [f"-fsanitize={SANITIZE}"]

@@ -28,6 +28,15 @@ def director(connections):
     return engine
 
 
+def aligned(array):
+    """A copy that begins at a cache line, as the frames of limit.c and of a ring do."""
+    buffer = np.empty(array.size + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    copy = buffer[start : start + array.size].reshape(array.shape)
+    copy[:] = array
+    return copy
+
+
 def batches(array):
     count, size = array.shape
     buffer = array.reshape(-1)
@@ -54,23 +63,13 @@ def established(connections):
     return engine
 
 
-def report(benchmark, packets, connections):
-    nanoseconds = benchmark.stats.stats.median * 1e9 / packets
-    least = limit.nanoseconds(connections)
-    benchmark.extra_info.update(
-        connections=connections, packets=packets, ns_per_packet=round(nanoseconds, 1),
-        mpps=round(1e3 / nanoseconds, 2), limit_ns=least,
-        ratio_to_limit=least and round(nanoseconds / least, 2),
-    )  # fmt: skip
-
-
 @pytest.mark.benchmark(group="established", timer=time.thread_time)
 @pytest.mark.parametrize("connections", CONNECTIONS)
 def test_established(benchmark, connections):
     engine = established(connections)
     random = np.random.default_rng(1)
     flows = random.integers(0, connections, PACKETS)
-    array = frames(flows, reply=random.integers(0, 2, PACKETS).astype(bool))
+    array = aligned(frames(flows, reply=random.integers(0, 2, PACKETS).astype(bool)))
     original = array.copy()
     work = batches(array)
 
@@ -81,15 +80,26 @@ def test_established(benchmark, connections):
         for batch in work:
             engine.process_batch(batch)
 
+    # Other programs disturb by the minute: the limit is taken before and behind.
+    least = [limit.nanoseconds(connections)]
     benchmark.pedantic(run, setup=restore, rounds=7, warmup_rounds=1)
+    least.append(limit.nanoseconds(connections))
     assert engine.counters["forwarded"] == engine.counters["frames"]
-    report(benchmark, PACKETS, connections)
+    nanoseconds = benchmark.stats.stats.median * 1e9 / PACKETS
+    benchmark.extra_info.update(
+        connections=connections,
+        packets=PACKETS,
+        ns_per_packet=round(nanoseconds, 1),
+        mpps=round(1e3 / nanoseconds, 2),
+        limit_ns=least,
+        ratio_to_limit=least[0] and round(nanoseconds / (sum(least) / len(least)), 2),
+    )
 
 
 @pytest.mark.benchmark(group="new connections", timer=time.thread_time)
 @pytest.mark.parametrize("connections", CONNECTIONS)
 def test_new(benchmark, connections):
-    array = frames(np.arange(connections), flags=0x02)
+    array = aligned(frames(np.arange(connections), flags=0x02))
     original = array.copy()
     work = batches(array)
 

@@ -276,7 +276,8 @@ cdef class EngineCore:
         frames.data = batch.data
         frames.offset = batch.offset
         frames.length = batch.length
-        frames.original_length = batch.original_length
+        # One array less to fetch where it says the same.
+        frames.original_length = batch.original_length if batch.snapped else batch.length
         frames.timestamp = batch.timestamp
         frames.verdict = batch.verdict
         frames.reason = batch.reason

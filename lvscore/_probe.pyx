@@ -52,8 +52,8 @@ from lvscore._core.wire cimport Packet, packet_parse
 
 __all__ = [
     "Index", "Locals", "Scheduler", "Table", "Tracker", "Wheel", "address_choose", "checksum",
-    "checksum_update", "constants", "delta", "delta_inverse", "hash_32", "hash_tuple",
-    "inverse", "jhash2", "load_be", "lowest_bits", "match", "multiply", "parse", "prefix_match",
+    "checksum_update", "constants", "delta", "delta_inverse", "hash_32", "hash_tuple", "inverse",
+    "jhash2", "load_be", "lowest_bits", "match", "multiply", "parse", "prefix_match",
     "random_numbers", "repeat_checksum", "repeat_parse", "repeat_update", "rule_match", "sizes",
     "translate", "udp_checksum_update",
 ]
@@ -201,7 +201,6 @@ def repeat_parse(bytes frame, uint32_t count, int link_type=1):
     cdef uint8_t* start = <uint8_t*>frame
     cdef uint32_t length = <uint32_t>len(frame)
     cdef uint32_t good = 0
-    cdef uint32_t _
     for _ in range(count):
         good += packet_parse(&packet, start, length, length, link_type) == 0
     return good

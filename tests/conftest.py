@@ -4,9 +4,16 @@ import os
 import sys
 from pathlib import Path
 
+from hypothesis import settings
+
 # Helpers stand beside the tests that use them and are imported by name.
 for folder in ("engine", "io", "core", "cli"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
+
+# Compiled with sanitizers everything takes ten times as long.
+settings.register_profile("sanitized", max_examples=15, deadline=None)
+settings.register_profile("default", deadline=None)
+settings.load_profile(os.environ.get("LVSCORE_HYPOTHESIS", "default"))
 
 ALLOWED = "further captures"
 

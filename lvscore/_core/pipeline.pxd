@@ -15,11 +15,11 @@ from lvscore._core.checksum cimport checksum_update, udp_checksum_update
 from lvscore._core.conntrack cimport rule_new, rule_packet, untracked
 from lvscore._core.connection cimport (
     Connection4, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_UNTRANSLATED, Table, connection4,
-    connection4_matches, connection_extension, table_find, table_find4, table_meta,
+    connection4_matches, table_find, table_meta,
 )
 from lvscore._core.consts cimport (
-    IPV6, LINK_ETHERNET, NIL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
-    REASON_NONE, REASON_NOT_IP, REASON_NO_PROTOCOL_HANDLER, REASON_NO_SERVICE,
+    IPV6, LINK_ETHERNET, MAX_DISPLACEMENT, NIL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP,
+    PROTOCOL_UDP, REASON_NONE, REASON_NOT_IP, REASON_NO_PROTOCOL_HANDLER, REASON_NO_SERVICE,
     REASON_REPLY, REASON_REQUEST, REASON_TRUNCATED_TRANSPORT_HEADER, VECTOR, VERDICT_DROP,
     VERDICT_FORWARD, VERDICT_PASS, VERDICT_STOLEN,
 )
@@ -157,8 +157,13 @@ cdef inline void lane_parse(const State* s, Lane* lane, uint8_t* frame, uint32_t
 cdef inline void lane_match(const Table* table, Lane* lane) noexcept nogil:
     """Take the first slot with the right tag as candidate, and fetch its connection."""
     cdef const Bucket* bucket = &table.index.bucket[lane.home]
-    cdef uint32_t mask = match_tags(bucket.tag, hash_tag(lane.hash))
+    cdef const Bucket* last = bucket + MAX_DISPLACEMENT
+    cdef uint16_t tag = hash_tag(lane.hash)
+    cdef uint32_t mask = match_tags(bucket.tag, tag)
     lane.reference = NIL
+    while likely(mask == 0 and bucket.overflow != 0 and bucket != last, False):
+        bucket += 1
+        mask = match_tags(bucket.tag, tag)
     if likely(mask != 0, True):
         lane.reference = bucket.reference[lowest_bit(mask)]
         prefetch_write(connection4(table, lane.reference >> 1))
@@ -181,9 +186,7 @@ cdef inline uint32_t lane_forward(State* s, Table* table, const Lane* lane) noex
     cdef uint8_t state
     if likely(reference == NIL or not connection4_matches(table, reference, lane.addresses,
                                                           lane.key), False):
-        reference = table_find4(table, lane.hash, lane.addresses, lane.key)
-        if reference == NIL:
-            return NIL
+        return NIL
     direction = reference & 1
     c = connection4(table, reference >> 1)
     server = &s.services.server[c.meta.server]
@@ -194,6 +197,7 @@ cdef inline uint32_t lane_forward(State* s, Table* table, const Lane* lane) noex
     if likely((s.tracker.next[direction][l4[13] & 31 if tcp else 0][state] != state)
               | ((c.meta.flags & (FLAG_SLOW | FLAG_UNTRANSLATED)) != 0)
               | ((server.flags & SERVER_AVAILABLE) == 0)
+              | (c.meta.bytes[direction] > 0xFFFFFFFFU - length)
               | ((sum4 == 0) & (not tcp)), False):
         return NIL
     # The other direction's delta is the complement; 0xffff is not canonical and means 0.
@@ -205,8 +209,6 @@ cdef inline uint32_t lane_forward(State* s, Table* table, const Lane* lane) noex
     c.meta.timer.deadline = s.tick_up + s.tracker.timeout[state]
     c.meta.packets[direction] += 1
     c.meta.bytes[direction] += length
-    if likely(c.meta.bytes[direction] < length, False):
-        connection_extension(table, reference >> 1).bytes_high[direction] += 1
     server.packets[direction] += 1
     server.bytes[direction] += length
     store64(ip + 12, c.addresses[direction])

@@ -15,6 +15,7 @@ from lvscore._core.fragment cimport (
     Fragments, datagram_discard, fragments_copy, fragments_due, fragments_free, fragments_init,
 )
 from lvscore._core.hash cimport HashKey, hash_key_init, random_next
+from lvscore._core.machine cimport likely
 from lvscore._core.route cimport Routes, local_add, routes_copy, routes_free, routes_init
 from lvscore._core.rules cimport Chain, Rule
 from lvscore._core.scheduler cimport Server
@@ -296,7 +297,7 @@ cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
 cdef inline uint64_t clock_set(State* s, int64_t now) noexcept nogil:
     """Take the time of a packet or call: forward only, a step back is counted."""
     if now > s.now or not s.started:
-        if now >= s.tick_end or not s.started:
+        if likely(now >= s.tick_end or not s.started, False):
             return time_advance(s, now)
         s.now = now
     elif now < s.now:
