@@ -15,13 +15,8 @@ done
 # Captures that are shared lie beside the repository; from here that is two folders further up.
 [ -d ../shared/captures ] && ln -sfn "$(cd .. && pwd)/shared" build/shared
 cd "$folder"
-<<<<<<< HEAD
-CFLAGS=-Wno-sign-compare LVSCORE_SANITIZE=address,undefined "$python" setup.py -q build_ext --inplace
-[ $# -gt 0 ] || set -- tests/core tests/engine -k "core or sweep or batches or services or icmp or fragments"
-=======
 LVSCORE_SANITIZE=address,undefined "$python" setup.py -q build_ext --inplace
 [ $# -gt 0 ] || set -- -n 2 tests/core tests/engine -k "core or sweep or batches or services or icmp or fragments"
->>>>>>> main
 # Without PYTHONMALLOC=malloc an overrun inside a bytes object stays hidden.
 export LVSCORE_HYPOTHESIS=sanitized PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
