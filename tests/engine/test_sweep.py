@@ -25,8 +25,12 @@ def mixed_engine(capture):
     engine.routes.add("::/0", "eth0")
     for n, ((protocol, virtual), server) in enumerate(list(servers.items())[:200]):
         if n % 3 == 2:
-            engine.add_dnat(to=endpoint(server), destination=endpoint(virtual).address,
-                            protocol=protocol, destination_ports=endpoint(virtual).port)  # fmt: skip
+            engine.add_dnat(
+                to=endpoint(server),
+                destination=endpoint(virtual).address,
+                protocol=protocol,
+                destination_ports=endpoint(virtual).port,
+            )
             continue
         service = engine.add_service(
             protocol, endpoint(virtual), scheduler=SCHEDULERS[n % len(SCHEDULERS)]

@@ -35,7 +35,9 @@ def compile_program(folder, sanitizers=SANITIZERS):
     paths = sysconfig.get_paths()
     library = sysconfig.get_config_var("LIBDIR")
     command = [
-        "clang", f"-fsanitize-coverage-ignorelist={HERE / 'not_covered.txt'}", "-include", str(HERE / "plain_mmap.h"), "-g", "-O1", "-fno-omit-frame-pointer", f"-fsanitize={sanitizers}",
+        "clang", "-g", "-O1", "-fno-omit-frame-pointer", f"-fsanitize={sanitizers}",
+        f"-fsanitize-coverage-ignorelist={HERE / 'not_covered.txt'}",
+        "-include", str(HERE / "plain_mmap.h"),
         "-fno-sanitize-recover=undefined", f"-I{paths['include']}", str(c_file),
         "-o", str(program), f"-L{library}", f"-Wl,-rpath,{library}",
         f"-lpython{sysconfig.get_config_var('LDVERSION')}", "-Wno-unused-function",
