@@ -26,7 +26,9 @@ def test_the_compiled_numbers_are_those_of_the_source():
     assert compiled["LinkType"] == {member.name: member.value for member in LinkType}
     assert compiled["Reason"]["COUNT"] == len(Reason)
     assert compiled["Scheduler"] == dict(lvscore.SCHEDULERS)
-    assert compiled["Scheduler flag"] == {"sh-fallback": 8, "sh-port": 16}
+    assert compiled["Scheduler flag"] == {
+        name: bit for flags in lvscore.SCHEDULER_FLAGS.values() for name, bit in flags.items()
+    }
 
 
 def test_reasons_are_without_gaps():

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-MODULES = ["_engine", "_frames", "_probe", "io._pcap", "io._pcap_writer"]
+MODULES = ["_engine", "_frames", "_probe", "_probe_scheduler", "io._pcap", "io._pcap_writer"]
 
 
 def test_stubtest():

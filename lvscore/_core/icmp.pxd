@@ -29,7 +29,7 @@ from lvscore._core.flow cimport (
 )
 from lvscore._core.forward cimport forward_pass, forward_request
 from lvscore._core.route cimport NO_INTERFACE, address_is_local
-from lvscore._core.scheduler cimport SERVER_AVAILABLE, Server
+from lvscore._core.server cimport SERVER_AVAILABLE, Server
 from lvscore._core.state cimport (
     State, TRACE_FOUND, TRACE_ICMP_ERROR, TRACE_NOT_FOUND, TRACE_TRANSLATED, is_hooked, is_hosted,
     table_of, trace_step,
