@@ -25,6 +25,7 @@ class StubEngine:
 
     def __init__(self, before=lambda: None):
         self.before = before
+        self.emitted_cause = []
 
     def process_batch(self, batch):
         self.before()
@@ -65,12 +66,14 @@ def test_a_sink_is_not_needed():
     assert run(StubEngine(), frames("nfd")).frames == 3
 
 
-def test_what_the_engine_puts_out_itself_is_written_behind_its_batch():
+def test_what_the_engine_puts_out_is_written_where_its_cause_stood():
     engine = StubEngine()
-    engine.emitted = next(iter(MemorySource([b"e"])))
+    engine.emitted = next(iter(MemorySource([b"e", b"E"])))
+    engine.emitted.verdict[:] = Verdict.FORWARD, Verdict.LOCAL
+    engine.emitted_cause = [1, 1]
     sink = Sink()
     run(engine, frames("ffff", batch_size=2), sink)
-    assert letters(sink) == "ffeffe"
+    assert letters(sink) == "feffef"
 
 
 class BrokenSource:

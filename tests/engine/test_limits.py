@@ -184,8 +184,11 @@ def test_next_deadline_is_never_late():
         (lambda e: e.remove_service("tcp", f"{VIP}:53"), lvscore.NotFoundError, VIP),
         (lambda e: e.services[0].add_server(f"{RS1}:53"), lvscore.DuplicateError, RS1),
         (lambda e: e.services[0].add_server(f"{RS2}:53", weight=-1), lvscore.ConfigError, "-1"),
-        (lambda e: e.services[0].add_server(f"{RS2}:53", weight=2**31), lvscore.ConfigError,
-         "2147483648"),
+        (
+            lambda e: e.services[0].add_server(f"{RS2}:53", weight=2**31),
+            lvscore.ConfigError,
+            "2147483648",
+        ),
         (lambda e: e.services[0].add_server(f"{RS2}:53", method="x"), lvscore.ConfigError, "'x'"),
         (lambda e: e.services[0].add_server("[fd00::1]:53"), lvscore.ConfigError, "fd00::1"),
         (lambda e: e.services[0].add_server("224.0.0.1:53"), lvscore.ConfigError, "224.0.0.1"),

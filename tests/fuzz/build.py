@@ -35,24 +35,13 @@ def compile_program(folder, sanitizers=SANITIZERS):
     paths = sysconfig.get_paths()
     library = sysconfig.get_config_var("LIBDIR")
     command = [
-        "clang",
-        "-g",
-        "-O1",
-        "-fno-omit-frame-pointer",
-        "-Wno-unused-function",
-        f"-fsanitize={sanitizers}",
-        "-fno-sanitize-recover=undefined",
+        "clang", "-g", "-O1", "-fno-omit-frame-pointer", f"-fsanitize={sanitizers}",
         f"-fsanitize-coverage-ignorelist={HERE / 'not_covered.txt'}",
-        "-include",
-        str(HERE / "plain_mmap.h"),
-        f"-I{paths['include']}",
-        str(c_file),
-        "-o",
-        str(program),
-        f"-L{library}",
-        f"-Wl,-rpath,{library}",
-        f"-lpython{sysconfig.get_config_var('LDVERSION')}",
-    ]
+        "-include", str(HERE / "plain_mmap.h"),
+        "-fno-sanitize-recover=undefined", f"-I{paths['include']}", str(c_file),
+        "-o", str(program), f"-L{library}", f"-Wl,-rpath,{library}",
+        f"-lpython{sysconfig.get_config_var('LDVERSION')}", "-Wno-unused-function",
+    ]  # fmt: skip
     subprocess.run(command, check=True)
     return program
 
