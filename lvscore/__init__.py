@@ -26,6 +26,7 @@ from lvscore.errors import (
     UnsupportedLinkType,
 )
 from lvscore.explain import Explanation
+from lvscore.host import Host
 from lvscore.io import MemorySink, MemorySource, PcapReader, PcapWriter, create_pcap, open_pcap
 from lvscore.model import SCHEDULERS, Rule, Statistics, Timeouts
 from lvscore.report import Report
@@ -51,6 +52,7 @@ __all__ = [
     "Engine",
     "Explanation",
     "FrameBatch",
+    "Host",
     "Interface",
     "InterfaceError",
     "LimitError",

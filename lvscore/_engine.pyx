@@ -17,8 +17,8 @@ from lvscore._core.connection cimport (
     table_meta,
 )
 from lvscore._core.consts cimport (
-    IPV4, IPV6, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL, REASON_COUNT, REPLY,
-    TICKS_PER_SECOND,
+    IPV4, IPV6, LINK_ETHERNET, LINK_RAW, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL,
+    REASON_COUNT, REPLY, TICKS_PER_SECOND,
 )
 from lvscore._core.emit cimport Emitted, emitted_clear
 from lvscore._core.flow cimport (
@@ -26,9 +26,12 @@ from lvscore._core.flow cimport (
 )
 from lvscore._core.index cimport index_used
 from lvscore._core.pipeline cimport Frames, batch_process, frame_count, packet_process
-from lvscore._core.route cimport MAX_ROUTES, Route, local_remove
+from lvscore._core.route cimport (
+    Interface, MAX_INTERFACES, MAX_ROUTES, NO_INTERFACE, Neighbour, ROUTE_UNICAST, Route,
+    local_remove, local_slot, neighbour_slot, route_find,
+)
 from lvscore._core.rules cimport MAX_RULES, Chain, Rule
-from lvscore._core.scheduler cimport Server
+from lvscore._core.scheduler cimport SERVER_AVAILABLE, Server
 from lvscore._core.selfcheck cimport state_check
 from lvscore._core.service cimport (
     Service, scheduler_set, server_add, server_counters, server_edit, server_find,
@@ -36,12 +39,12 @@ from lvscore._core.service cimport (
     services_counters,
 )
 from lvscore._core.state cimport (
-    State, Trace, TraceStep, clock_set, local_announce, state_copy, state_expire, state_free,
-    state_init, table_of,
+    SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_SECURE_TCP, State, Trace, TraceStep, clock_set,
+    connection_end, local_announce, state_copy, state_expire, state_free, state_init, table_of,
 )
 from lvscore._core.track cimport (
     RULE_GENERIC_REPLIED, RULE_TCP, RULE_UDP_ASSURED, RULE_UDP_REPLIED, SERVICE_TCP,
-    SERVICE_UDP, TRACKER_MASK,
+    SERVICE_UDP, TRACKER_MASK, tracker_secure,
 )
 from lvscore._core.wheel cimport (
     NO_EVENT, wheel_link, wheel_next_event, wheel_unlink,
@@ -50,11 +53,16 @@ from lvscore._frames cimport FrameBatch
 
 from lvscore.constants import Reason, Verdict
 from lvscore.errors import ConcurrencyError, ConfigError, LimitError
+from lvscore.sysctl import ENGINE_SETTINGS
 
-__all__ = ["EngineCore", "connection_layout"]
+__all__ = [
+    "EngineCore", "connection_layout", "host_emitted", "host_output", "host_own", "host_receive",
+    "host_set", "route_get",
+]
 
 cdef tuple VERDICTS = tuple(Verdict)
 cdef tuple REASONS = tuple(Reason)
+cdef tuple SYSCTLS = tuple(ENGINE_SETTINGS)
 
 
 # One row of a snapshot; connection_layout() tells NumPy about it.
@@ -187,6 +195,22 @@ cdef bytes address_bytes(const Address* address, uint8_t family):
     return PyBytes_FromStringAndSize(<const char*>address, 4 if family == IPV4 else 16)
 
 
+cdef void nodest_expire(State* s) noexcept nogil:
+    """expire_nodest_conn=1: connections of servers that were removed go at once
+    (ip_vs_expire_nodest_conn_flush)."""
+    cdef uint32_t f, i
+    cdef Meta* meta
+    if not s.sysctl[SYSCTL_EXPIRE_NODEST_CONN]:
+        return
+    for f in range(2):
+        for i in range(s.table[f].used):
+            meta = table_meta(&s.table[f], i)
+            if (meta.protocol and meta.flags & FLAG_SERVICE
+                    and not s.services.server[meta.server].flags & SERVER_AVAILABLE):
+                connection_end(s, &s.table[f], i, True)
+                s.expired += 1
+
+
 cdef class EngineCore:
     """What the compiled side offers; use :class:`lvscore.Engine`."""
 
@@ -295,6 +319,7 @@ cdef class EngineCore:
         cdef State* s = self.enter()
         cdef int64_t time = now
         cdef uint64_t before = s.expired
+        emitted_clear(&s.emitted)
         clock_set(s, time)
         state_expire(s)
         return s.expired - before
@@ -455,6 +480,7 @@ cdef class EngineCore:
         if i == NIL:
             local_remove(&s.routes, family, &a)
             raise LimitError("no room for another virtual service")
+        s.hooked[family == IPV6] += 1
         return i
 
     cdef Service* service(self, index) except NULL:
@@ -479,7 +505,9 @@ cdef class EngineCore:
     def _service_remove(self, index):
         cdef Service* service = self.service(index)
         local_remove(&self.state.routes, service.family, &service.address)
+        self.state.hooked[service.family == IPV6] -= 1
         service_remove(&self.state.services, index, self.state.tick)
+        nodest_expire(self.state)
 
     def _service_indices(self):
         cdef State* s = self.enter()
@@ -526,6 +554,7 @@ cdef class EngineCore:
     def _server_remove(self, index):
         self.server(index)
         server_remove(&self.state.services, index, self.state.tick)
+        nodest_expire(self.state)
 
     def _server_indices(self, service):
         cdef Service* owner = self.service(service)
@@ -601,10 +630,22 @@ cdef class EngineCore:
             packed.network = address_from(network)
             packed.length = length
             packed.interface = interface
+            packed.kind = ROUTE_UNICAST
+            packed.has_gateway = False
             packed.has_source = source is not None
             packed.source = address_from(network if source is None else source)
             s.routes.route[k] = packed
         s.routes.count = <uint32_t>len(checked)
+
+    def _sysctl_get(self, name):
+        return self.enter().sysctl[SYSCTLS.index(name)]
+
+    def _sysctl_set(self, name, uint32_t value):
+        cdef State* s = self.enter()
+        cdef uint32_t index = SYSCTLS.index(name)
+        s.sysctl[index] = value
+        if index == SYSCTL_SECURE_TCP:
+            tracker_secure(&s.tracker, value == 3)
 
     def _local_add(self, int family, bytes address):
         cdef Address a = address_from(address)
@@ -687,3 +728,6 @@ cdef class EngineCore:
             return None
         record_fill(s, table_of(s, t.family), reference >> 1, &record)
         return bytearray((<char*>&record)[:sizeof(ConnectionRecord)])
+
+
+include "_host.pxi"

@@ -85,7 +85,7 @@ class Reason(IntEnum):
     NO_PORT = 27
     """No free port is left to translate a source to: dropped."""
     NO_ROUTE = 28
-    """Masquerading found no route, or no address on the interface: dropped."""
+    """There is no route; masquerading: or no address on the interface: dropped."""
     FRAGMENT_HELD = 29
     """A fragment, kept until its datagram is whole: stolen."""
     FRAGMENT_DUPLICATE = 30
@@ -96,6 +96,33 @@ class Reason(IntEnum):
     """A fragment of impossible length or ECN: dropped with its whole datagram."""
     FRAGMENT_MEMORY = 33
     """No room for another fragment: dropped."""
+    FRAGMENT_TIMEOUT = 34
+    """The fragments of a datagram did not all come in time: dropped, and a Host tells."""
+    ROUTED = 35
+    """Routed by a Host, and nothing else has to do with it: forwarded."""
+    NOT_ADDRESSED = 36
+    """The frame is for another link address: dropped."""
+    BAD_IP_CHECKSUM = 37
+    """The IPv4 header checksum is wrong: dropped."""
+    BAD_SOURCE = 38
+    """A source that cannot be: an address of this host, a multicast one, or (rp_filter) one
+    that packets would not be sent to by the interface it came in on: dropped."""
+    BAD_IP_OPTION = 39
+    """An IPv4 option that is malformed: dropped, and the sender is told."""
+    SOURCE_ROUTE = 40
+    """A source route, with accept_source_route=0: dropped."""
+    FORWARDING_DISABLED = 41
+    """For another host, and ip_forward=0: dropped."""
+    TTL_EXPIRED = 42
+    """TTL or hop limit was 1 or 0: dropped, and the sender is told."""
+    FRAGMENTATION_NEEDED = 43
+    """Longer than the MTU, and not to be fragmented: dropped, and the sender is told."""
+    UNKNOWN_SERVER_PORT = 44
+    """From a real server, of no connection, with nat_icmp_send=1: dropped, and it is told."""
+    DROP_RATE = 45
+    """Would have opened a connection, but drop_packet takes its share: dropped."""
+    NOT_UNICAST = 46
+    """For a multicast or broadcast address: for the local stack."""
 
 
 class State(IntEnum):

@@ -24,6 +24,7 @@ from lvscore.explain import Explanation, explain
 from lvscore.model import SCHEDULERS, Rule, Statistics, Timeouts
 from lvscore.routes import Routes
 from lvscore.services import Service
+from lvscore.sysctl import ENGINE_SETTINGS, Sysctl
 
 __all__ = ["Engine"]
 
@@ -365,6 +366,11 @@ class Engine(_engine.EngineCore):
         return self._routes
 
     # State
+
+    @property
+    def sysctl(self) -> Sysctl:
+        """IPVS settings by the kernel's names: ``engine.sysctl["net.ipv4.vs.sloppy_tcp"] = 1``."""
+        return Sysctl(ENGINE_SETTINGS, self._sysctl_get, self._sysctl_set)
 
     @property
     def connections(self) -> Connections:

@@ -24,6 +24,7 @@ from lvscore._core.director cimport (
 from lvscore._core.flow cimport (
     Tuple, icmp_is_request, ports_destination, tuple_hash, tuple_inverse,
 )
+from lvscore._core.forward cimport forward_pass
 from lvscore._core.route cimport Route, address_is_local, route_find
 from lvscore._core.rules cimport (
     ANY_INTERFACE, Chain, Rule, TARGET_DNAT, TARGET_SNAT, chain_find, reply_is_free, rule_apply,
@@ -33,7 +34,7 @@ from lvscore._core.service cimport service_find
 from lvscore._core.state cimport (
     State, TRACE_FOUND, TRACE_LOCAL, TRACE_NO_RULE, TRACE_NO_SERVICE, TRACE_OPENED,
     TRACE_REUSED, TRACE_RULE, TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_end,
-    connection_state_set, connection_total, table_of, trace_step,
+    connection_state_set, connection_total, is_hosted, table_of, trace_step,
 )
 from lvscore._core.track cimport (
     ASSURED_AFTER, RULE_UDP_ASSURED, RULE_UDP_REPLIED, STATE_AGED, STATE_IGNORED,
@@ -146,6 +147,11 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
         route = route_find(&s.routes, wanted.family, &wanted.destination)
         rule = chain_find(&s.postrouting, &wanted,
                           <int>route.interface if route != NULL else ANY_INTERFACE)
+    if is_hosted(s) and not local:
+        failed = forward_pass(&s.routes, packet, t, &wanted.destination, &s.forward)
+        if failed:
+            reason[0] = failed
+            return VERDICT_DROP
     if not local and rule != NULL:
         failed = rule_apply(rule, &s.routes, table, &s.key, &s.chance, &wanted)
         trace_step(s, TRACE_RULE, rule.number, TARGET_SNAT, &wanted)
@@ -192,7 +198,7 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
     cdef bint answered = meta.flags & FLAG_SEEN_REPLY
     cdef uint8_t new
     cdef Tuple translated
-    cdef uint8_t verdict
+    cdef uint8_t verdict, failed
     if not may_be_tracked(packet):
         return untracked(s, packet, t, REASON_INVALID_STATE, reason)
     new = s.tracker.next[direction][tcp_flags(packet) & 31][old]
@@ -211,6 +217,14 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
     connection_count(table, i, direction, packet.l3_length)
     if direction == REPLY:
         meta.flags |= FLAG_SEEN_REPLY
+    if is_hosted(s) and not address_is_local(&s.routes, t.family, &translated.destination):
+        # The state was taken before routing, which may yet refuse the packet.
+        failed = forward_pass(&s.routes, packet, t, &translated.destination, &s.forward)
+        if failed:
+            if new != STATE_IGNORED:
+                connection_state_set(s, table, i, new)
+            reason[0] = failed
+            return VERDICT_DROP
     packet_translate(packet, t, &translated, False)
     trace_step(s, TRACE_TRANSLATED, 0, 0, &translated)
     verdict = rule_verdict(s, table, i, direction,

@@ -4,18 +4,29 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from lvscore._core.consts cimport (
-    IPV6, PROTOCOL_ICMP, REASON_FRAGMENT, REASON_FRAGMENT_HELD, VERDICT_DROP, VERDICT_FORWARD,
+    IPV4, IPV6, PROTOCOL_ICMP, REASON_FRAGMENT, REASON_FRAGMENT_HELD, VERDICT_DROP, VERDICT_FORWARD,
     VERDICT_PASS, VERDICT_STOLEN,
 )
 from lvscore._core.emit cimport emit_commit, emit_reserve
-from lvscore._core.flow cimport has_ports
+from lvscore._core.flow cimport Address, address_load, has_ports
 from lvscore._core.fragment cimport (
     Datagram, FRAGMENT_HEADER, MAX_HEADERS, datagram_discard, datagram_frame, fragment_add,
     fragment_cut, fragment_data,
 )
 from lvscore._core.hash cimport random_next
-from lvscore._core.state cimport State
-from lvscore._core.wire cimport Packet, packet_parse
+from lvscore._core.route cimport NO_INTERFACE, address_is_local
+from lvscore._core.state cimport State, is_hosted
+from lvscore._core.wire cimport Packet, packet_l3, packet_parse
+
+
+cdef inline bint fragment_is_local(const State* s, const Packet* packet) noexcept nogil:
+    """Whether a fragment is for the local stack of a Host."""
+    cdef Address destination
+    if not is_hosted(s):
+        return False
+    destination = address_load(packet_l3(packet) + (16 if packet.family == IPV4 else 24),
+                               packet.family)
+    return address_is_local(&s.routes, packet.family, &destination)
 
 
 cdef inline bint fragment_is_wanted(const State* s, const Packet* packet) noexcept nogil:
@@ -26,7 +37,7 @@ cdef inline bint fragment_is_wanted(const State* s, const Packet* packet) noexce
     """
     if packet.l3 + packet.l3_length > packet.length:
         return False
-    if s.tracking:
+    if s.tracking or fragment_is_local(s, packet):
         return True
     if s.services.count == 0:
         return False
@@ -60,12 +71,15 @@ cdef inline void datagram_emit(State* s, const Datagram* d, const Packet* whole,
     cdef uint32_t size
     cdef uint32_t offset = 0
     cdef uint32_t identification = 0
+    cdef uint32_t limit = d.largest
     cdef uint8_t* room
+    if is_hosted(s) and s.forward.egress != NO_INTERFACE and s.forward.mtu < limit:
+        limit = s.forward.mtu
     if verdict == VERDICT_FORWARD or verdict == VERDICT_PASS:
         if d.family == IPV6:
             identification = <uint32_t>random_next(&s.chance)
         while offset < d.total:
-            size = fragment_data(d, offset, d.largest)
+            size = fragment_data(d, offset, limit)
             room = emit_reserve(&s.emitted, MAX_HEADERS + FRAGMENT_HEADER + size)
             if room == NULL:
                 return

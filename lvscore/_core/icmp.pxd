@@ -21,17 +21,18 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport (
     IPV4, IPV6, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_UDP,
-    REASON_BAD_ICMP_CHECKSUM, REASON_ICMP_NOT_RELATED, REASON_RELATED_ICMP, VERDICT_DROP,
-    VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
+    REASON_BAD_ICMP_CHECKSUM, REASON_ICMP_NOT_RELATED, REASON_NONE, REASON_RELATED_ICMP,
+    VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
 )
 from lvscore._core.flow cimport (
     Tuple, address_equal, has_ports, transport_ports, tuple_hash, tuple_inverse, tuple_load,
 )
-from lvscore._core.route cimport address_is_local
+from lvscore._core.forward cimport forward_pass, forward_request
+from lvscore._core.route cimport NO_INTERFACE, address_is_local
 from lvscore._core.scheduler cimport SERVER_AVAILABLE, Server
 from lvscore._core.state cimport (
-    State, TRACE_FOUND, TRACE_ICMP_ERROR, TRACE_NOT_FOUND, TRACE_TRANSLATED, table_of,
-    trace_step,
+    State, TRACE_FOUND, TRACE_ICMP_ERROR, TRACE_NOT_FOUND, TRACE_TRANSLATED, is_hooked, is_hosted,
+    table_of, trace_step,
 )
 from lvscore._core.translate cimport addresses_delta, addresses_write, transport_write
 from lvscore._core.wire cimport Packet, ipv4_parse, ipv6_parse, packet_l3, packet_l4
@@ -118,6 +119,16 @@ cdef inline uint64_t quote_translate(Packet* quote, const Tuple* old, const Tupl
     return delta
 
 
+cdef inline uint8_t error_forward(State* s, Packet* packet, const Tuple* t, const Tuple* outer,
+                                  bint service, uint32_t direction) noexcept nogil:
+    """With a Host: find an error's way on; why there is none."""
+    if service and direction == ORIGINAL:
+        return forward_request(&s.routes, packet, &outer.destination, &s.forward)
+    if service or address_is_local(&s.routes, outer.family, &outer.destination):
+        return REASON_NONE
+    return forward_pass(&s.routes, packet, t, &outer.destination, &s.forward)
+
+
 cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
                                        uint8_t* reason) noexcept nogil:
     """An ICMP error: translate it if it is about a connection."""
@@ -131,6 +142,7 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
     cdef uint64_t delta
     cdef uint8_t* icmp = packet_l4(packet)
     cdef bint service
+    cdef uint8_t failed
     reason[0] = REASON_ICMP_NOT_RELATED
     if quote_parse(packet, &quote):
         tuple_load(&quoted, quote.family, quote.protocol, packet_l3(&quote), transport_ports(
@@ -142,18 +154,26 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
         if (reference != NIL and packet.family == IPV4 and icmp[0] == ICMP_PARAMETER_PROBLEM
                 and table_meta(table, reference >> 1).flags & FLAG_SERVICE):
             reference = NIL
+    if reference != NIL and not is_hooked(s, packet.family) and table_meta(
+            table, reference >> 1).flags & FLAG_SERVICE:
+        reference = NIL
     if reference == NIL:
         trace_step(s, TRACE_NOT_FOUND, 0, 0, t)
         if address_is_local(&s.routes, t.family, &t.destination):
             return VERDICT_LOCAL
         return VERDICT_PASS
     trace_step(s, TRACE_FOUND, reference, 0, &about)
-    if not icmp_checksum_good(packet):
-        reason[0] = REASON_BAD_ICMP_CHECKSUM
-        return VERDICT_DROP
     direction = reference & 1
     meta = table_meta(table, reference >> 1)
     service = meta.flags & FLAG_SERVICE
+    if is_hosted(s) and service and not address_is_local(&s.routes, t.family, &t.destination):
+        failed = forward_pass(&s.routes, packet, t, &t.destination, &s.forward)
+        if failed:
+            reason[0] = failed
+            return VERDICT_DROP
+    if not icmp_checksum_good(packet):
+        reason[0] = REASON_BAD_ICMP_CHECKSUM
+        return VERDICT_DROP
     # What the quoted packet was before it was translated here.
     connection_tuple(table, reference >> 1, 1 - direction, &sent)
     connection_translated(table, reference >> 1, direction, &back)
@@ -167,6 +187,11 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
         server.packets[direction] += 1
         server.bytes[direction] += packet.l3_length
     connection_count(table, reference >> 1, direction, packet.l3_length)
+    if is_hosted(s):
+        failed = error_forward(s, packet, t, &outer, service, direction)
+        if failed:
+            reason[0] = failed
+            return VERDICT_DROP
     delta = quote_translate(&quote, &quoted, &sent, service)
     if packet.family == IPV6:
         delta += addresses_delta(t, &outer)
@@ -174,4 +199,6 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
     addresses_write(packet_l3(packet), t, &outer)
     trace_step(s, TRACE_TRANSLATED, 0, 0, &outer)
     reason[0] = REASON_RELATED_ICMP
+    if is_hosted(s) and s.forward.egress == NO_INTERFACE:
+        return VERDICT_LOCAL
     return VERDICT_FORWARD

@@ -18,23 +18,32 @@ from lvscore._core.connection cimport (
     connection4_matches, table_find, table_meta,
 )
 from lvscore._core.consts cimport (
-    IPV6, LINK_ETHERNET, MAX_DISPLACEMENT, NIL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP,
-    PROTOCOL_UDP, REASON_NONE, REASON_NOT_IP, REASON_NO_PROTOCOL_HANDLER, REASON_NO_SERVICE,
-    REASON_REPLY, REASON_REQUEST, REASON_TRUNCATED_TRANSPORT_HEADER, VECTOR, VERDICT_DROP,
-    VERDICT_FORWARD, VERDICT_PASS, VERDICT_STOLEN,
+    IPV6, LINK_ETHERNET, MAX_DISPLACEMENT, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6,
+    PROTOCOL_TCP, PROTOCOL_UDP, REASON_NONE, REASON_NOT_IP, REASON_NOT_UNICAST,
+    REASON_NO_PROTOCOL_HANDLER, REASON_NO_SERVICE, REASON_REPLY, REASON_REQUEST, REASON_ROUTED,
+    REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNKNOWN_SERVER_PORT, VECTOR, VERDICT_DROP,
+    VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS, VERDICT_STOLEN,
 )
 from lvscore._core.defragment cimport datagram_emit, fragment_take
-from lvscore._core.director cimport service_packet
+from lvscore._core.director cimport (
+    header_is_whole, is_server_port, service_packet, tcp_flags,
+)
 from lvscore._core.flow cimport Tuple, has_ports, packet_tuple, ports_key, tuple_hash
+from lvscore._core.forward cimport (
+    address_is_broadcast, atomic_strip, forward_output, forward_pass, forward_receive,
+)
 from lvscore._core.fragment cimport datagram_discard
 from lvscore._core.hash cimport hash_ipv4
 from lvscore._core.icmp cimport icmp_error_process, icmp_is_error
 from lvscore._core.index cimport Bucket, hash_tag, index_home
 from lvscore._core.machine cimport likely, lowest_bit, match_tags, prefetch, prefetch_write
+from lvscore._core.route cimport address_is_local
 from lvscore._core.scheduler cimport SERVER_AVAILABLE, Server
 from lvscore._core.state cimport (
-    State, TRACE_FOUND, TRACE_NOT_FOUND, TRACE_PARSED, clock_set, table_of, trace_step,
+    SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_NAT_ICMP_SEND, State, TRACE_FOUND, TRACE_NOT_FOUND,
+    TRACE_PARSED, clock_set, is_hooked, is_hosted, table_of, trace_step,
 )
+from lvscore._core.track cimport TCP_RST, TCP_SYN
 from lvscore._core.wire cimport ETHERTYPE_IPV4, Packet, link_parse, packet_parse
 
 
@@ -63,56 +72,150 @@ cdef struct Lane:
     uint32_t l3_length
 
 
+cdef inline uint8_t packet_known(State* s, Packet* packet, const Tuple* t, uint32_t reference,
+                                 uint8_t* reason) noexcept nogil:
+    """A packet of a connection."""
+    trace_step(s, TRACE_FOUND, reference, 0, t)
+    if table_meta(table_of(s, t.family), reference >> 1).flags & FLAG_SERVICE:
+        return service_packet(s, packet, t, reference, reason)
+    return rule_packet(s, packet, t, reference, reason)
+
+
+cdef inline uint8_t packet_unknown(State* s, Packet* packet, const Tuple* t,
+                                   uint8_t* reason) noexcept nogil:
+    """A packet of no connection."""
+    cdef uint8_t why = REASON_NO_SERVICE
+    trace_step(s, TRACE_NOT_FOUND, 0, 0, t)
+    if s.tracking:
+        return rule_new(s, packet, t, reason)
+    if not (has_ports(t.protocol) or t.protocol == PROTOCOL_ICMP
+            or t.protocol == PROTOCOL_ICMPV6):
+        why = REASON_NO_PROTOCOL_HANDLER
+    return untracked(s, packet, t, why, reason)
+
+
+cdef inline uint32_t connection_seen(State* s, const Packet* packet, const Tuple* t) noexcept nogil:
+    """The connection that a packet belongs to, as far as IPVS sees the packet; or NIL.
+
+    On a Host its hooks are gone when there is no service (ip_vs_unregister_hooks), and what is
+    forwarded is for ip_vs_out alone.
+    """
+    cdef uint32_t reference = table_find(table_of(s, t.family), tuple_hash(&s.key, t), t)
+    if reference == NIL or not table_meta(table_of(s, t.family),
+                                          reference >> 1).flags & FLAG_SERVICE:
+        return reference
+    if not is_hooked(s, t.family):
+        return NIL
+    if (is_hosted(s) and reference & 1 == ORIGINAL
+            and not address_is_local(&s.routes, t.family, &t.destination)):
+        return NIL
+    return reference
+
+
+cdef inline uint8_t packet_dispatch(State* s, Packet* packet, const Tuple* t,
+                                    uint8_t* reason) noexcept nogil:
+    """Take a parsed packet to whom it concerns."""
+    cdef uint32_t reference
+    cdef uint8_t verdict
+    if icmp_is_error(packet):
+        return icmp_error_process(s, packet, t, reason)
+    if has_ports(t.protocol) and packet.l4_captured < 4:
+        verdict = untracked(s, packet, t, REASON_NONE, reason)
+        reason[0] = REASON_TRUNCATED_TRANSPORT_HEADER
+        return verdict
+    reference = connection_seen(s, packet, t)
+    if reference == NIL:
+        return packet_unknown(s, packet, t, reason)
+    return packet_known(s, packet, t, reference, reason)
+
+
+cdef inline uint8_t packet_route(State* s, Packet* packet, const Tuple* t,
+                                 uint8_t* reason) noexcept nogil:
+    """A packet that concerns nobody, on a Host: route it."""
+    cdef uint8_t failed
+    if address_is_local(&s.routes, t.family, &t.destination):
+        return VERDICT_LOCAL
+    failed = forward_pass(&s.routes, packet, t, &t.destination, &s.forward)
+    reason[0] = failed if failed else REASON_ROUTED
+    if failed:
+        return VERDICT_DROP
+    # ip_vs_out: a server answers what no connection knows.
+    if (s.sysctl[SYSCTL_NAT_ICMP_SEND] and is_hooked(s, t.family) and not packet.fragment
+            and (t.protocol == PROTOCOL_UDP or t.protocol == PROTOCOL_TCP)
+            and header_is_whole(packet) and not tcp_flags(packet) & TCP_RST
+            and is_server_port(s, t)):
+        reason[0] = REASON_UNKNOWN_SERVER_PORT
+        return VERDICT_DROP
+    return VERDICT_FORWARD
+
+
+cdef inline uint8_t packet_host(State* s, Packet* packet, const Tuple* t,
+                                uint8_t* reason) noexcept nogil:
+    """Take a packet in and out of the Host that the engine is on."""
+    cdef uint8_t verdict
+    if address_is_broadcast(&s.routes, t.family, &t.destination):
+        reason[0] = REASON_NOT_UNICAST
+        return VERDICT_LOCAL
+    verdict = VERDICT_PASS
+    if not packet.fragment:
+        verdict = packet_dispatch(s, packet, t, reason)
+    if verdict == VERDICT_PASS:
+        verdict = packet_route(s, packet, t, reason)
+    if verdict == VERDICT_FORWARD:
+        forward_output(&s.routes, packet, &s.forward)
+    return verdict
+
+
 cdef inline uint8_t packet_whole(State* s, Packet* packet, uint8_t* reason) noexcept nogil:
     """Take a whole packet through look-up, tracking and translation; its verdict."""
     cdef Tuple t
-    cdef uint32_t reference
-    cdef uint8_t verdict, failed
     packet_tuple(packet, &t)
     trace_step(s, TRACE_PARSED, packet.l3_length, packet.l4_length, &t)
-    if icmp_is_error(packet):
-        return icmp_error_process(s, packet, &t, reason)
-    if has_ports(t.protocol) and packet.l4_captured < 4:
-        verdict = untracked(s, packet, &t, REASON_NONE, reason)
-        reason[0] = REASON_TRUNCATED_TRANSPORT_HEADER
+    if is_hosted(s):
+        return packet_host(s, packet, &t, reason)
+    return packet_dispatch(s, packet, &t, reason)
+
+
+cdef inline uint8_t fragment_process(State* s, Packet* fragment, int link_type,
+                                     uint8_t* reason) noexcept nogil:
+    """Take a fragment, and when it was the last one missing its datagram."""
+    cdef Packet whole
+    cdef Tuple t
+    cdef uint32_t datagram
+    cdef uint8_t verdict = fragment_take(s, fragment, link_type, &whole, &datagram, reason)
+    if verdict == VERDICT_PASS and is_hosted(s):
+        packet_tuple(fragment, &t)
+        return packet_host(s, fragment, &t, reason)
+    if verdict != VERDICT_FORWARD:
         return verdict
-    reference = table_find(table_of(s, t.family), tuple_hash(&s.key, &t), &t)
-    if reference == NIL:
-        trace_step(s, TRACE_NOT_FOUND, 0, 0, &t)
-        if s.tracking:
-            return rule_new(s, packet, &t, reason)
-        failed = REASON_NO_SERVICE
-        if not (has_ports(t.protocol) or t.protocol == PROTOCOL_ICMP
-                or t.protocol == PROTOCOL_ICMPV6):
-            failed = REASON_NO_PROTOCOL_HANDLER
-        return untracked(s, packet, &t, failed, reason)
-    trace_step(s, TRACE_FOUND, reference, 0, &t)
-    if table_meta(table_of(s, t.family), reference >> 1).flags & FLAG_SERVICE:
-        return service_packet(s, packet, &t, reference, reason)
-    return rule_packet(s, packet, &t, reference, reason)
+    s.forward.largest = s.fragments.datagram[datagram].largest
+    verdict = packet_whole(s, &whole, reason)
+    # A Host quotes a datagram that was dropped.
+    if verdict != VERDICT_DROP or is_hosted(s):
+        datagram_emit(s, &s.fragments.datagram[datagram], &whole, verdict, reason[0])
+        verdict = VERDICT_STOLEN if verdict != VERDICT_DROP else VERDICT_DROP
+    datagram_discard(&s.fragments, datagram)
+    return verdict
 
 
 cdef inline uint8_t packet_process(State* s, uint8_t* frame, uint32_t length,
                                    uint32_t wire_length, int link_type,
                                    uint8_t* reason) noexcept nogil:
     """Take one frame through all stages; its verdict."""
-    cdef Packet packet, whole
-    cdef uint32_t datagram
-    cdef uint8_t verdict
+    cdef Packet packet
+    cdef Tuple t
     reason[0] = packet_parse(&packet, frame, length, wire_length, link_type)
     if reason[0]:
         return VERDICT_PASS if reason[0] == REASON_NOT_IP else VERDICT_DROP
-    if not packet.fragment:
-        return packet_whole(s, &packet, reason)
-    verdict = fragment_take(s, &packet, link_type, &whole, &datagram, reason)
-    if verdict != VERDICT_FORWARD:
-        return verdict
-    verdict = packet_whole(s, &whole, reason)
-    if verdict != VERDICT_DROP:
-        datagram_emit(s, &s.fragments.datagram[datagram], &whole, verdict, reason[0])
-        verdict = VERDICT_STOLEN
-    datagram_discard(&s.fragments, datagram)
-    return verdict
+    if is_hosted(s):
+        packet_tuple(&packet, &t)
+        reason[0] = forward_receive(&s.routes, &packet, &t, &s.forward)
+        if reason[0]:
+            return VERDICT_DROP
+        atomic_strip(&packet)
+    if packet.fragment:
+        return fragment_process(s, &packet, link_type, reason)
+    return packet_whole(s, &packet, reason)
 
 
 cdef inline void frame_count(State* s, uint32_t length, uint8_t verdict,
@@ -245,6 +348,10 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
         lane_parse(s, &lane[j], data + offset[j], length[j], wire_length[j], link_type)
         if likely(j + VECTOR < ahead, True):
             prefetch_write(data + offset[j + VECTOR])
+    if likely(s.sysctl[SYSCTL_EXPIRE_NODEST_CONN] != 0, False):
+        for j in range(count):  # a SYN may leave its server, whatever the state says
+            if lane[j].ip != NULL and lane[j].ip[9] == PROTOCOL_TCP and lane[j].ip[33] & TCP_SYN:
+                lane[j].ip = NULL
     for j in range(count):
         if likely(lane[j].ip != NULL, True):
             lane_match(table, &lane[j])

@@ -1,7 +1,8 @@
-"""What the route stage knows: local addresses, interfaces and routes.
+"""What the route stage knows: local addresses, interfaces, routes and neighbours.
 
-A Host fills these tables. An engine without a Host has only what it was given: its service
-addresses count as local, and masquerading needs interfaces and routes.
+A Host fills these tables, and then only its own addresses are local. An engine without a Host
+has only what it was given: its service addresses count as local, and masquerading needs
+interfaces and routes.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -14,50 +15,93 @@ from lvscore._core.machine cimport multiply_fold
 
 cdef enum:
     MAX_ROUTES = 1024
+    MAX_INTERFACES = 256
+    NO_INTERFACE = 0xFFFFFFFF
+
+cdef enum RouteKind:
+    ROUTE_UNICAST = 0
+    ROUTE_LOCAL = 1         # ip route add local
+    ROUTE_BROADCAST = 2
 
 
 cdef struct LocalAddress:
     Address address
     uint32_t uses           # 0: the entry is free or was removed
+    uint32_t own            # of these, by a Host
     uint8_t family          # 0: never used
 
 
 cdef struct Route:
     Address network
     Address source          # address of the interface, for masquerading
+    Address gateway
     uint32_t interface
     uint8_t length          # of the prefix, in bits
     uint8_t family
+    uint8_t kind
     bint has_source
+    bint has_gateway
+
+
+# An interface of a Host, and the sysctls (conf.*) that hold for it.
+cdef struct Interface:
+    uint32_t mtu
+    uint8_t mac[6]
+    uint8_t rp_filter
+    bint present
+    bint send_redirects
+    bint accept_source_route
+    bint forwarding[2]      # IPv4, IPv6
+
+
+cdef struct Neighbour:
+    Address address
+    uint32_t interface
+    uint8_t mac[6]
+    uint8_t family          # 0: the entry is free
 
 
 cdef struct Routes:
     LocalAddress* local
+    Neighbour* neighbour
     uint32_t local_mask
     uint32_t local_taken
+    uint32_t neighbour_mask
     uint32_t count
-    Route route[1024]       # longest prefix first
+    bint hosted             # a Host has filled the tables
+    Interface interface[256]
+    Route route[1024]       # local and broadcast ones, then longest prefix first
 
 
 cdef inline bint routes_init(Routes* routes) noexcept nogil:
     memset(routes, 0, sizeof(Routes))
     routes.local_mask = 15
     routes.local = <LocalAddress*>calloc(16, sizeof(LocalAddress))
-    return routes.local != NULL
+    routes.neighbour = <Neighbour*>calloc(1, sizeof(Neighbour))
+    return routes.local != NULL and routes.neighbour != NULL
 
 
 cdef inline void routes_free(Routes* routes) noexcept nogil:
     free(routes.local)
+    free(routes.neighbour)
     routes.local = NULL
+    routes.neighbour = NULL
 
 
 cdef inline bint routes_copy(Routes* routes, const Routes* other) noexcept nogil:
     routes[0] = other[0]
+    routes.neighbour = NULL
     routes.local = <LocalAddress*>malloc(
         (<size_t>other.local_mask + 1) * sizeof(LocalAddress))
     if routes.local == NULL:
         return False
     memcpy(routes.local, other.local, (<size_t>other.local_mask + 1) * sizeof(LocalAddress))
+    routes.neighbour = <Neighbour*>malloc(
+        (<size_t>other.neighbour_mask + 1) * sizeof(Neighbour))
+    if routes.neighbour == NULL:
+        return False
+    memcpy(routes.neighbour, other.neighbour,
+           (<size_t>other.neighbour_mask + 1) * sizeof(Neighbour))
     return True
 
 
@@ -77,9 +121,37 @@ cdef inline uint32_t local_slot(const Routes* routes, uint8_t family,
         slot += 1
 
 
+cdef inline bint prefix_matches(const Address* network, uint32_t length,
+                                const Address* address) noexcept nogil:
+    """Whether the first ``length`` bits are the same."""
+    cdef const uint8_t* a = <const uint8_t*>network
+    cdef const uint8_t* b = <const uint8_t*>address
+    cdef uint32_t i
+    for i in range(length >> 3):
+        if a[i] != b[i]:
+            return False
+    if length & 7:
+        return (a[length >> 3] ^ b[length >> 3]) >> (8 - (length & 7)) == 0
+    return True
+
+
 cdef inline bint address_is_local(const Routes* routes, uint8_t family,
                                   const Address* address) noexcept nogil:
-    return routes.local[local_slot(routes, family, address)].uses != 0
+    cdef const LocalAddress* entry = &routes.local[local_slot(routes, family, address)]
+    cdef uint32_t i
+    cdef const Route* route
+    if not routes.hosted:
+        return entry.uses != 0
+    if entry.own:
+        return True
+    for i in range(routes.count):
+        route = &routes.route[i]
+        if route.kind == ROUTE_UNICAST:
+            break
+        if (route.kind == ROUTE_LOCAL and route.family == family
+                and prefix_matches(&route.network, route.length, address)):
+            return True
+    return False
 
 
 cdef inline bint local_grow(Routes* routes) noexcept nogil:
@@ -122,23 +194,10 @@ cdef inline void local_remove(Routes* routes, uint8_t family,
         routes.local[slot].uses -= 1
 
 
-cdef inline bint prefix_matches(const Address* network, uint32_t length,
-                                const Address* address) noexcept nogil:
-    """Whether the first ``length`` bits are the same."""
-    cdef const uint8_t* a = <const uint8_t*>network
-    cdef const uint8_t* b = <const uint8_t*>address
-    cdef uint32_t i
-    for i in range(length >> 3):
-        if a[i] != b[i]:
-            return False
-    if length & 7:
-        return (a[length >> 3] ^ b[length >> 3]) >> (8 - (length & 7)) == 0
-    return True
-
-
 cdef inline const Route* route_find(const Routes* routes, uint8_t family,
                                     const Address* destination) noexcept nogil:
-    """The route of the longest matching prefix, or NULL."""
+    """The route that a destination takes: local and broadcast ones first, then the longest
+    matching prefix; or NULL."""
     cdef uint32_t i
     cdef const Route* route
     for i in range(routes.count):
@@ -146,3 +205,28 @@ cdef inline const Route* route_find(const Routes* routes, uint8_t family,
         if route.family == family and prefix_matches(&route.network, route.length, destination):
             return route
     return NULL
+
+
+cdef inline uint32_t neighbour_slot(const Routes* routes, uint8_t family, uint32_t interface,
+                                    const Address* address) noexcept nogil:
+    """The entry of a neighbour, or the free one where it would be put."""
+    cdef uint32_t slot = <uint32_t>multiply_fold(
+        address.word[0] ^ <uint64_t>0x9E3779B97F4A7C15ULL,
+        address.word[1] ^ <uint64_t>0xD1B54A32D192ED03ULL ^ interface)
+    cdef const Neighbour* entry
+    while True:
+        slot &= routes.neighbour_mask
+        entry = &routes.neighbour[slot]
+        if entry.family == 0 or (entry.family == family and entry.interface == interface
+                                 and address_equal(&entry.address, address)):
+            return slot
+        slot += 1
+
+
+cdef inline const Neighbour* neighbour_find(const Routes* routes, uint8_t family,
+                                            uint32_t interface,
+                                            const Address* address) noexcept nogil:
+    """The neighbour of an address on an interface, or NULL."""
+    cdef const Neighbour* entry = &routes.neighbour[
+        neighbour_slot(routes, family, interface, address)]
+    return entry if entry.family else NULL

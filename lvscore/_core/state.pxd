@@ -4,19 +4,26 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from lvscore._core.bytes cimport load_be16
 from lvscore._core.connection cimport (
     FLAG_INACTIVE, FLAG_SERVICE, FLAG_SLOW, Meta, Table, connection_close,
     connection_translated, table_copy, table_free, table_init, table_meta,
 )
-from lvscore._core.consts cimport IPV4, IPV6, NIL, NS_PER_TICK, REASON_COUNT
+from lvscore._core.consts cimport (
+    IPV4, IPV6, NIL, NS_PER_TICK, REASON_COUNT, REASON_FRAGMENT_TIMEOUT, VERDICT_DROP,
+)
+from lvscore._core.emit cimport Emitted, emit_commit, emit_reserve, emitted_free
 from lvscore._core.flow cimport Address, Tuple, address_equal
-from lvscore._core.emit cimport Emitted, emitted_free
+from lvscore._core.forward cimport Forward
 from lvscore._core.fragment cimport (
-    Fragments, datagram_discard, fragments_copy, fragments_due, fragments_free, fragments_init,
+    Datagram, Fragments, MAX_HEADERS, datagram_discard, fragments_copy, fragments_due,
+    fragments_free, fragments_init,
 )
 from lvscore._core.hash cimport HashKey, hash_key_init, random_next
 from lvscore._core.machine cimport likely
-from lvscore._core.route cimport Routes, local_add, routes_copy, routes_free, routes_init
+from lvscore._core.route cimport (
+    NO_INTERFACE, Routes, local_add, routes_copy, routes_free, routes_init,
+)
 from lvscore._core.rules cimport Chain, Rule
 from lvscore._core.scheduler cimport Server
 from lvscore._core.service cimport Services, services_copy, services_free, services_init
@@ -43,6 +50,16 @@ cdef enum TraceCode:
 
 cdef enum:
     MAX_TRACE = 32
+
+cdef enum:  # net.ipv4.vs.*, indices of State.sysctl
+    SYSCTL_AM_DROPRATE = 0
+    SYSCTL_CONN_REUSE_MODE = 1
+    SYSCTL_DROP_PACKET = 2
+    SYSCTL_EXPIRE_NODEST_CONN = 3
+    SYSCTL_NAT_ICMP_SEND = 4
+    SYSCTL_SECURE_TCP = 5
+    SYSCTL_SLOPPY_TCP = 6
+    SYSCTL_COUNT = 7
 
 
 cdef struct TraceStep:
@@ -72,7 +89,11 @@ cdef struct State:
     bint started
     # configuration
     Services services
+    uint32_t hooked[2]      # services of IPv4, IPv6
+    uint32_t sysctl[7]
+    uint32_t drop_counter   # until the next packet that drop_packet takes
     Routes routes
+    Forward forward         # of the packet at hand
     Chain prerouting
     Chain postrouting
     bint tracking           # there are NAT rules: every flow is tracked
@@ -85,7 +106,7 @@ cdef struct State:
     uint64_t opened
     uint64_t expired
     uint64_t verdicts[5]
-    uint64_t reasons[34]
+    uint64_t reasons[47]
     uint8_t last_reason     # of the latest single frame
     Trace* trace            # NULL but while explaining
 
@@ -98,6 +119,9 @@ cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_lo
     s.chance = seed_low ^ (seed_high << 1)
     random_next(&s.chance)
     tracker_init(&s.tracker)
+    s.forward.ingress = NO_INTERFACE
+    s.sysctl[SYSCTL_AM_DROPRATE] = 10
+    s.sysctl[SYSCTL_CONN_REUSE_MODE] = 1
     return (table_init(&s.table[0], IPV4, max_connections)
             and table_init(&s.table[1], IPV6, max_connections)
             and services_init(&s.services) and routes_init(&s.routes)
@@ -145,6 +169,16 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
             and fragments_copy(&s.fragments, &other.fragments)
             and chain_copy(&s.prerouting, &other.prerouting)
             and chain_copy(&s.postrouting, &other.postrouting))
+
+
+cdef inline bint is_hosted(const State* s) noexcept nogil:
+    """Whether a Host drives the engine: the route stage is on."""
+    return s.forward.ingress != NO_INTERFACE
+
+
+cdef inline bint is_hooked(const State* s, uint8_t family) noexcept nogil:
+    """Whether IPVS sees packets of a family: on a Host, while it has a service."""
+    return not s.routes.hosted or s.hooked[family == IPV6] != 0
 
 
 cdef inline Table* table_of(State* s, uint8_t family) noexcept nogil:
@@ -254,10 +288,30 @@ cdef inline int64_t now_after(int64_t now) noexcept nogil:
     return now + 1 if now < 0x7FFFFFFFFFFFFFFFLL else now
 
 
+cdef inline void fragment_report(State* s, const Datagram* d) noexcept nogil:
+    """Put out the first fragment of a datagram that was given up: a Host tells its sender
+    (ip_expire), who hears nothing if that fragment did not come."""
+    cdef const uint8_t* head = d.head + MAX_HEADERS - d.headers
+    cdef uint32_t length
+    cdef uint8_t* room
+    if d.headers == 0 or d.family == IPV6:
+        return
+    length = d.l3 + load_be16(head + d.l3 + 2)
+    length -= (length - d.headers) & 7      # as it was taken in
+    room = emit_reserve(&s.emitted, length)
+    if room == NULL:
+        return
+    memcpy(room, head, d.headers)
+    memcpy(room + d.headers, d.data, length - d.headers)
+    emit_commit(&s.emitted, length, s.now, VERDICT_DROP, REASON_FRAGMENT_TIMEOUT)
+
+
 cdef inline void fragments_expire(State* s) noexcept nogil:
     """Discard the datagrams whose fragments did not all come in time."""
     cdef uint32_t i = fragments_due(&s.fragments, s.tick)
     while i != NIL:
+        if s.routes.hosted:
+            fragment_report(s, &s.fragments.datagram[i])
         datagram_discard(&s.fragments, i)
         s.fragments.timed_out += 1
         i = fragments_due(&s.fragments, s.tick)

@@ -65,10 +65,15 @@ cdef struct Tracker:
 cdef extern from *:
     """
     /* Rows: SYN, FIN, ACK, RST; columns: NO ES SS SR FW TW CL CW LA LI SA (IPVS). */
-    static const char *const lvs_service_tcp[2][4] = {
+    static const char *const lvs_service_tcp[4][4] = {
         {"SR ES ES SR SR SR SR SR SR SR SR", "CL CW SS TW TW TW CL CW LA LI TW",
          "ES ES SS ES FW TW CL CW CL LI ES", "CL CL CL SR CL CL CL CL LA LI SR"},
         {"SS ES SS SR SS SS SS SS SS LI SR", "TW FW SS TW FW TW CL TW LA LI TW",
+         "ES ES SS ES FW TW CL CW LA ES ES", "CL CL SS CL CL TW CL CL CL CL CL"},
+        /* The same with secure_tcp on (tcp_states_dos). */
+        {"SR ES ES SR SR SR SR SR SR SR SA", "CL CW SS TW TW TW CL CW LA LI SA",
+         "ES ES SS SR FW TW CL CW CL LI SA", "CL CL CL SR CL CL CL CL LA LI CL"},
+        {"SS ES SS SA SS SS SS SS SS LI SA", "TW FW SS TW FW TW CL TW LA LI TW",
          "ES ES SS ES FW TW CL CW LA ES ES", "CL CL SS CL CL TW CL CL CL CL CL"},
     };
     static const char lvs_service_tcp_names[] = "NO ES SS SR FW TW CL CW LA LI SA";
@@ -107,7 +112,10 @@ cdef extern from *:
 
 cdef inline uint8_t service_tcp_state(uint32_t direction, uint32_t flags,
                                       uint32_t state) noexcept nogil:
-    """IPVS: the first that is set of RST, SYN, FIN, ACK counts; none closes."""
+    """IPVS: the first that is set of RST, SYN, FIN, ACK counts; none closes.
+
+    ``direction`` + 2 takes the table of secure_tcp.
+    """
     if flags & TCP_RST:
         return <uint8_t>(SERVICE_TCP | service_tcp_next(direction, 3, state))
     if flags & TCP_SYN:
@@ -187,14 +195,23 @@ cdef inline void tracker_timeouts(Tracker* tracker) noexcept nogil:
         tracker.timeout[i] *= TICKS_PER_SECOND
 
 
-cdef inline void tracker_init(Tracker* tracker) noexcept nogil:
+cdef inline void tracker_secure(Tracker* tracker, bint secure) noexcept nogil:
+    """Take IPVS's TCP table, or the one against floods of half-open connections."""
     cdef uint32_t direction, event, state
-    memset(tracker.next, STATE_INVALID, sizeof(tracker.next))
     for direction in range(2):
         for event in range(EVENTS):
             for state in range(11):
                 tracker.next[direction][event][SERVICE_TCP | state] = service_tcp_state(
-                    direction, event, state)
+                    direction + (2 if secure else 0), event, state)
+
+
+cdef inline void tracker_init(Tracker* tracker) noexcept nogil:
+    cdef uint32_t direction, event, state
+    memset(tracker.next, STATE_INVALID, sizeof(tracker.next))
+    tracker_secure(tracker, False)
+    for direction in range(2):
+        for event in range(EVENTS):
+            for state in range(11):
                 tracker.next[direction][event][RULE_TCP | state] = rule_tcp_state(
                     direction, event, state)
             tracker.next[direction][event][SERVICE_UDP] = SERVICE_UDP

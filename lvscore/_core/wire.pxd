@@ -37,7 +37,7 @@ cdef struct Packet:
     uint32_t l3_length      # IP header and payload, as the header says
     uint32_t l4_length      # transport header and payload
     uint32_t l4_captured    # of these, bytes that were captured
-    uint32_t fragment_header    # IPv6: offset of the fragment header
+    uint32_t fragment_header    # IPv6: offset of the fragment header, 0: none
     uint32_t fragment_announced  # IPv6: offset of the field that announces it
     uint16_t fragment_offset
     uint8_t family
@@ -162,6 +162,7 @@ cdef inline uint8_t ipv6_parse(Packet* packet) noexcept nogil:
     packet.family = IPV6
     packet.fragment = False
     packet.fragment_offset = 0
+    packet.fragment_header = 0
     header = ip[6]
     while (header == HEADER_HOP_BY_HOP or header == HEADER_ROUTING or header == HEADER_FRAGMENT
            or header == HEADER_AUTHENTICATION or header == HEADER_DESTINATION):

@@ -1,0 +1,143 @@
+"""What a Host calls: module-level functions of the compiled engine, a part of _engine.pyx."""
+
+
+cdef int route_fill(Route* route, object given) except -1:
+    """Pack a route of a Host."""
+    family, kind, network, length, interface, source, gateway = given
+    memset(route, 0, sizeof(Route))
+    route.family = family
+    route.kind = kind
+    route.network = address_from(network)
+    route.length = length
+    route.interface = interface
+    route.has_source = source is not None
+    if source is not None:
+        route.source = address_from(source)
+    route.has_gateway = gateway is not None
+    if gateway is not None:
+        route.gateway = address_from(gateway)
+    return 0
+
+
+def host_set(EngineCore engine not None, list interfaces, list routes, list neighbours):
+    """Replace what a Host has told, and let only its addresses be local.
+
+    Interfaces: (number, mtu, mac, rp_filter, send_redirects, accept_source_route,
+    forwarding, forwarding of IPv6). Routes, local and broadcast ones first and then those
+    of the longest prefix: (family, kind, network, length, interface, source or None,
+    gateway or None). Neighbours: (family, address, interface, mac).
+    """
+    cdef State* s = engine.enter()
+    cdef uint32_t mask = 1
+    cdef uint32_t k, number
+    cdef Interface* interface
+    cdef Neighbour* table
+    cdef Neighbour entry
+    cdef Address address
+    if len(routes) > MAX_ROUTES:
+        raise LimitError(f"{len(routes)} routes; at most {MAX_ROUTES}")
+    if any(given[0] >= MAX_INTERFACES for given in interfaces):
+        raise LimitError(f"more than {MAX_INTERFACES} interfaces")
+    while mask < 2 * <uint32_t>len(neighbours):
+        mask = 2 * mask + 1
+    table = <Neighbour*>calloc(<size_t>mask + 1, sizeof(Neighbour))
+    if table == NULL:
+        raise MemoryError(f"no memory for {len(neighbours)} neighbours")
+    free(s.routes.neighbour)
+    s.routes.neighbour = table
+    s.routes.neighbour_mask = mask
+    s.routes.hosted = True
+    memset(s.routes.interface, 0, sizeof(s.routes.interface))
+    for given in interfaces:
+        number = given[0]
+        interface = &s.routes.interface[number]
+        interface.present = True
+        (_, interface.mtu, mac, interface.rp_filter, interface.send_redirects,
+         interface.accept_source_route, interface.forwarding[0],
+         interface.forwarding[1]) = given
+        memcpy(interface.mac, PyBytes_AS_STRING(mac), 6)
+    for k in range(<uint32_t>len(routes)):
+        route_fill(&s.routes.route[k], routes[k])
+    s.routes.count = <uint32_t>len(routes)
+    for family, packed, number, mac in neighbours:
+        address = address_from(packed)
+        entry.family = family
+        entry.address = address
+        entry.interface = number
+        memcpy(entry.mac, PyBytes_AS_STRING(mac), 6)
+        table[neighbour_slot(&s.routes, entry.family, number, &address)] = entry
+
+
+def host_own(EngineCore engine not None, int family, bytes address, int change):
+    """Make an address the Host's own (1), or no longer (-1)."""
+    cdef State* s = engine.enter()
+    cdef Address a = address_from(address)
+    if change > 0 and not local_announce(s, family, &a):
+        raise MemoryError()
+    s.routes.local[local_slot(&s.routes, family, &a)].own += change
+    if change < 0:
+        local_remove(&s.routes, family, &a)
+
+
+def host_receive(EngineCore engine not None, bytearray frame not None, uint32_t interface, now):
+    """Take a frame that came in on an interface through the engine and the route stage.
+
+    Returns:
+        verdict, reason, interface that it leaves by (-1: none), next hop, whether its link
+        address is known, whether a redirect is due, MTU of the way out, whether it was on
+        its way to a server, offset of a wrong option.
+    """
+    cdef State* s = engine.enter()
+    cdef int64_t time = now
+    cdef uint8_t reason = 0
+    cdef uint8_t verdict
+    cdef uint32_t length = <uint32_t>len(frame)
+    if interface >= MAX_INTERFACES or not s.routes.interface[interface].present:
+        raise LookupError(f"no interface {interface}")
+    clock_set(s, time)
+    emitted_clear(&s.emitted)
+    s.emitted.link_type = LINK_ETHERNET
+    s.forward.now = time
+    s.forward.ingress = interface
+    s.forward.egress = NO_INTERFACE
+    verdict = packet_process(s, <uint8_t*>PyByteArray_AS_STRING(frame), length, length, 1,
+                             &reason)
+    s.forward.ingress = NO_INTERFACE
+    frame_count(s, length, verdict, reason)
+    s.last_reason = reason
+    if s.forward.egress == NO_INTERFACE:
+        return (VERDICTS[verdict], REASONS[reason], -1, b"", False, False, 0,
+                s.forward.request, s.forward.option_error)
+    return (VERDICTS[verdict], REASONS[reason], s.forward.egress,
+            address_bytes(&s.forward.next_hop, s.forward.family), s.forward.resolved,
+            s.forward.redirect, s.forward.mtu, s.forward.request, s.forward.option_error)
+
+
+def host_emitted(EngineCore engine not None):
+    """Frames that the latest call put out: verdict, reason, frame."""
+    cdef Emitted* e = &engine.enter().emitted
+    cdef uint32_t i
+    return [(VERDICTS[e.frame[i].verdict], REASONS[e.frame[i].reason],
+             <bytes>(<char*>e.data + e.frame[i].offset)[:e.frame[i].length])
+            for i in range(e.count)]
+
+
+def host_output(EngineCore engine not None, bytearray packet not None):
+    """Let an ICMP error of the Host's own pass the engine, which may translate it."""
+    cdef State* s = engine.enter()
+    cdef uint32_t length = <uint32_t>len(packet)
+    cdef uint8_t reason = 0
+    packet_process(s, <uint8_t*>PyByteArray_AS_STRING(packet), length, length, LINK_RAW,
+                   &reason)
+
+
+def route_get(EngineCore engine not None, int family, bytes destination):
+    """The way to a destination: kind, interface, next hop, source or None; or None."""
+    cdef State* s = engine.enter()
+    cdef Address a = address_from(destination)
+    cdef const Route* route = route_find(&s.routes, family, &a)
+    if route == NULL:
+        return None
+    return (route.kind, route.interface,
+            address_bytes(&route.gateway, family) if route.has_gateway else destination,
+            address_bytes(&route.source, family) if route.has_source else None)

@@ -1,0 +1,192 @@
+"""What the local stack answers to packets that are for this host, and its ICMP errors.
+
+It has no sockets: every port is closed (icmp.c, tcp_ipv4.c, udp.c, ip_input.c and their IPv6
+counterparts).
+"""
+
+from ipaddress import IPv4Address, IPv6Address
+
+from lvscore.host.packets import (
+    ICMP,
+    ICMPV6,
+    TCP,
+    UDP,
+    Address,
+    Packet,
+    checksum,
+    ipv4,
+    ipv6,
+    transport_checksum,
+)
+
+__all__ = ["answer", "error_allowed", "icmp_echo", "icmp_error", "options_echo", "tcp_reset"]
+
+_ICMP_ERRORS = frozenset((3, 4, 5, 11, 12))
+_ERROR_BYTES = {4: 576, 6: 1280}  # RFC 1812, section 4.3.2.3; RFC 4443, section 2.4
+_INTERNET_CONTROL = 0xC0
+
+
+def options_echo(packet: Packet, source: bytes, wrong: int = 0) -> bytes:
+    """The options of an answer to a packet: its record route, with the answer's sender put in,
+    and timestamp (__ip_options_echo, ip_options_build).
+
+    ``wrong`` is the offset of a byte that is not valid; options from there on do not count.
+    """
+    if packet.version == 6 or packet.header == 20:
+        return b""
+    data = packet.data
+    echoed = b""
+    position = 20
+    end = wrong or packet.header
+    while position + 1 < end and data[position]:
+        length = 1 if data[position] == 1 else data[position + 1]
+        if position + length > end:
+            break
+        option = bytearray(data[position : position + length])
+        if option[0] == 7:
+            pointer = option[2]
+            if pointer <= length and pointer + 3 <= length:
+                option[pointer - 1 : pointer + 3] = source
+                option[2] = pointer + 4
+            echoed += option
+        elif option[0] == 68:
+            echoed += option
+        position += max(length, 1)
+    return echoed + bytes(-len(echoed) % 4)
+
+
+def error_allowed(packet: Packet) -> bool:
+    """Whether an ICMP error may be sent about a packet (RFC 1122, 3.2.2; RFC 4443, 2.4)."""
+    if packet.fragment_offset or packet.source.is_multicast or packet.source.is_unspecified:
+        return False
+    if packet.protocol == ICMP and packet.version == 4:
+        return len(packet.payload) > 0 and packet.payload[0] not in _ICMP_ERRORS
+    if packet.protocol == ICMPV6 and packet.version == 6:
+        return len(packet.payload) > 0 and packet.payload[0] >= 128
+    return True
+
+
+def icmp_error(
+    packet: Packet, source: Address, kind: int, code: int, info: int, *, ttl: int,
+    identification: int,
+) -> bytes:  # fmt: skip
+    """An ICMP error that quotes ``packet``; ``info`` is its second word."""
+    wrong = info >> 24 if kind == 12 else 0
+    head = bytes((kind, code, 0, 0)) + info.to_bytes(4, "big")
+    if isinstance(source, IPv6Address):
+        room = _ERROR_BYTES[6] - 48
+        message = bytearray(head + packet.data[:room])
+        message[2:4] = transport_checksum(
+            source.packed, packet.source.packed, ICMPV6, bytes(message)
+        ).to_bytes(2, "big")
+        return ipv6(source.packed, packet.source.packed, ICMPV6, bytes(message), ttl=ttl)
+    options = options_echo(packet, source.packed, wrong)
+    room = _ERROR_BYTES[4] - 20 - len(options) - 8
+    message = bytearray(head + packet.data[:room])
+    message[2:4] = checksum(message).to_bytes(2, "big")
+    return ipv4(
+        source.packed, packet.source.packed, ICMP, bytes(message),
+        tos=packet.tos & 0x1E | _INTERNET_CONTROL, ttl=ttl, identification=identification,
+        options=options,
+    )  # fmt: skip
+
+
+def tcp_reset(packet: Packet, ttl: int) -> bytes | None:
+    """The answer to a segment for a closed port (RFC 9293, section 3.10.7.1)."""
+    segment = packet.payload
+    if len(segment) < 20 or not 20 <= (segment[12] >> 4) * 4 <= len(segment):
+        return None
+    source, destination = packet.destination.packed, packet.source.packed
+    if transport_checksum(destination, source, TCP, segment):
+        return None
+    flags = segment[13]
+    if flags & 4:
+        return None
+    reset = bytearray(20)
+    reset[0:2], reset[2:4] = segment[2:4], segment[0:2]
+    reset[12] = 0x50
+    if flags & 16:
+        reset[4:8] = segment[8:12]
+        reset[13] = 4
+    else:
+        length = len(segment) - (segment[12] >> 4) * 4 + (flags >> 1 & 1) + (flags & 1)
+        sequence = int.from_bytes(segment[4:8], "big") + length
+        reset[8:12] = (sequence & 0xFFFFFFFF).to_bytes(4, "big")
+        reset[13] = 0x14
+    reset[16:18] = transport_checksum(source, destination, TCP, bytes(reset)).to_bytes(2, "big")
+    if packet.version == 6:
+        return ipv6(source, destination, TCP, bytes(reset), tos=packet.tos, ttl=ttl)
+    return ipv4(
+        source, destination, TCP, bytes(reset), tos=packet.tos, ttl=ttl, dont_fragment=True,
+        options=options_echo(packet, source),
+    )  # fmt: skip
+
+
+def icmp_echo(packet: Packet, now: int, *, ttl: int, identification: int) -> bytes | None:
+    """The answer to an echo or timestamp request."""
+    message = bytearray(packet.payload)
+    source, destination = packet.destination.packed, packet.source.packed
+    if packet.version == 6:
+        if message[0] != 128:
+            return None
+        message[0] = 129
+        message[2:4] = b"\0\0"
+        message[2:4] = transport_checksum(source, destination, ICMPV6, bytes(message)).to_bytes(
+            2, "big"
+        )
+        return ipv6(source, destination, ICMPV6, bytes(message), tos=packet.tos, ttl=ttl)
+    if message[0] == 8:
+        message[0] = 0
+    elif message[0] == 13 and len(message) >= 20:
+        clock = (now // 1_000_000 % 86_400_000).to_bytes(4, "big")
+        message = message[:12] + clock + clock  # RFC 792: milliseconds since midnight
+        message[0] = 14
+    else:
+        return None
+    message[2:4] = b"\0\0"
+    message[2:4] = checksum(message).to_bytes(2, "big")
+    return ipv4(
+        source, destination, ICMP, bytes(message), tos=packet.tos, ttl=ttl,
+        identification=identification, options=options_echo(packet, source),
+    )  # fmt: skip
+
+
+def answer(packet: Packet) -> str | tuple[int, int, int]:
+    """What a packet for this host is due: ``"reset"``, ``"echo"``, ``""`` for nothing, or the
+    type, code and second word of an ICMP error."""
+    payload = packet.payload
+    ends = packet.source.packed, packet.destination.packed
+    match packet.protocol:
+        case 6:
+            return "reset"
+        case 17:
+            length = int.from_bytes(payload[4:6], "big") if len(payload) >= 8 else 0
+            if not 8 <= length <= len(payload):
+                return ""
+            summed = payload[6:8] != b"\0\0"
+            if not summed and packet.version == 6:
+                return ""
+            if summed and transport_checksum(*ends, UDP, payload[:length]):
+                return ""
+            return (3, 3, 0) if packet.version == 4 else (1, 4, 0)
+        case 1 if packet.version == 4:
+            return "echo" if len(payload) >= 8 and checksum(payload) == 0 else ""
+        case 58 if packet.version == 6:
+            good = len(payload) >= 8 and not transport_checksum(*ends, ICMPV6, payload)
+            return "echo" if good else ""
+        case 59 if packet.version == 6:  # no next header (RFC 8200, section 4.7)
+            return ""
+        case _:
+            if isinstance(packet.source, IPv4Address):
+                return (3, 2, 0)
+            return (4, 1, _next_header_offset(packet))
+
+
+def _next_header_offset(packet: Packet) -> int:
+    """Where the header stands that names the transport protocol (RFC 4443, section 3.4)."""
+    position, offset = 40, 6
+    while position < packet.header:
+        offset = position
+        unit = packet.data[position + 1]
+        position += 8 if packet.data[offset] == packet.protocol and unit == 0 else (unit + 1) * 8
+    return offset

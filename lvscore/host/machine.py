@@ -1,0 +1,408 @@
+"""What a Host does with packets: the compiled stage's verdicts carried out, errors, answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from lvscore import _engine
+from lvscore.addresses import Address, Network
+from lvscore.constants import Reason, Verdict
+from lvscore.host import answers, neighbours
+from lvscore.host.neighbours import Neighbours
+from lvscore.host.packets import ICMPV6, Packet, fragments
+from lvscore.host.settings import HostSettings
+
+if TYPE_CHECKING:
+    from lvscore.engine import Engine
+
+__all__ = ["Machine", "RouteEntry"]
+
+_UNICAST, _LOCAL, _BROADCAST = 0, 1, 2  # _core/route.pxd
+_EMITTING = (Verdict.STOLEN, Verdict.DROP)
+_MILLISECOND = 1_000_000
+# Redirects to one host (route.c): 20 ms after the first, then twice as long each time; after
+# nine of them silence, until 20.48 s have passed without a reason to send one.
+_REDIRECT_LOAD = 20 * _MILLISECOND
+_REDIRECT_SILENCE = _REDIRECT_LOAD << 10
+_REDIRECTS = 9
+
+
+class RouteEntry(NamedTuple):
+    """A route that was added; those to the interfaces' own prefixes are not among them."""
+
+    network: Network
+    gateway: Address | None
+    interface: str | None
+    local: bool
+
+
+class InterfaceLike(Protocol):
+    """An interface as the Host keeps it."""
+
+    name: str
+    number: int
+    mac: bytes
+    mtu: int
+    addresses: list[IPv4Interface | IPv6Interface]
+
+
+@dataclass
+class _Redirects:
+    """Redirects sent to one host."""
+
+    count: int = 0
+    latest: int = 0
+
+
+class Machine:
+    """The working part of a Host."""
+
+    def __init__(self, engine: "Engine", settings: HostSettings) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.neighbours = Neighbours()
+        self.now = 0
+        self._interfaces: dict[int, InterfaceLike] = {}
+        self._own: set[Address] = set()
+        self._local: list[Network] = []
+        self._entries: list[RouteEntry] = []
+        self._redirects: dict[Address, _Redirects] = {}
+        self._identification = 0
+        self._sent: list[tuple[str, bytes]] = []
+
+    def configure(self, interfaces: Sequence[InterfaceLike], routes: list[RouteEntry]) -> None:
+        """Compile interfaces, routes and neighbours into the engine's tables."""
+        self._interfaces = {interface.number: interface for interface in interfaces}
+        self._own = {a.ip for interface in interfaces for a in interface.addresses}
+        self._local = [route.network for route in routes if route.local]
+        self._entries = routes
+        numbers = {interface.name: interface.number for interface in interfaces}
+        packed: list[tuple[int, int, bytes, int, int, bytes | None, bytes | None]] = []
+        for interface in interfaces:
+            for address in interface.addresses:
+                packed.append(_packed(_UNICAST, address.network, interface, None, address.ip))
+                if address.version == 4 and address.network.prefixlen < 31:
+                    network = address.network
+                    packed += [
+                        _packed(_BROADCAST, type(network)(end), interface, None, None)
+                        for end in (network.network_address, network.broadcast_address)
+                    ]
+        for route in routes:
+            if route.local:
+                packed.append(
+                    (route.network.version, _LOCAL, route.network.network_address.packed,
+                     route.network.prefixlen, 0, None, None)
+                )  # fmt: skip
+            elif route.interface in numbers:
+                interface = self._interfaces[numbers[route.interface]]
+                packed.append(_packed(_UNICAST, route.network, interface, route.gateway, None))
+        # Local ones first, then the longest prefix; of equals the first that was added.
+        packed.sort(key=lambda route: (route[1] == _UNICAST, -route[3]))
+        _engine.host_set(self.engine, [
+                (i.number, i.mtu, i.mac, *self.settings.of(i.name))
+                for i in interfaces
+            ],
+            packed,
+            [
+                (address.version, address.packed, number, mac)
+                for (number, address), mac in self.neighbours.known.items()
+            ],
+        )  # fmt: skip
+
+    def forget(self, number: int) -> None:
+        """Forget the neighbours of an interface."""
+        for table in (self.neighbours.known, self.neighbours.waiting):
+            for key in [key for key in table if key[0] == number]:
+                del table[key]
+
+    def take(self) -> list[tuple[str, bytes]]:
+        """What has been sent since the last call."""
+        sent, self._sent = self._sent, []
+        return sent
+
+    # Packets that come in
+
+    def receive(self, number: int, frame: bytes | bytearray | memoryview, now: int) -> None:
+        """Take a frame through engine and host."""
+        self.now = max(self.now, now)
+        data = bytearray(frame)
+        (verdict, reason, egress, next_hop, resolved, redirect, mtu, request, wrong) = (
+            _engine.host_receive(self.engine, data, number, now)
+        )
+        emitted = _engine.host_emitted(self.engine) if verdict in _EMITTING else ()
+        for verdict, reason, whole in emitted:
+            # A datagram put together: its fragments, or all of it.
+            self._carry_out(number, bytearray(whole), verdict, reason, egress, next_hop, resolved,
+                            mtu, request, wrong)  # fmt: skip
+        if not emitted:
+            if redirect and verdict == Verdict.FORWARD:
+                self._redirect(Packet.parse(frame[14:]), next_hop)
+            self._carry_out(number, data, verdict, reason, egress, next_hop, resolved, mtu,
+                            request, wrong)  # fmt: skip
+
+    def _carry_out(
+        self, number: int, data: bytearray, verdict: Verdict, reason: Reason, egress: int,
+        next_hop: bytes, resolved: bool, mtu: int, request: bool, wrong: int,
+    ) -> None:  # fmt: skip
+        """Do what the engine decided about a frame."""
+        if verdict == Verdict.FORWARD:
+            self._forward(data, egress, next_hop, resolved, mtu)
+        elif reason == Reason.NOT_IP:
+            if data[12:14] == neighbours.ETHERTYPE_ARP:
+                self._arp(number, bytes(data))
+        elif verdict == Verdict.LOCAL:
+            self._local_packet(number, bytes(data), reason)
+        elif verdict == Verdict.DROP and not data[0] & 1:
+            self._refuse(number, data, reason, mtu, request, wrong)
+
+    def _forward(
+        self, data: bytearray, egress: int, next_hop: bytes, resolved: bool, mtu: int
+    ) -> None:
+        packet = Packet.parse(data[14:]).data
+        if not resolved:
+            self._transmit(egress, ip_address(next_hop), packet)
+            return
+        name = self._interfaces[egress].name
+        for piece in fragments(packet, mtu):
+            self._sent.append((name, bytes(data[:14]) + piece))
+
+    def _refuse(
+        self, number: int, data: bytearray, reason: Reason, mtu: int, request: bool, wrong: int
+    ) -> None:
+        """Tell the sender of a packet why it was dropped, where the kernel does."""
+        if reason not in _ERRORS:
+            return
+        packet = Packet.parse(data[14:])
+        four, six = _ERRORS[reason]
+        kind, code = four if packet.version == 4 else six
+        info = 0
+        if reason == Reason.NO_ROUTE and request:
+            code = 1 if packet.version == 4 else 3  # host unreachable, address unreachable
+        elif reason == Reason.FRAGMENTATION_NEEDED:
+            info = mtu if request or packet.version == 4 else max(mtu, 1280)
+        elif reason == Reason.BAD_IP_OPTION:
+            info = wrong << 24
+        self.send_error(number, packet, kind, code, info)
+
+    # The local stack
+
+    def is_own(self, address: Address) -> bool:
+        """Whether an address is this host's."""
+        return address in self._own or any(address in network for network in self._local)
+
+    def _local_packet(self, number: int, data: bytes, reason: Reason) -> None:
+        if reason == Reason.NOT_UNICAST or data[0] & 1:
+            self._group_packet(number, data)
+            return
+        packet = Packet.parse(data[14:])
+        if packet.fragment_offset or packet.more_fragments:
+            return
+        if packet.protocol == ICMPV6 and packet.version == 6 and self._discovery(number, packet):
+            return
+        due = answers.answer(packet)
+        sent: bytes | None = None
+        if due == "reset":
+            sent = answers.tcp_reset(packet, self._ttl(packet.version))
+        elif due == "echo":
+            if not (packet.version == 4 and self.settings["net.ipv4.icmp_echo_ignore_all"]
+                    and packet.payload[0] == 8):  # fmt: skip
+                sent = answers.icmp_echo(
+                    packet, self.now, ttl=self._ttl(packet.version),
+                    identification=self._next_identification(),
+                )  # fmt: skip
+        elif due:
+            assert not isinstance(due, str)
+            self.send_error(number, packet, *due)
+        if sent is not None:
+            self.output(packet.source, sent)
+
+    def _group_packet(self, number: int, data: bytes) -> None:
+        """A packet for a group or for everybody: nothing but solicitations is answered."""
+        packet = Packet.parse(data[14:])
+        if packet.protocol == ICMPV6 and packet.version == 6:
+            self._discovery(number, packet)
+
+    def _ttl(self, version: int) -> int:
+        name = "net.ipv4.ip_default_ttl" if version == 4 else "net.ipv6.conf.all.hop_limit"
+        return self.settings[name]
+
+    def _next_identification(self) -> int:
+        self._identification = (self._identification + 1) & 0xFFFF
+        return self._identification
+
+    # Packets that this host makes
+
+    def send_error(self, number: int, packet: Packet, kind: int, code: int, info: int) -> None:
+        """Send an ICMP error about a packet that came in on an interface."""
+        if not answers.error_allowed(packet):
+            return
+        source = self._error_source(number, packet)
+        if source is None:
+            return
+        message = bytearray(
+            answers.icmp_error(
+                packet, source, kind, code, info, ttl=self._ttl(packet.version),
+                identification=self._next_identification(),
+            )
+        )  # fmt: skip
+        # Like all that leaves: it may be about a connection, and is then translated.
+        _engine.host_output(self.engine, message)
+        self.output(packet.source, bytes(message))
+
+    def _error_source(self, number: int, packet: Packet) -> Address | None:
+        """The packet's destination if it is this host's, else the address towards its sender."""
+        if self.is_own(packet.destination):
+            return packet.destination
+        if packet.version == 4 and self.settings["net.ipv4.icmp_errors_use_inbound_ifaddr"]:
+            for address in self._interfaces[number].addresses:
+                if address.version == 4:
+                    return address.ip
+        route = _engine.route_get(self.engine, packet.version, packet.source.packed)
+        return None if route is None or route[3] is None else ip_address(route[3])
+
+    def output(self, destination: Address, packet: bytes) -> None:
+        """Send a packet of this host's own."""
+        route = _engine.route_get(self.engine, destination.version, destination.packed)
+        if route is None or route[0] != _UNICAST or self.is_own(destination):
+            return
+        self._transmit(route[1], ip_address(route[2]), packet)
+
+    def _transmit(self, number: int, next_hop: Address, packet: bytes) -> None:
+        """Put a packet in frames for the next hop, when its link address is known."""
+        interface = self._interfaces[number]
+        mac = self.neighbours.known.get((number, next_hop))
+        if mac is None:
+            source = self._asking_address(interface, next_hop, packet)
+            if source is not None and self.neighbours.wait(
+                number, next_hop, source, packet, self.now
+            ):
+                self._ask(interface, source, next_hop)
+            return
+        for piece in fragments(packet, interface.mtu):
+            self._sent.append((interface.name, neighbours.ethernet(mac, interface.mac, piece)))
+
+    def _redirect(self, packet: Packet, next_hop: bytes) -> None:
+        """Tell a host on the same wire of the nearer way (ip_rt_send_redirect)."""
+        if packet.version == 6:
+            return
+        sent = self._redirects.setdefault(packet.source, _Redirects())
+        if self.now > sent.latest + _REDIRECT_SILENCE:
+            sent.count = 0
+        if sent.count >= _REDIRECTS:
+            sent.latest = self.now
+        elif sent.count == 0 or self.now > sent.latest + (_REDIRECT_LOAD << sent.count):
+            quoted = bytearray(packet.data)
+            quoted[8] -= 1
+            total = int.from_bytes(quoted[10:12], "big") + 0x100
+            quoted[10:12] = ((total & 0xFFFF) + (total >> 16)).to_bytes(2, "big")
+            route = _engine.route_get(self.engine, 4, packet.source.packed)
+            number = 0 if route is None else route[1]
+            self.send_error(number, Packet.parse(quoted), 5, 1, int.from_bytes(next_hop, "big"))
+            sent.latest = self.now
+            sent.count += 1
+
+    # Neighbours
+
+    def _asking_address(
+        self, interface: InterfaceLike, target: Address, packet: bytes
+    ) -> Address | None:
+        """The address to ask from: the packet's own if it is ours, else one of that wire."""
+        source = Packet.parse(packet).source
+        if source.version == 4 and source in self._own:
+            return source
+        candidates = [a for a in interface.addresses if a.version == target.version]
+        near = [a.ip for a in candidates if target in a.network]
+        return near[0] if near else candidates[0].ip if candidates else None
+
+    def _ask(self, interface: InterfaceLike, source: Address, target: Address) -> None:
+        self._sent.append((interface.name, neighbours.question(interface.mac, source, target)))
+
+    def advance(self, now: int) -> None:
+        """Let time pass: ask again, give up, expire."""
+        for time, number, address, waiting in self.neighbours.due(now):
+            self.now = max(self.now, time)
+            if waiting.questions <= neighbours.QUESTIONS:
+                self._ask(self._interfaces[number], waiting.source, address)
+                continue
+            for packet in waiting.packets:
+                unreachable = (3, 1) if address.version == 4 else (1, 3)
+                self.send_error(number, Packet.parse(packet), *unreachable, 0)
+        self.now = max(self.now, now)
+        self.engine.expire(now)
+        for _, reason, frame in _engine.host_emitted(self.engine):
+            if reason == Reason.FRAGMENT_TIMEOUT:
+                first = Packet.parse(frame[14:])
+                route = _engine.route_get(self.engine, first.version, first.source.packed)
+                self.send_error(0 if route is None else route[1], first, 11, 1, 0)
+
+    def _arp(self, number: int, frame: bytes) -> None:
+        """Answer an ARP request for an own address; learn from what is meant for this host."""
+        parsed = neighbours.arp_target(frame)
+        if parsed is None:
+            return
+        operation, mac, sender, target = parsed
+        interface = self._interfaces[number]
+        if not self.is_own(ip_address(target)) or not any(sender):
+            return
+        asker = IPv4Address(sender)
+        if operation == 1:
+            reply = neighbours.arp(2, (interface.mac, target), (mac, sender))
+            self._sent.append((interface.name, reply))
+        self._learn(number, asker, mac, operation == 2)
+
+    def _discovery(self, number: int, packet: Packet) -> bool:
+        """Neighbor Discovery (RFC 4861): answer solicitations, learn from advertisements."""
+        message = packet.payload
+        if len(message) < 24 or message[0] not in (135, 136) or packet.data[7] != 255:
+            return False
+        interface = self._interfaces[number]
+        target = ip_address(message[8:24])
+        option = message[24:32] if len(message) >= 32 else b""
+        if message[0] == 136:
+            mac = option[2:8] if option[:2] == b"\2\1" else b""
+            if mac:
+                self._learn(number, target, mac, True)
+            return True
+        if self.is_own(target) and option[:2] == b"\1\1" and not packet.source.is_unspecified:
+            frame = neighbours.advertise(interface.mac, target, option[2:8], packet.source)
+            self._sent.append((interface.name, frame))
+            self._learn(number, packet.source, option[2:8], False)
+        return True
+
+    def _learn(self, number: int, address: Address, mac: bytes, answered: bool) -> None:
+        """Take a link address that was asked for, or that an asker told about itself."""
+        key = number, address
+        asked = key in self.neighbours.waiting
+        if not asked and answered and key not in self.neighbours.known:
+            return  # nobody asked
+        for packet in self.neighbours.learn(number, address, mac):
+            self._transmit(number, address, packet)
+        self.configure(list(self._interfaces.values()), self._entries)
+
+
+_ERRORS = {
+    Reason.TTL_EXPIRED: ((11, 0), (3, 0)),
+    Reason.FRAGMENTATION_NEEDED: ((3, 4), (2, 0)),
+    Reason.NO_ROUTE: ((3, 0), (1, 0)),
+    Reason.NO_REAL_SERVER: ((3, 3), (1, 4)),
+    Reason.UNKNOWN_SERVER_PORT: ((3, 3), (1, 4)),
+    Reason.BAD_IP_OPTION: ((12, 0), (4, 0)),
+}
+"""Reasons that the sender is told of: ICMP and ICMPv6 type and code."""
+
+
+def _packed(
+    kind: int, network: Network, interface: InterfaceLike, gateway: Address | None,
+    own: Address | None,
+) -> tuple[int, int, bytes, int, int, bytes | None, bytes | None]:  # fmt: skip
+    """A route as the core takes it; its source is the interface's address on that wire."""
+    version = network.version
+    addresses = [a for a in interface.addresses if a.version == version]
+    if own is None:
+        near = [a.ip for a in addresses if gateway is not None and gateway in a.network]
+        own = near[0] if near else addresses[0].ip if addresses else None
+    return (
+        version, kind, network.network_address.packed, network.prefixlen, interface.number,
+        None if own is None else own.packed, None if gateway is None else gateway.packed,
+    )  # fmt: skip

@@ -1,0 +1,111 @@
+"""Comparing what came out with what was recorded, but for what the kernel draws or measures."""
+
+import re
+
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+
+_ERRORS = {3, 4, 5, 11, 12}
+_TEMPLATE_SLACK = 3  # seconds: see the recordings' notes on templates that are armed again
+_ROW = re.compile(r"^(\S+) +(\d\d+):(\d\d) +(.*)$")
+
+
+def masked(packet: str, arrived: bytes | None, own: set) -> bytes:
+    """A packet without the bytes that cannot be compared.
+
+    Of packets that the director makes: IPv4 identification (and with it the header checksum)
+    of ICMP, the flow label of ICMPv6, clocks in ICMP timestamp replies. Of all: identification
+    of IPv6 fragments, clocks in IP timestamp options.
+    """
+    data = bytearray.fromhex(packet)
+    if len(data) >= 20 and data[0] >> 4 == 4:
+        _mask_ipv4(data, arrived, own)
+    elif len(data) >= 40 and data[0] >> 4 == 6:
+        _mask_ipv6(data, own)
+    return bytes(data)
+
+
+def _mask_ipv4(data: bytearray, arrived: bytes | None, own: set) -> None:
+    header = (data[0] & 15) * 4
+    if data[9] == ICMP and bytes(data[12:16]) in own and not _passed_on(data, arrived):
+        data[4:6] = data[10:12] = b"\0\0"
+        if data[header] == 14:
+            data[header + 2 : header + 4] = b"\0\0"
+            data[header + 12 : header + 20] = bytes(8)
+    position = 20
+    while position < header:
+        kind = data[position]
+        if kind == 0:
+            break
+        length = 1 if kind == 1 else data[position + 1]
+        if kind == 68 and length >= 8:
+            data[position + 4 : position + length] = bytes(length - 4)
+            data[10:12] = b"\0\0"
+        position += max(length, 1)
+
+
+def _mask_ipv6(data: bytearray, own: set) -> None:
+    if data[6] == ICMPV6 and bytes(data[8:24]) in own:
+        data[1] &= 0xF0
+        data[2:4] = b"\0\0"
+    if data[6] == 44 and len(data) >= 48:
+        data[44:48] = b"\0\0\0\0"
+
+
+def _passed_on(data: bytearray, arrived: bytes | None) -> bool:
+    """Whether an ICMP packet is the one that arrived, translated."""
+    return (
+        arrived is not None and len(arrived) > 9 and arrived[9] == ICMP
+        and arrived[4:6] == data[4:6]
+    )  # fmt: skip
+
+
+def by_side(packets: list[list[str]]) -> dict[str, list[list[str]]]:
+    """Packets by side: their order is known for each interface only."""
+    sides: dict[str, list[list[str]]] = {}
+    for packet in packets:
+        sides.setdefault(packet[0], []).append(packet)
+    return sides
+
+
+def same_packets(
+    expected: list[list[str]], emitted: list[list[str]], arrived: bytes | None, own: set
+) -> bool:
+    """Whether the same packets came out, on the same sides, to the same neighbours."""
+    wanted, came = by_side(expected), by_side(emitted)
+    return wanted.keys() == came.keys() and all(
+        len(wanted[side]) == len(came[side])
+        and all(
+            a[1] == b[1] and masked(a[2], arrived, own) == masked(b[2], arrived, own)
+            for a, b in zip(wanted[side], came[side], strict=True)
+        )
+        for side in wanted
+    )
+
+
+def same_text(expected: str, printed: str) -> bool:
+    return expected == printed
+
+
+def same_rows(expected: str, printed: str) -> bool:
+    """Two lists of connections: rows as a set, ``expire`` to a second."""
+    wanted = sorted(map(_row, expected.splitlines()))
+    came = sorted(map(_row, printed.splitlines()))
+    return len(wanted) == len(came) and all(
+        a[0] == b[0] and abs(a[1] - b[1]) <= (_TEMPLATE_SLACK if a[2] else 1)
+        for a, b in zip(wanted, came, strict=True)
+    )
+
+
+def _row(line: str) -> tuple[str, int, bool]:
+    """A row without its time; the time in seconds; whether it is a template."""
+    match = _ROW.match(line)
+    if not match:
+        return line, 0, False
+    protocol, minutes, seconds, rest = match.groups()
+    template = rest.startswith(("NONE", "ASSURED"))
+    return f"{protocol} {rest}", int(minutes) * 60 + int(seconds), template
+
+
+def same_lines(expected: str, printed: str) -> bool:
+    """Two texts whose lines come in no order."""
+    return sorted(expected.splitlines()) == sorted(printed.splitlines())

@@ -1,0 +1,54 @@
+"""Collects recordings: ``--corpus DIR`` names a folder of them, else those kept here."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_addoption(parser):
+    parser.addoption("--corpus", type=Path, help="folder with recordings of a Linux director")
+
+
+def recordings(folder):
+    """All scenarios of a folder; a file is one, or a group of them."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text())
+        group = content.get("group", path.stem)
+        found += [
+            {**scenario, "id": f"{group}/{scenario['name']}"}
+            for scenario in content.get("scenarios", [content])
+        ]
+    return found
+
+
+def pytest_generate_tests(metafunc):
+    if "recording" not in metafunc.fixturenames:
+        return
+    folder = metafunc.config.getoption("--corpus", None) or HERE / "corpus"
+    found = recordings(folder)
+    if not found:
+        raise pytest.UsageError(f"no recordings in {folder}")
+    metafunc.parametrize("recording", found, ids=[scenario["id"] for scenario in found])
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Passed and deviating scenarios, by group."""
+    counts = {}
+    for outcome in ("passed", "xfailed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            if "test_scenario[" in report.nodeid and getattr(report, "when", "call") == "call":
+                group = report.nodeid.split("[", 1)[1].split("/")[0]
+                counts.setdefault(group, Counter())[outcome] += 1
+    if counts:
+        terminalreporter.section("conformance")
+        for group, outcomes in sorted(counts.items()):
+            total = sum(outcomes.values())
+            terminalreporter.write_line(
+                f"{group:<16} {outcomes['passed']:>4} of {total:<4} passed, "
+                f"{outcomes['xfailed']} deviating"
+            )

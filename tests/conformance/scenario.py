@@ -1,0 +1,167 @@
+"""Runs one recorded scenario on a Host and raises at the first difference."""
+
+import difflib
+
+from . import compare
+from .shell import Shell
+from .topology import Network
+
+MILLISECOND = 1_000_000
+START = 1_000_000_000
+
+LISTS = {
+    "Ln": ("ipvsadm -Ln", compare.same_text),
+    "Lnc": ("ipvsadm -Lnc", compare.same_rows),
+    "stats": ("ipvsadm -Ln --stats --exact", compare.same_text),
+    "rate": ("ipvsadm -Ln --rate --exact", compare.same_text),
+    "Sn": ("ipvsadm -Sn", compare.same_text),
+    "thresholds": ("ipvsadm -Ln --thresholds", compare.same_text),
+    "persistent": ("ipvsadm -Ln --persistent-conn", compare.same_text),
+    "timeout": ("ipvsadm -Ln --timeout", compare.same_text),
+    "vs": ("cat /proc/net/ip_vs", compare.same_lines),
+    "vs_conn": ("cat /proc/net/ip_vs_conn", compare.same_lines),
+    "vs_stats": ("cat /proc/net/ip_vs_stats", compare.same_text),
+    "conntrack": ("conntrack -L", compare.same_lines),
+}
+
+
+class DifferenceError(AssertionError):
+    """A step that did not go as recorded."""
+
+
+class Scenario:
+    """One recording, and the Host that it is replayed on."""
+
+    def __init__(self, recording: dict) -> None:
+        self.recording = recording
+        self.network = Network(recording.get("topology") or "two-arm")
+        self.shell = Shell(self.network)
+        self.own = {address.packed for address in self.network.addresses}
+
+    def run(self) -> None:
+        """Play all steps; raises DifferenceError at the first that differs."""
+        host = self.network.host
+        host.advance(START)
+        host.modules |= set(self.recording.get("modules") or ())
+        for key, value in (self.recording.get("sysctl") or {}).items():
+            self.shell.set(key, str(value))
+        for line in self.recording.get("setup") or ():
+            status, _, errors = self.shell.run(line)
+            if status:
+                raise DifferenceError(f"setup: {line}: status {status}: {errors}")
+        steps = self.recording["steps"]
+        for number, step in enumerate(steps):
+            now = START + step.get("t", 0) * MILLISECOND
+            try:
+                if "in" in step:
+                    self._receive(step, now)
+                elif "sleep" in step:
+                    self._sleep(step, now, steps[number + 1 :])
+                elif "cmd" in step:
+                    self._command(step, now)
+                elif "show" in step:
+                    self._show(step, now)
+                elif "note" not in step:
+                    raise DifferenceError(f"unknown kind of step: {sorted(step)}")
+            except AssertionError as error:
+                raise DifferenceError(
+                    f"{self.recording['name']} #{number} t={step.get('t')} ms: {error}"
+                ) from error
+
+    def _receive(self, step: dict, now: int) -> None:
+        network = self.network
+        self._passed([], network.host.advance(now))
+        packet = bytes.fromhex(step["hex"])
+        interface, frame = network.frame(step["in"], packet, step.get("from"))
+        explanation = network.engine.explain(frame, now)
+        emitted = [network.emitted(*sent) for sent in network.host.receive(interface, frame, now)]
+        if not compare.same_packets(step["out"], emitted, packet, self.own):
+            raise DifferenceError(
+                f"{step['in']} {step.get('note', '')}\n{dissected(step['hex'])}\n\n"
+                f"{side_by_side(step['out'], emitted)}\n\nexplain:\n{explanation}"
+            )
+
+    def _sleep(self, step: dict, now: int, following: list[dict]) -> None:
+        host = self.network.host
+        self._passed([], host.advance(now))
+        end = next(
+            (START + later["t"] * MILLISECOND for later in following if "t" in later),
+            now + int(step["sleep"] * 1000) * MILLISECOND,
+        )
+        self._passed(step.get("out", []), host.advance(end))
+
+    def _passed(self, expected: list, sent: list) -> None:
+        emitted = [self.network.emitted(*one) for one in sent]
+        if not compare.same_packets(expected, emitted, None, self.own):
+            raise DifferenceError(f"as time passed\n\n{side_by_side(expected, emitted)}")
+
+    def _command(self, step: dict, now: int) -> None:
+        self._passed(step.get("out", []), self.network.host.advance(now))
+        line = step["cmd"]
+        status, out, errors = self.shell.run(line, step.get("stdin", ""))
+        wanted = (step["rc"], step.get("stdout", ""), step.get("stderr", ""))
+        unordered = "Lnc" in line or "Lc" in line or "ip_vs" in line or "--nosort" in line
+        same = compare.same_rows if unordered else compare.same_text
+        if (status, errors) != (wanted[0], wanted[2]) or not same(wanted[1], out):
+            raise DifferenceError(
+                f"{line}\nstatus {status}, recorded {wanted[0]}\n"
+                f"{text_difference(wanted[1] + wanted[2], out + errors)}"
+            )
+
+    def _show(self, step: dict, now: int) -> None:
+        self._passed([], self.network.host.advance(now))
+        for kind, wanted in step.items():
+            if kind in ("show", "t"):
+                continue
+            if kind not in LISTS:
+                raise DifferenceError(f"unknown kind of list: {kind}")
+            command, same = LISTS[kind]
+            status, out, errors = self.shell.run(command)
+            if status or errors or not same(wanted, out):
+                raise DifferenceError(
+                    f"{step['show']}: {command}: {errors}\n{text_difference(wanted, out)}"
+                )
+
+
+def text_difference(recorded: str, printed: str) -> str:
+    """Both texts as a difference by line."""
+    return "\n".join(
+        difflib.ndiff(
+            [f"{line}|" for line in recorded.splitlines()],
+            [f"{line}|" for line in printed.splitlines()],
+        )
+    )
+
+
+def dissected(packet: str) -> str:
+    """A packet in scapy's words, and its bytes."""
+    from scapy.layers.inet import IP
+    from scapy.layers.inet6 import IPv6
+
+    data = bytes.fromhex(packet)
+    if not data or data[0] >> 4 not in (4, 6):
+        return packet
+    try:
+        layers = (IP if data[0] >> 4 == 4 else IPv6)(data).show(dump=True)
+    except Exception as error:  # scapy gives up on cut packets in many ways
+        layers = f"not dissected: {error!r}"
+    return f"{layers}\n{packet}"
+
+
+def side_by_side(recorded: list[list[str]], emitted: list[list[str]]) -> str:
+    """Recorded packets on the left, emitted ones on the right."""
+    text = []
+    for number in range(max(len(recorded), len(emitted))):
+        columns = [
+            [f"{name}: {packet[0]} -> {packet[1]}", *dissected(packet[2]).splitlines()]
+            for name, packet in (
+                ("recorded", recorded[number] if number < len(recorded) else ["-", "-", ""]),
+                ("emitted", emitted[number] if number < len(emitted) else ["-", "-", ""]),
+            )
+        ]
+        height = max(map(len, columns))
+        left, right = ([*column, *[""] * (height - len(column))] for column in columns)
+        text += [
+            f"{a[:60]:<60} {'|' if a == b else '#'} {b}" for a, b in zip(left, right, strict=True)
+        ]
+    return "\n".join(text) or "(nothing came out, nothing was recorded)"

@@ -1,0 +1,211 @@
+"""What a Host answers itself: echo, resets, unreachables, redirects, ARP."""
+
+import pytest
+from lab import (
+    CLIENT,
+    DIP,
+    ROUTER,
+    SECOND,
+    SERVER,
+    SRV,
+    VIP,
+    datagram,
+    director,
+    frame,
+    reply,
+    request,
+)  # fmt: skip
+from scapy.layers.inet import ICMP, IP, TCP
+from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
+from scapy.layers.l2 import ARP, Ether
+from test_forwarding import receive
+
+import lvscore
+
+
+def built_anew(packet, layer):
+    """Whether scapy computes the same checksums."""
+    anew = packet.copy()
+    del anew[IP].chksum, anew[layer].chksum
+    return bytes(anew) == bytes(packet)
+
+
+def test_echo_and_timestamp():
+    host = director()
+    ((_, answer),) = receive(host, IP(src=CLIENT, dst=VIP) / ICMP(id=1, seq=2) / b"abcdefg")
+    assert (answer[IP].src, answer[ICMP].type, answer[ICMP].id) == (VIP, 0, 1)
+    assert bytes(answer[ICMP].payload) == b"abcdefg"
+    assert built_anew(answer, ICMP)
+    ((_, answer),) = receive(host, IP(src=CLIENT, dst=VIP) / ICMP(type=13, id=1), now=5 * SECOND)
+    assert (answer[ICMP].type, answer[ICMP].ts_rx) == (14, 5000)
+    host.sysctl["net.ipv4.icmp_echo_ignore_all"] = 1
+    assert receive(host, IP(src=CLIENT, dst=VIP) / ICMP(), now=5 * SECOND) == []
+
+
+def test_echo_ipv6():
+    packet = IPv6(src="2001:db8:a::1", dst="2001:db8::1") / ICMPv6EchoRequest(id=3, data=b"x")
+    ((_, answer),) = receive(director(), packet)
+    assert answer[ICMPv6EchoReply].id == 3
+    assert answer[IPv6].src == "2001:db8::1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "answer"), [("S", "RA"), ("A", "R"), ("FA", "R"), ("", "RA"), ("R", None)]
+)
+def test_reset_from_a_closed_port(flags, answer):
+    packet = IP(src=CLIENT, dst=VIP) / TCP(sport=4, dport=99, flags=flags, seq=7, ack=8) / b"xy"
+    sent = receive(director(), packet)
+    if answer is None:
+        assert sent == []
+        return
+    ((_, reset),) = sent
+    assert (reset[TCP].flags, reset[TCP].sport, reset[IP].flags) == (answer, 99, "DF")
+    wanted = (8, 0) if answer == "R" else (0, 7 + 2 + flags.count("S"))
+    assert (reset[TCP].seq, reset[TCP].ack) == wanted
+    assert built_anew(reset, TCP)
+
+
+def test_unreachables():
+    host = director()
+    ((_, error),) = receive(host, datagram(port=99))
+    assert (error[ICMP].type, error[ICMP].code, error[IP].src) == (3, 3, VIP)
+    ((_, error),) = receive(host, IP(src=CLIENT, dst=VIP, proto=47) / b"payload.")
+    assert (error[ICMP].type, error[ICMP].code) == (3, 2)
+    broken = bytearray(bytes(datagram(port=99)))
+    broken[-1] ^= 1
+    assert receive(host, IP(bytes(broken))) == []
+
+
+def test_no_server_is_port_unreachable_also_for_tcp():
+    host = director()
+    host.engine.find_service("tcp", f"{VIP}:80").find_server("172.16.1.7:8080").edit(weight=0)
+    ((_, error),) = receive(host, request())
+    assert (error[ICMP].type, error[ICMP].code, error[IP].src) == (3, 3, VIP)
+
+
+def test_errors_are_not_sent_about_errors_fragments_and_groups():
+    host = director()
+    about = IP(src=CLIENT, dst="10.9.9.9", ttl=1)
+    assert receive(host, about / ICMP(type=11) / bytes(request())) == []
+    assert receive(host, IP(src=CLIENT, dst="10.9.9.9", ttl=1, frag=3) / b"12345678") == []
+    assert receive(host, datagram(destination="224.0.0.1", port=99)) == []
+    assert receive(host, datagram(destination="172.16.0.255", port=99)) == []
+
+
+def test_a_redirect_for_who_could_go_directly_and_only_as_often_as_the_kernel():
+    host = director()
+    host.add_route("10.9.0.0/16", via="172.16.1.8")
+    packet = datagram(source="172.16.1.7", destination="10.9.9.9", ttl=64)
+    (_, redirect), (_, there) = receive(host, packet, "srv", SERVER)
+    assert (redirect[ICMP].type, redirect[ICMP].code, redirect[ICMP].gw) == (5, 1, "172.16.1.8")
+    assert (redirect[IP].src, redirect[ICMP].payload.ttl) == (DIP, 63)
+    assert there[IP].dst == "10.9.9.9"
+    assert len(receive(host, packet, "srv", SERVER)) == 1
+    assert len(receive(host, packet, "srv", SERVER, now=2 * SECOND)) == 2
+    for name in ("all", "srv"):
+        host.sysctl[f"net.ipv4.conf.{name}.send_redirects"] = 0
+    assert len(receive(host, packet, "srv", SERVER, now=9 * SECOND)) == 1
+
+
+def test_arp_is_answered_for_own_addresses():
+    host = director()
+    question = Ether(dst="ff:ff:ff:ff:ff:ff", src=SERVER) / ARP(
+        op=1, hwsrc=SERVER, psrc="172.16.1.7", pdst=VIP
+    )
+    ((name, sent),) = host.receive("srv", bytes(question), SECOND)
+    answer = Ether(sent)
+    assert (name, answer.dst, answer[ARP].op, answer[ARP].hwsrc) == ("srv", SERVER, 2, SRV)
+    question[ARP].pdst = "172.16.1.99"
+    assert host.receive("srv", bytes(question), SECOND) == []
+
+
+def test_a_neighbour_is_asked_for_and_what_waited_is_sent():
+    host = director()
+    ((name, question),) = receive(host, datagram(destination="172.16.1.50"))
+    assert (name, question[ARP].psrc, question[ARP].pdst) == ("srv", DIP, "172.16.1.50")
+    mac = "02:00:00:00:00:50"
+    answer = Ether(dst=SRV, src=mac) / ARP(op=2, hwsrc=mac, psrc="172.16.1.50", hwdst=SRV, pdst=DIP)
+    ((name, sent),) = host.receive("srv", bytes(answer), SECOND + 1000)
+    assert (name, Ether(sent).dst, Ether(sent)[IP].ttl) == ("srv", mac, 63)
+    assert len(receive(host, datagram(destination="172.16.1.50"), now=2 * SECOND)) == 1
+
+
+def test_a_neighbour_that_does_not_answer_is_unreachable_after_three_questions():
+    host = director()
+    receive(host, datagram(destination="172.16.1.50"))
+    assert len(host.advance(2 * SECOND)) == 1
+    assert len(host.advance(3 * SECOND)) == 1
+    ((name, sent),) = host.advance(4 * SECOND)
+    error = Ether(sent)
+    assert (name, error.dst, error[ICMP].type, error[ICMP].code) == ("cli", ROUTER, 3, 1)
+    assert host.advance(60 * SECOND) == []
+
+
+def test_an_incomplete_datagram_is_reported_to_who_sent_it():
+    host = director()
+    first = IP(src=CLIENT, dst=VIP, flags="MF", id=9, proto=17) / (b"x" * 64)
+    assert receive(host, first) == []
+    ((_, sent),) = host.advance(40 * SECOND)
+    error = Ether(sent)
+    assert (error[ICMP].type, error[ICMP].code, error[IP].src) == (11, 1, VIP)
+    assert bytes(error[ICMP].payload) == bytes(first)
+
+
+def test_last_service_gone_and_replies_leave_as_they_are():
+    host = director()
+    receive(host, request())
+    host.engine.clear_services()
+    ((_, back),) = receive(host, reply(), "srv", SERVER)
+    assert back[IP].src == "172.16.1.7"
+    ((_, reset),) = receive(host, request(flags="A"))
+    assert reset[TCP].flags == "R"
+
+
+def test_configuration_mistakes_name_the_value():
+    host = director()
+    with pytest.raises(lvscore.DuplicateError, match="cli"):
+        host.add_interface("cli")
+    with pytest.raises(lvscore.NotFoundError, match="eth9"):
+        host.receive("eth9", frame(request()), SECOND)
+    with pytest.raises(lvscore.ConfigError, match=r"192\.0\.2\.1"):
+        host.add_route("10.1.0.0/16", via="192.0.2.1")
+    with pytest.raises(lvscore.ConfigError, match="mtu=10"):
+        host.set_mtu("cli", 10)
+    with pytest.raises(lvscore.ConfigError, match="zz"):
+        host.add_neighbour("172.16.1.9", "zz", "srv")
+    with pytest.raises(lvscore.NotFoundError, match=r"172\.16\.9\.9"):
+        host.remove_address("srv", "172.16.9.9")
+    host.remove_address("srv", VIP)
+    ((name, asked),) = receive(host, request())
+    assert (name, asked[ARP].pdst) == ("srv", VIP)  # not its own any more: routed
+
+
+def test_limits_leave_the_host_as_it_was():
+    host = director()
+
+    def fill():
+        for n in range(2000):
+            host.add_route(f"10.{n >> 8}.{n & 255}.0/24", via="172.16.0.1")
+
+    with pytest.raises(lvscore.LimitError, match="1024"):
+        fill()
+    ((name, there),) = receive(host, request())
+    assert (name, there[IP].dst) == ("srv", "172.16.1.7")
+
+
+def test_random_frames_never_raise():
+    import random
+
+    host = director()
+    host.engine.add_service("udp", f"{VIP}:53", scheduler="rr").add_server("172.16.1.7")
+    chance = random.Random(1)
+    seeds = [frame(request()), frame(datagram()), frame(request(flags="A", size=40))]
+    for n in range(4000):
+        data = bytearray(chance.choice(seeds))
+        for _ in range(chance.randrange(4)):
+            data[chance.randrange(12, len(data))] = chance.randrange(256)
+        if chance.random() < 0.5:  # let most pass the first check
+            size = (data[14] & 15) * 4
+            data[24:26] = b"\0\0"
+            data[24:26] = lvscore.host.packets.checksum(data[14 : 14 + size]).to_bytes(2, "big")
+        host.receive("cli", data[: chance.randrange(14, len(data) + 1)], SECOND + n)
