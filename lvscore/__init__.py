@@ -27,7 +27,7 @@ from lvscore.errors import (
 )
 from lvscore.explain import Explanation
 from lvscore.io import MemorySink, MemorySource, PcapReader, PcapWriter, create_pcap, open_pcap
-from lvscore.model import SCHEDULERS, Rule, Statistics, Timeouts
+from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS, Rule, Statistics, Timeouts
 from lvscore.report import Report
 from lvscore.routes import Interface, Route, Routes
 from lvscore.runner import run
@@ -37,6 +37,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SCHEDULERS",
+    "SCHEDULER_FLAGS",
     "AddressError",
     "AddressRange",
     "CaptureError",

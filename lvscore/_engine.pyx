@@ -28,7 +28,9 @@ from lvscore._core.index cimport index_used
 from lvscore._core.pipeline cimport Frames, batch_process, frame_count, packet_process
 from lvscore._core.route cimport MAX_ROUTES, Route, local_remove
 from lvscore._core.rules cimport MAX_RULES, Chain, Rule
-from lvscore._core.scheduler cimport Server
+from lvscore._core.scheduler_maglev cimport MAGLEV_SLOTS
+from lvscore._core.scheduler_types cimport SCHEDULER_MH
+from lvscore._core.server cimport SERVER_OVERLOADED, Server
 from lvscore._core.selfcheck cimport state_check
 from lvscore._core.service cimport (
     Service, scheduler_set, server_add, server_counters, server_edit, server_find,
@@ -450,7 +452,7 @@ cdef class EngineCore:
         cdef uint32_t i
         if not local_announce(s, family, &a):
             raise MemoryError()
-        i = service_add(&s.services, family, protocol, &a, htons(port), scheduler, flags)
+        i = service_add(&s.services, family, protocol, &a, htons(port), scheduler, flags, s.tick)
         if i == NIL:
             local_remove(&s.routes, family, &a)
             raise LimitError("no room for another virtual service")
@@ -471,8 +473,11 @@ cdef class EngineCore:
         return &s.services.server[i]
 
     def _service_edit(self, index, uint32_t scheduler, uint32_t flags):
-        self.service(index)
-        if not scheduler_set(&self.state.services, index, scheduler, flags):
+        cdef Service* service = self.service(index)
+        if scheduler == <uint32_t>SCHEDULER_MH and service.scheduler.count > MAGLEV_SLOTS:
+            raise LimitError(f"{service.scheduler.count} real servers; the scheduler mh has at "
+                             f"most {MAGLEV_SLOTS}")
+        if not scheduler_set(&self.state.services, index, scheduler, flags, self.state.tick):
             raise MemoryError()
 
     def _service_remove(self, index):
@@ -509,18 +514,23 @@ cdef class EngineCore:
         cdef uint32_t i = server_find(&self.state.services, service, &a, htons(port))
         return -1 if i == NIL else <object>i
 
-    def _server_add(self, service, bytes address, int port, int method, int weight):
+    def _server_add(self, service, bytes address, int port, int method, int weight,
+                    uint32_t upper_threshold, uint32_t lower_threshold):
         cdef Address a = address_from(address)
-        self.service(service)
+        cdef Service* owner = self.service(service)
+        if (owner.scheduler.kind == <uint32_t>SCHEDULER_MH
+                and owner.scheduler.count >= MAGLEV_SLOTS):
+            raise LimitError(f"the scheduler mh has at most {MAGLEV_SLOTS} real servers")
         cdef uint32_t i = server_add(&self.state.services, service, &a, htons(port), method,
-                                     weight, self.state.tick)
+                                     weight, upper_threshold, lower_threshold, self.state.tick)
         if i == NIL:
             raise LimitError("no room for another real server")
         return i
 
-    def _server_edit(self, index, int weight):
+    def _server_edit(self, index, int weight, uint32_t upper_threshold,
+                     uint32_t lower_threshold):
         self.server(index)
-        server_edit(&self.state.services, index, weight)
+        server_edit(&self.state.services, index, weight, upper_threshold, lower_threshold)
 
     def _server_remove(self, index):
         self.server(index)
@@ -534,7 +544,9 @@ cdef class EngineCore:
     def _server_get(self, index):
         cdef Server* server = self.server(index)
         return (address_bytes(&server.address, server.family), ntohs(server.port),
-                server.method, server.weight, server.active, server.inactive)
+                server.method, server.weight, server.active, server.inactive,
+                server.upper_threshold, server.lower_threshold,
+                server.flags & SERVER_OVERLOADED != 0)
 
     def _server_statistics(self, index):
         cdef uint64_t c[5]

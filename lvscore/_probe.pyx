@@ -5,14 +5,15 @@ addresses and ports in host order.
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from lvscore._core cimport checksum as _checksum
 from lvscore._core cimport consts as _consts
 from lvscore._core cimport rules as _rules
-from lvscore._core cimport scheduler as _scheduler
+from lvscore._core cimport scheduler_types as _types
+from lvscore._core cimport server as _server
 from lvscore._core.bytes cimport htons, load_be16, load_be32, ntohs
 from lvscore._core.connection cimport (
     Connection4, Connection6, Extension, connection_close, connection_open, connection_shadowed,
@@ -35,10 +36,6 @@ from lvscore._core.route cimport (
     Routes, address_is_local, local_add, local_remove, prefix_matches, routes_free, routes_init,
 )
 from lvscore._core.selfcheck cimport index_check, table_check, wheel_check
-from lvscore._core.service cimport (
-    Services, server_add, server_edit, server_remove, service_add, services_free,
-    services_init,
-)
 from lvscore._core.track cimport Tracker as Tracker_t
 from lvscore._core.track cimport state_is_active, tracker_init
 from lvscore._core.translate cimport packet_translate
@@ -49,10 +46,11 @@ from lvscore._core.wheel cimport Wheel as Wheel_t
 from lvscore._core.wire cimport Packet, packet_parse
 
 __all__ = [
-    "Index", "Locals", "Scheduler", "Table", "Tracker", "Wheel", "address_choose", "checksum",
-    "checksum_update", "constants", "delta", "delta_inverse", "hash_32", "hash_tuple",
+    "Index", "Locals", "Table", "Tracker", "Wheel", "address_choose", "checksum",
+    "checksum_update", "constants", "delta", "delta_inverse", "hash_tuple",
     "inverse", "jhash2", "load_be", "lowest_bits", "match", "multiply", "parse", "prefix_match",
-    "random_numbers", "rule_match", "sizes", "translate", "udp_checksum_update",
+    "random_numbers", "rule_match", "sizes", "translate",
+    "udp_checksum_update",
 ]
 
 
@@ -88,7 +86,7 @@ cdef HashKey key_from(object seed) except *:
 def sizes():
     return {
         "Connection4": sizeof(Connection4), "Connection6": sizeof(Connection6),
-        "Bucket": sizeof(Bucket), "Server": sizeof(_scheduler.Server),
+        "Bucket": sizeof(Bucket), "Server": sizeof(_server.Server),
         "Extension": sizeof(Extension), "Timer": sizeof(Timer),
     }
 
@@ -109,9 +107,21 @@ def constants():
         },
         "Reason": {"COUNT": REASON_COUNT},
         "Scheduler": {
-            "rr": _scheduler.SCHEDULER_RR, "wrr": _scheduler.SCHEDULER_WRR,
-            "lc": _scheduler.SCHEDULER_LC, "wlc": _scheduler.SCHEDULER_WLC,
-            "sh": _scheduler.SCHEDULER_SH,
+            "none": _types.SCHEDULER_NONE,
+            "rr": _types.SCHEDULER_RR,
+            "wrr": _types.SCHEDULER_WRR,
+            "lc": _types.SCHEDULER_LC,
+            "wlc": _types.SCHEDULER_WLC,
+            "sh": _types.SCHEDULER_SH,
+            "dh": _types.SCHEDULER_DH,
+            "mh": _types.SCHEDULER_MH,
+            "sed": _types.SCHEDULER_SED,
+            "nq": _types.SCHEDULER_NQ,
+            "fo": _types.SCHEDULER_FO,
+            "ovf": _types.SCHEDULER_OVF,
+            "twos": _types.SCHEDULER_TWOS,
+            "lblc": _types.SCHEDULER_LBLC,
+            "lblcr": _types.SCHEDULER_LBLCR,
         },
     }
 
@@ -472,56 +482,3 @@ cdef class Tracker:
 
     def is_active(self, int state):
         return bool(state_is_active(<uint8_t>state))
-
-
-# scheduler.pxd
-
-def hash_32(uint32_t value, uint32_t bits):
-    return _scheduler.hash_32(value, bits)
-
-
-cdef class Scheduler:
-    """One service with servers that can be given any load."""
-
-    cdef Services services
-
-    def __cinit__(self, int kind, int flags=0, int family=4):
-        cdef Address address = address_from(bytes(4 if family == 4 else 16))
-        if not services_init(&self.services) or service_add(
-                &self.services, family, 6, &address, htons(80), kind, flags) == NIL:
-            raise MemoryError()
-
-    def __dealloc__(self):
-        services_free(&self.services)
-
-    def add(self, bytes address, int32_t weight=1):
-        cdef Address a = address_from(address)
-        return server_add(&self.services, 0, &a, htons(80), 0, weight, 0)
-
-    def edit(self, uint32_t server, int32_t weight):
-        server_edit(&self.services, server, weight)
-
-    def remove(self, uint32_t server):
-        server_remove(&self.services, server, 0)
-
-    def load(self, uint32_t server, uint32_t active, uint32_t inactive, bint overloaded=False):
-        cdef _scheduler.Server* entry = &self.services.server[server]
-        entry.active = active
-        entry.inactive = inactive
-        entry.flags = _scheduler.SERVER_AVAILABLE
-        if overloaded:
-            entry.flags |= _scheduler.SERVER_OVERLOADED
-
-    def reset(self):
-        """Start the scheduler afresh, as another kind would."""
-        _scheduler.scheduler_start(&self.services.service[0].scheduler, self.services.server)
-
-    def pick(self, t=(6, bytes(4), 1000, bytes(4), 80)):
-        cdef Tuple u = tuple_from(t)
-        cdef uint32_t server = _scheduler.scheduler_pick(
-            &self.services.service[0].scheduler, self.services.server, &u)
-        return None if server == NIL else server
-
-    def buckets(self):
-        cdef uint32_t* found = self.services.service[0].scheduler.buckets
-        return [found[i] for i in range(_scheduler.HASH_BUCKETS)]

@@ -21,7 +21,7 @@ from lvscore.addresses import (
 from lvscore.connections import Connections
 from lvscore.errors import ConfigError, DuplicateError, NotFoundError
 from lvscore.explain import Explanation, explain
-from lvscore.model import SCHEDULERS, Rule, Statistics, Timeouts
+from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS, Rule, Statistics, Timeouts
 from lvscore.routes import Routes
 from lvscore.services import Service
 
@@ -41,9 +41,9 @@ class Engine(_engine.EngineCore):
     Args:
         max_connections: bound on the connections held at once; a packet that would open one
             more is dropped with ``Reason.TABLE_FULL``. Memory is taken as connections come.
-        seed: source of all chance (hash key, port choice): an integer or up to 16 bytes. The
-            same seed and the same calls give the same bytes. Default: drawn from the
-            operating system, which protects the table against flooding.
+        seed: source of all chance (hash key, port choice, the scheduler twos): an integer or up
+            to 16 bytes. The same seed and the same calls give the same bytes. Default: drawn
+            from the operating system, which protects the table against flooding.
 
     Raises:
         ConfigError: ``max_connections`` is not in 1..33554432, or the seed is too long.
@@ -82,7 +82,7 @@ class Engine(_engine.EngineCore):
             protocol: ``"tcp"`` or ``"udp"``.
             address: the virtual address and port.
             scheduler: one of :data:`lvscore.SCHEDULERS`.
-            scheduler_flags: ``"sh-port"``, ``"sh-fallback"`` (only with ``"sh"``).
+            scheduler_flags: flags of that scheduler, see :data:`lvscore.SCHEDULER_FLAGS`.
 
         Returns:
             A handle; :meth:`Service.add_server` adds real servers to it.
@@ -116,6 +116,7 @@ class Engine(_engine.EngineCore):
         Raises:
             NotFoundError: there is no such service.
             ConfigError: an argument is not valid.
+            LimitError: the scheduler is "mh", and the service has more than 4093 servers.
         """
         service = self.find_service(protocol, address)
         name = service.scheduler if scheduler is None else scheduler
@@ -448,13 +449,10 @@ def _unpack(address: bytes) -> Address:
     return ip_address(address)
 
 
-_SCHEDULER_FLAGS: Mapping[str, Mapping[str, int]] = {"sh": {"sh-fallback": 8, "sh-port": 16}}
-
-
 def _scheduler(name: str, flags: tuple[str, ...]) -> tuple[int, int]:
     if name not in SCHEDULERS:
         raise ConfigError(f"unknown scheduler {name!r}: expected one of {', '.join(SCHEDULERS)}")
-    known = _SCHEDULER_FLAGS.get(name, {})
+    known: Mapping[str, int] = SCHEDULER_FLAGS.get(name, {})
     bits = 0
     for flag in flags:
         if flag not in known:

@@ -6,10 +6,43 @@ from types import MappingProxyType
 
 from lvscore.addresses import AddressRange, Network, PortRange
 
-__all__ = ["SCHEDULERS", "Rule", "Statistics", "Timeouts"]
+__all__ = ["SCHEDULERS", "SCHEDULER_FLAGS", "Rule", "Statistics", "Timeouts"]
 
-SCHEDULERS: Mapping[str, int] = MappingProxyType({"rr": 1, "wrr": 2, "lc": 3, "wlc": 4, "sh": 5})
-"""Scheduler names, as IPVS has them, and their numbers in the core."""
+SCHEDULERS: Mapping[str, int] = MappingProxyType(
+    {
+        "rr": 1,
+        "wrr": 2,
+        "lc": 3,
+        "wlc": 4,
+        "lblc": 13,
+        "lblcr": 14,
+        "dh": 6,
+        "sh": 5,
+        "sed": 8,
+        "nq": 9,
+        "fo": 10,
+        "ovf": 11,
+        "mh": 7,
+        "twos": 12,
+        "none": 0,
+    }
+)
+"""Scheduler names, as IPVS has them, and their numbers in the core.
+
+A service whose scheduler is ``"none"`` refuses all new connections.
+"""
+
+SCHEDULER_FLAGS: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        "sh": MappingProxyType({"sh-fallback": 8, "sh-port": 16}),
+        "mh": MappingProxyType({"mh-fallback": 8, "mh-port": 16}),
+    }
+)
+"""Flags of the schedulers that have any, and their bits (include/uapi/linux/ip_vs.h).
+
+``-fallback``: a client whose server takes nothing goes to another. ``-port``: the client's port
+counts besides its address.
+"""
 
 
 @dataclass(frozen=True, slots=True)

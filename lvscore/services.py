@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lvscore.addresses import Address, Endpoint, parse_endpoint, protocol_name
 from lvscore.errors import ConfigError, DuplicateError, NotFoundError
-from lvscore.model import SCHEDULERS, Statistics
+from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS, Statistics
 
 if TYPE_CHECKING:
     from lvscore.engine import Engine
@@ -80,20 +80,49 @@ class Server:
         return self.service._engine._server_get(self._index())[5]
 
     @property
+    def upper_threshold(self) -> int:
+        """Connections, active or not, at which it takes no more; 0: no such bound."""
+        return self.service._engine._server_get(self._index())[6]
+
+    @property
+    def lower_threshold(self) -> int:
+        """Connections below which it takes more again; 0: three quarters of the upper."""
+        return self.service._engine._server_get(self._index())[7]
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether it reached its upper threshold, and has not come below the lower since."""
+        return self.service._engine._server_get(self._index())[8]
+
+    @property
     def statistics(self) -> Statistics:
         """Exact counters, since the server was added."""
         return Statistics(*self.service._engine._server_statistics(self._index()))
 
-    def edit(self, *, weight: int | None = None) -> None:
+    def edit(
+        self,
+        *,
+        weight: int | None = None,
+        upper_threshold: int | None = None,
+        lower_threshold: int | None = None,
+    ) -> None:
         """Change the server; what is ``None`` stays. Live connections are not touched.
 
         Raises:
-            ConfigError: the weight is not in 0..2147483647.
+            ConfigError: an argument is not in 0..2147483647, or the lower threshold is greater
+                than the upper.
             NotFoundError: the server was removed.
         """
         index = self._index()
-        if weight is not None:
-            self.service._engine._server_edit(index, check_weight(weight))
+        record = self.service._engine._server_get(index)
+        self.service._engine._server_edit(
+            index,
+            *_checked(
+                record[3] if weight is None else weight,
+                record[6] if upper_threshold is None else upper_threshold,
+                record[7] if lower_threshold is None else lower_threshold,
+            ),
+        )
 
     def remove(self) -> None:
         """Remove the server; packets of its connections are dropped until they expire.
@@ -143,9 +172,10 @@ class Service:
 
     @property
     def scheduler_flags(self) -> tuple[str, ...]:
-        """``"sh-fallback"``, ``"sh-port"``; empty for the other schedulers."""
+        """Those of :data:`lvscore.SCHEDULER_FLAGS` that are set."""
         flags = self._engine._service_get(self._index())[5]
-        return tuple(n for bit, n in ((8, "sh-fallback"), (16, "sh-port")) if flags & bit)
+        known = SCHEDULER_FLAGS.get(self.scheduler, {})
+        return tuple(name for name, bit in known.items() if flags & bit)
 
     @property
     def servers(self) -> list[Server]:
@@ -168,6 +198,8 @@ class Service:
         *,
         weight: int = 1,
         method: str = "masquerade",
+        upper_threshold: int = 0,
+        lower_threshold: int = 0,
     ) -> Server:
         """Add a real server at the head of the list, as ``ipvsadm -a`` does.
 
@@ -175,11 +207,15 @@ class Service:
             address: ``"address:port"``; without a port the service's is taken.
             weight: 0..2147483647; 0 takes no new connections.
             method: forwarding method, one of :data:`FORWARDING_METHODS`.
+            upper_threshold: connections, active or not, at which it takes no more; 0: no bound.
+            lower_threshold: connections below which it then takes more again, not above the
+                upper; 0: three quarters of the upper.
 
         Raises:
             DuplicateError: the service has this server.
             ConfigError: an argument is not valid.
             NotFoundError: the service was removed.
+            LimitError: there are as many servers as can be, or as the scheduler can have.
         """
         endpoint = parse_endpoint(address, self.endpoint.port)
         _check_server(endpoint, self.endpoint)
@@ -191,7 +227,11 @@ class Service:
         if self._engine._server_find(service, packed, endpoint.port) >= 0:
             raise DuplicateError(f"server {endpoint} of service {self} already exists")
         self._engine._server_add(
-            service, packed, endpoint.port, FORWARDING_METHODS[method], check_weight(weight)
+            service,
+            packed,
+            endpoint.port,
+            FORWARDING_METHODS[method],
+            *_checked(weight, upper_threshold, lower_threshold),
         )
         return Server(self, endpoint)
 
@@ -210,10 +250,12 @@ class Service:
         address: str | Endpoint | tuple[str | Address, int],
         *,
         weight: int | None = None,
+        upper_threshold: int | None = None,
+        lower_threshold: int | None = None,
     ) -> Server:
         """Change a server, as :meth:`Server.edit`."""
         server = self.find_server(address)
-        server.edit(weight=weight)
+        server.edit(weight=weight, upper_threshold=upper_threshold, lower_threshold=lower_threshold)
         return server
 
     def remove_server(self, address: str | Endpoint | tuple[str | Address, int]) -> None:
@@ -231,11 +273,18 @@ class Service:
         self._engine.remove_service(*self._key)
 
 
-def check_weight(weight: int) -> int:
-    """Return ``weight`` if ipvsadm would take it (0..2147483647)."""
-    if isinstance(weight, bool) or not isinstance(weight, int) or not 0 <= weight <= 2147483647:
-        raise ConfigError(f"weight {weight!r} is not in 0..2147483647")
-    return weight
+def _checked(weight: int, upper: int, lower: int) -> tuple[int, int, int]:
+    """Return what ipvsadm would take as weight and thresholds."""
+    for name, value in (
+        ("weight", weight),
+        ("upper_threshold", upper),
+        ("lower_threshold", lower),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 2147483647:
+            raise ConfigError(f"{name} {value!r} is not in 0..2147483647")
+    if lower > upper:
+        raise ConfigError(f"lower_threshold {lower} is greater than upper_threshold {upper}")
+    return weight, upper, lower
 
 
 def _check_server(server: Endpoint, service: Endpoint) -> None:

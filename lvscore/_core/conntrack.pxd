@@ -60,7 +60,7 @@ cdef inline uint8_t untracked(State* s, Packet* packet, const Tuple* t, uint8_t 
         return VERDICT_PASS
     service = local_service(s, t)
     if service != NIL and packet.l4_captured >= 4:
-        return service_schedule(s, packet, t, service, False, reason)
+        return service_schedule(s, packet, t, service, NIL, reason)
     trace_step(s, TRACE_NO_SERVICE, 0, 0, t)
     reason[0] = REASON_LOCAL_ADDRESS
     return VERDICT_LOCAL
@@ -104,7 +104,7 @@ cdef inline uint8_t rule_schedule_local(State* s, Packet* packet, const Tuple* t
     if reference != NIL and table_meta(table_of(s, t.family), reference >> 1).flags & FLAG_SERVICE:
         trace_step(s, TRACE_FOUND, reference, 0, translated)
         return service_packet(s, packet, translated, reference, reason)
-    return service_schedule(s, packet, translated, local_service(s, translated), False, reason)
+    return service_schedule(s, packet, translated, local_service(s, translated), NIL, reason)
 
 
 cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,

@@ -16,7 +16,8 @@ from lvscore._core.consts cimport (
 from lvscore._core.flow cimport (
     Tuple, ports_destination, ports_make, ports_source,
 )
-from lvscore._core.scheduler cimport SERVER_AVAILABLE, Server, scheduler_pick
+from lvscore._core.scheduler cimport scheduler_pick
+from lvscore._core.server cimport SERVER_AVAILABLE, Server, server_bind, server_unbind
 from lvscore._core.service cimport service_find
 from lvscore._core.state cimport (
     State, TRACE_FOUND, TRACE_NO_SERVER, TRACE_OPENED, TRACE_REUSED, TRACE_SCHEDULED,
@@ -72,14 +73,10 @@ cdef inline void service_send(State* s, Table* table, Packet* packet, const Tupl
     trace_step(s, TRACE_TRANSLATED, 0, 0, &translated)
 
 
-cdef inline uint8_t service_schedule(State* s, Packet* packet, const Tuple* t, uint32_t service,
-                                     bint reused, uint8_t* reason) noexcept nogil:
-    """A packet for a service, of no connection: open one, if it may."""
-    cdef Table* table = table_of(s, packet.family)
-    cdef Server* server
-    cdef Tuple reply
-    cdef uint32_t i, k, flags
-    trace_step(s, TRACE_SERVICE, service, 0, t)
+cdef inline uint8_t service_admits(const Packet* packet, const Tuple* t,
+                                   uint8_t* reason) noexcept nogil:
+    """FORWARD if the packet may open a connection, else its verdict."""
+    cdef uint32_t flags
     if not header_is_whole(packet):
         reason[0] = REASON_TRUNCATED_TRANSPORT_HEADER
         return VERDICT_DROP
@@ -90,16 +87,39 @@ cdef inline uint8_t service_schedule(State* s, Packet* packet, const Tuple* t, u
     if ports_source(t.ports) == htons(20):
         reason[0] = REASON_SOURCE_PORT_20
         return VERDICT_LOCAL
-    if connection_total(s) >= s.max_connections:
-        reason[0] = REASON_TABLE_FULL
-        return VERDICT_DROP
-    k = scheduler_pick(&s.services.service[service].scheduler, s.services.server, t)
+    return VERDICT_FORWARD
+
+
+cdef inline uint8_t service_schedule(State* s, Packet* packet, const Tuple* t, uint32_t service,
+                                     uint32_t old, uint8_t* reason) noexcept nogil:
+    """A packet for a service, of no connection or beginning ``old`` anew: open one, if it may."""
+    cdef Table* table = table_of(s, packet.family)
+    cdef Server* server
+    cdef Tuple reply
+    cdef uint32_t k = NIL
+    cdef uint32_t i
+    cdef uint8_t verdict
+    trace_step(s, TRACE_SERVICE, service, 0, t)
+    verdict = service_admits(packet, t, reason)
+    if verdict == VERDICT_FORWARD:
+        if old == NIL and connection_total(s) >= s.max_connections:
+            reason[0] = REASON_TABLE_FULL
+            return VERDICT_DROP
+        k = scheduler_pick(&s.services.service[service].scheduler, s.services.server, t, s.tick,
+                           &s.chance)
+    server = &s.services.server[0 if k == NIL else k]
+    if k != NIL:
+        server_bind(server)
+    if old != NIL:
+        # Only now: the kernel lets its timer end it, so it counts while a server is chosen.
+        connection_end(s, table, old, True)
+    if verdict != VERDICT_FORWARD:
+        return verdict
     if k == NIL:
         trace_step(s, TRACE_NO_SERVER, service, 0, t)
         reason[0] = REASON_NO_REAL_SERVER
         return VERDICT_DROP
     trace_step(s, TRACE_SCHEDULED, k, 0, t)
-    server = &s.services.server[k]
     reply.source = server.address
     reply.destination = t.source
     reply.ports = ports_make(server.port if server.port else ports_destination(t.ports),
@@ -109,16 +129,16 @@ cdef inline uint8_t service_schedule(State* s, Packet* packet, const Tuple* t, u
     i = connection_open(table, &s.key, t, &reply, k, service_state_initial(t.protocol),
                         FLAG_SERVICE | FLAG_INACTIVE, s.tick_up)
     if i == NIL:
+        server_unbind(server, True, s.tick)
         reason[0] = REASON_TABLE_FULL
         return VERDICT_DROP
     s.opened += 1
-    server.inactive += 1
     server.connections += 1
     trace_step(s, TRACE_OPENED, i << 1, 0, t)
     service_count(s, table, packet, i, ORIGINAL)
     service_track(s, table, packet, i, ORIGINAL)
     service_send(s, table, packet, t, i, ORIGINAL)
-    reason[0] = REASON_CONNECTION_REUSED if reused else REASON_NEW_CONNECTION
+    reason[0] = REASON_NEW_CONNECTION if old == NIL else REASON_CONNECTION_REUSED
     return VERDICT_FORWARD
 
 
@@ -138,11 +158,11 @@ cdef inline uint8_t service_packet(State* s, Packet* packet, const Tuple* t, uin
             service = service_find(&s.services, t.family, t.protocol, &t.destination,
                                    ports_destination(t.ports))
             trace_step(s, TRACE_REUSED, reference, 0, t)
+            if service != NIL:
+                return service_schedule(s, packet, t, service, i, reason)
             connection_end(s, table, i, True)
-            if service == NIL:
-                reason[0] = REASON_TCP_NOT_SYN
-                return VERDICT_LOCAL
-            return service_schedule(s, packet, t, service, True, reason)
+            reason[0] = REASON_TCP_NOT_SYN
+            return VERDICT_LOCAL
         if not s.services.server[meta.server].flags & SERVER_AVAILABLE:
             reason[0] = REASON_SERVER_REMOVED
             return VERDICT_DROP

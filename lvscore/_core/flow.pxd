@@ -8,7 +8,7 @@ answer is the tuple of the request turned round (as nf_conntrack_proto_icmp.c pa
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from lvscore._core.bytes cimport htons, load16, load32, load64, rotate32
+from lvscore._core.bytes cimport htons, load16, load32, load64, ntohl, rotate32
 from lvscore._core.consts cimport (
     IPV4, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP,
 )
@@ -38,6 +38,12 @@ cdef inline Address address_load(const uint8_t* p, uint8_t family) noexcept nogi
 
 cdef inline bint address_equal(const Address* a, const Address* b) noexcept nogil:
     return ((a.word[0] ^ b.word[0]) | (a.word[1] ^ b.word[1])) == 0
+
+
+cdef inline uint32_t address_word(const Address* address) noexcept nogil:
+    """The address as IPVS hashes it: in host order, IPv6 folded by exclusive or."""
+    cdef uint64_t folded = address.word[0] ^ address.word[1]
+    return ntohl(<uint32_t>(folded ^ (folded >> 32)))
 
 
 cdef inline uint32_t ports_make(uint16_t source, uint16_t destination) noexcept nogil:

@@ -23,6 +23,11 @@ cdef inline uint64_t random_next(uint64_t* state) noexcept nogil:
     return z ^ (z >> 31)
 
 
+cdef inline uint32_t hash_32(uint32_t value, uint32_t bits) noexcept nogil:
+    """The kernel's multiplicative hash (include/linux/hash.h), which schedulers use."""
+    return <uint32_t>(value * <uint32_t>0x61C88647) >> (32 - bits)
+
+
 cdef inline void hash_key_init(HashKey* key, uint64_t low, uint64_t high) noexcept nogil:
     """Expand a 128-bit seed."""
     cdef uint64_t state = low

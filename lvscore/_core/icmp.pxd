@@ -28,7 +28,7 @@ from lvscore._core.flow cimport (
     Tuple, address_equal, has_ports, transport_ports, tuple_hash, tuple_inverse, tuple_load,
 )
 from lvscore._core.route cimport address_is_local
-from lvscore._core.scheduler cimport SERVER_AVAILABLE, Server
+from lvscore._core.server cimport SERVER_AVAILABLE, Server
 from lvscore._core.state cimport (
     State, TRACE_FOUND, TRACE_ICMP_ERROR, TRACE_NOT_FOUND, TRACE_TRANSLATED, table_of,
     trace_step,

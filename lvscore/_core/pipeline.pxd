@@ -31,7 +31,7 @@ from lvscore._core.hash cimport hash_ipv4
 from lvscore._core.icmp cimport icmp_error_process, icmp_is_error
 from lvscore._core.index cimport Bucket, hash_tag, index_home
 from lvscore._core.machine cimport likely, lowest_bit, match_tags, prefetch, prefetch_write
-from lvscore._core.scheduler cimport SERVER_AVAILABLE, Server
+from lvscore._core.server cimport SERVER_AVAILABLE, Server
 from lvscore._core.state cimport (
     State, TRACE_FOUND, TRACE_NOT_FOUND, TRACE_PARSED, clock_set, table_of, trace_step,
 )

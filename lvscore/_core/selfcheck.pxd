@@ -14,7 +14,7 @@ from lvscore._core.consts cimport MAX_DISPLACEMENT, NIL
 from lvscore._core.flow cimport Tuple, tuple_hash
 from lvscore._core.hash cimport HashKey
 from lvscore._core.index cimport SLOTS, SPARE_BUCKETS, Bucket, Index, slot_displacement
-from lvscore._core.scheduler cimport Server
+from lvscore._core.server cimport Server
 from lvscore._core.state cimport State
 from lvscore._core.wheel cimport AT_HEAD, LEVELS, WHEEL_SLOTS, Timer, Wheel, wheel_timer
 

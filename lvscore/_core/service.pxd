@@ -13,9 +13,11 @@ from lvscore._core.consts cimport NIL, TICKS_PER_SECOND
 from lvscore._core.flow cimport Address, address_equal
 from lvscore._core.machine cimport memory_release, memory_reserve, multiply_fold
 from lvscore._core.scheduler cimport (
-    HASH_BUCKETS, SCHEDULER_SH, SERVER_AVAILABLE, Scheduler, Server, scheduler_added,
-    scheduler_changed, scheduler_removed, scheduler_start,
+    scheduler_added, scheduler_advance, scheduler_changed, scheduler_copy, scheduler_forget,
+    scheduler_free, scheduler_removed, scheduler_start,
 )
+from lvscore._core.scheduler_types cimport Scheduler
+from lvscore._core.server cimport SERVER_AVAILABLE, Server, server_set
 
 cdef enum:
     MAX_SERVERS = 1048576
@@ -66,8 +68,7 @@ cdef inline void services_free(Services* s) noexcept nogil:
     cdef uint32_t i
     if s.service != NULL:
         for i in range(s.service_used):
-            free(s.service[i].scheduler.list)
-            free(s.service[i].scheduler.buckets)
+            scheduler_free(&s.service[i].scheduler)
     memory_release(s.service, <size_t>MAX_SERVICES * sizeof(Service))
     memory_release(s.server, <size_t>MAX_SERVERS * sizeof(Server))
     free(s.slots)
@@ -77,8 +78,6 @@ cdef inline void services_free(Services* s) noexcept nogil:
 cdef inline bint services_copy(Services* s, const Services* other) noexcept nogil:
     """Make ``s`` a copy of ``other``; False if memory ends, then free it all the same."""
     cdef uint32_t i
-    cdef Scheduler* copy
-    cdef const Scheduler* source
     if not services_init(s):
         return False
     free(s.slots)
@@ -96,21 +95,9 @@ cdef inline bint services_copy(Services* s, const Services* other) noexcept nogi
     memcpy(s.server, other.server, <size_t>other.server_used * sizeof(Server))
     for i in range(other.service_used):
         s.service[i] = other.service[i]
-        source = &other.service[i].scheduler
-        copy = &s.service[i].scheduler
-        copy.list = NULL
-        copy.buckets = NULL
         s.service_used = i + 1
-        if source.list != NULL:
-            copy.list = <uint32_t*>malloc(source.capacity * sizeof(uint32_t))
-            if copy.list == NULL:
-                return False
-            memcpy(copy.list, source.list, source.count * sizeof(uint32_t))
-        if source.buckets != NULL:
-            copy.buckets = <uint32_t*>malloc(HASH_BUCKETS * sizeof(uint32_t))
-            if copy.buckets == NULL:
-                return False
-            memcpy(copy.buckets, source.buckets, HASH_BUCKETS * sizeof(uint32_t))
+        if not scheduler_copy(&s.service[i].scheduler, &other.service[i].scheduler):
+            return False
     return True
 
 
@@ -167,24 +154,19 @@ cdef inline bint services_rebuild_slots(Services* s) noexcept nogil:
     return True
 
 
-cdef inline bint scheduler_set(Services* s, uint32_t i, uint32_t kind,
-                               uint32_t flags) noexcept nogil:
+cdef inline bint scheduler_set(Services* s, uint32_t i, uint32_t kind, uint32_t flags,
+                               uint64_t tick) noexcept nogil:
     """Give a service a scheduler; it starts afresh if the kind changes."""
     cdef Scheduler* scheduler = &s.service[i].scheduler
-    if kind == SCHEDULER_SH and scheduler.buckets == NULL:
-        scheduler.buckets = <uint32_t*>malloc(HASH_BUCKETS * sizeof(uint32_t))
-        if scheduler.buckets == NULL:
-            return False
+    if scheduler.kind != kind and not scheduler_start(scheduler, s.server, kind, tick):
+        return False
     scheduler.flags = flags
-    if scheduler.kind != kind:
-        scheduler.kind = kind
-        scheduler_start(scheduler, s.server)
     return True
 
 
 cdef inline uint32_t service_add(Services* s, uint8_t family, uint8_t protocol,
                                  const Address* address, uint16_t port, uint32_t kind,
-                                 uint32_t flags) noexcept nogil:
+                                 uint32_t flags, uint64_t tick) noexcept nogil:
     """Add a service that is not there; its index, or NIL at a bound."""
     cdef uint32_t i = 0
     cdef uint32_t slot
@@ -200,7 +182,7 @@ cdef inline uint32_t service_add(Services* s, uint8_t family, uint8_t protocol,
             i += 1
     service = &s.service[i]
     memset(service, 0, sizeof(Service))
-    if not scheduler_set(s, i, kind, flags):
+    if not scheduler_set(s, i, kind, flags, tick):
         return NIL
     service.family = family
     service.protocol = protocol
@@ -268,7 +250,7 @@ cdef inline uint32_t server_find(const Services* s, uint32_t service, const Addr
 cdef inline bint server_is_spent(const Server* server, uint64_t tick) noexcept nogil:
     """Whether a removed server's entry may be used for another."""
     return (not server.flags & SERVER_AVAILABLE and server.active == 0 and server.inactive == 0
-            and tick >= server.idle_since + TRASH_TICKS)
+            and server.held == 0 and tick >= server.idle_since + TRASH_TICKS)
 
 
 cdef inline uint32_t server_place(Services* s, uint32_t i, const Address* address,
@@ -306,7 +288,8 @@ cdef inline uint32_t server_place(Services* s, uint32_t i, const Address* addres
 
 
 cdef inline uint32_t server_add(Services* s, uint32_t i, const Address* address, uint16_t port,
-                                uint8_t method, int32_t weight, uint64_t tick) noexcept nogil:
+                                uint8_t method, int32_t weight, uint32_t upper, uint32_t lower,
+                                uint64_t tick) noexcept nogil:
     """Put a server at the head of service ``i``'s list; its index, or NIL at a bound."""
     cdef const Service* service = &s.service[i]
     cdef Scheduler* scheduler = &s.service[i].scheduler
@@ -320,6 +303,7 @@ cdef inline uint32_t server_add(Services* s, uint32_t i, const Address* address,
             return NIL
         scheduler.list = grown
         scheduler.capacity = capacity
+    scheduler_advance(scheduler, s.server, tick)
     k = server_place(s, i, address, port, tick)
     if k == NIL:
         return NIL
@@ -328,13 +312,14 @@ cdef inline uint32_t server_add(Services* s, uint32_t i, const Address* address,
     server.port = port
     server.family = service.family
     server.method = method
-    server.weight = weight
     server.service = i
     server.service_serial = service.serial
     server.virtual_address = service.address
     server.virtual_port = service.port
     server.virtual_protocol = service.protocol
-    server.flags = SERVER_AVAILABLE
+    server.flags |= SERVER_AVAILABLE
+    server.last_weight = 0
+    server_set(server, weight, upper, lower)
     server_joins(server)
     memmove(scheduler.list + 1, scheduler.list, scheduler.count * sizeof(uint32_t))
     scheduler.list[0] = k
@@ -343,8 +328,9 @@ cdef inline uint32_t server_add(Services* s, uint32_t i, const Address* address,
     return k
 
 
-cdef inline void server_edit(Services* s, uint32_t i, int32_t weight) noexcept nogil:
-    s.server[i].weight = weight
+cdef inline void server_edit(Services* s, uint32_t i, int32_t weight, uint32_t upper,
+                             uint32_t lower) noexcept nogil:
+    server_set(&s.server[i], weight, upper, lower)
     scheduler_changed(&s.service[s.server[i].service].scheduler, s.server)
 
 
@@ -371,10 +357,8 @@ cdef inline void service_remove(Services* s, uint32_t i, uint64_t tick) noexcept
         server_remove(s, service.scheduler.list[0], tick)
     for k in range(5):
         s.kept[k] += service.kept[k]
-    free(service.scheduler.list)
-    free(service.scheduler.buckets)
-    service.scheduler.list = NULL
-    service.scheduler.buckets = NULL
+    scheduler_forget(&service.scheduler, s.server, tick)
+    scheduler_free(&service.scheduler)
     service.used = False
     s.count -= 1
 

@@ -17,7 +17,7 @@ from lvscore._core.fragment cimport (
 from lvscore._core.hash cimport HashKey, hash_key_init, random_next
 from lvscore._core.route cimport Routes, local_add, routes_copy, routes_free, routes_init
 from lvscore._core.rules cimport Chain, Rule
-from lvscore._core.scheduler cimport Server
+from lvscore._core.server cimport Server, server_unbind
 from lvscore._core.service cimport Services, services_copy, services_free, services_init
 from lvscore._core.track cimport Tracker, state_is_active, tracker_init
 from lvscore._core.wheel cimport Timer, wheel_link, wheel_pop, wheel_unlink
@@ -222,14 +222,8 @@ cdef inline void connection_state_set(State* s, Table* table, uint32_t i,
 cdef inline void connection_end(State* s, Table* table, uint32_t i, bint linked) noexcept nogil:
     """Remove a connection and take it from its server's counts."""
     cdef Meta* meta = table_meta(table, i)
-    cdef Server* server
     if meta.flags & FLAG_SERVICE:
-        server = &s.services.server[meta.server]
-        if meta.flags & FLAG_INACTIVE:
-            server.inactive -= 1
-        else:
-            server.active -= 1
-        server.idle_since = s.tick
+        server_unbind(&s.services.server[meta.server], meta.flags & FLAG_INACTIVE != 0, s.tick)
     connection_close(table, &s.key, i, linked)
 
 

@@ -2,7 +2,7 @@
 
 :func:`run` reads a command line as ipvsadm 1.31 does and gives its text, messages and exit
 statuses. What this engine cannot do yet (persistence, firewall marks, SCTP, direct routing,
-tunnels, one-packet scheduling, thresholds, the sync daemon, rates, ``-Z``) is refused by name.
+tunnels, one-packet scheduling, the sync daemon, rates, ``-Z``) is refused by name.
 Ports may be names of the services database; addresses are numeric, names are never looked up.
 """
 

@@ -18,7 +18,7 @@ from lvscore.ipvsadm.listing import (
     format_saved,
 )
 from lvscore.ipvsadm.values import SCTP
-from lvscore.model import SCHEDULERS
+from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS
 
 if TYPE_CHECKING:
     from lvscore.engine import Engine
@@ -40,25 +40,22 @@ CONFIGURING = frozenset(
 )
 """Commands that change the configuration, and can therefore stand in a file of it."""
 
-_KERNEL_SCHEDULERS = frozenset(
-    "rr wrr lc wlc lblc lblcr dh sh sed nq fo ovf mh twos none".split()  # noqa: SIM905
-)
-
 _VERSION = f"ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v{VERSION})\n"
 
 _HELP = f"""{_VERSION}Usage:
   ipvsadm -A|E SERVICE [-s SCHEDULER] [-b FLAGS]   add or edit a virtual service
   ipvsadm -D SERVICE                               delete it
   ipvsadm -C                                       delete all
-  ipvsadm -a|e SERVICE -r ADDRESS[:PORT] -m [-w WEIGHT]   add or edit a real server
+  ipvsadm -a|e SERVICE -r ADDRESS[:PORT] -m [-w WEIGHT] [-x UPPER] [-y LOWER]
+                                                   add or edit a real server
   ipvsadm -d SERVICE -r ADDRESS[:PORT]             delete it
-  ipvsadm -L|l [SERVICE] [-n] [--stats [--exact]] [--nosort]   list
+  ipvsadm -L|l [SERVICE] [-n] [--stats [--exact] | --thresholds] [--nosort]   list
   ipvsadm -L -c [-n]                               list connections
   ipvsadm -L --timeout                             show timeouts
   ipvsadm -S [-n]                                  print the commands that make the table
   ipvsadm --set TCP TCPFIN UDP                     set timeouts in seconds, 0 keeps one
 SERVICE is -t|-u ADDRESS:PORT; SCHEDULER one of {", ".join(SCHEDULERS)} (default wlc);
-FLAGS of sh are sh-fallback,sh-port.
+FLAGS of sh are sh-fallback,sh-port, of mh mh-fallback,mh-port.
 """
 
 
@@ -143,10 +140,8 @@ def _put_service(engine: "Engine", command: Command) -> None:
         _unavailable("a service on a firewall mark (-f)")
     if key.protocol == SCTP:
         _unavailable("an SCTP service (--sctp-service)")
-    if command.scheduler not in _KERNEL_SCHEDULERS:
-        raise CommandError("Scheduler or persistence engine not found", 255)
     if command.scheduler not in SCHEDULERS:
-        _unavailable(f"scheduler {command.scheduler}", f"expected one of {', '.join(SCHEDULERS)}")
+        raise CommandError("Scheduler or persistence engine not found", 255)
     for option, what in (
         ("persistent", "persistence (-p)"),
         ("netmask", "a persistence mask (-M)"),
@@ -156,7 +151,7 @@ def _put_service(engine: "Engine", command: Command) -> None:
         if option in command.options:
             _unavailable(what)
     for flag in command.scheduler_flags:
-        if not flag.startswith("sh-"):
+        if flag not in SCHEDULER_FLAGS.get(command.scheduler, {}):
             _unavailable(f"scheduler flag {flag}")
     put = engine.add_service if adding else engine.edit_service
     put(
@@ -174,7 +169,7 @@ def _server_endpoint(command: Command) -> Endpoint:
     return Endpoint(address, port or command.service.port)
 
 
-def _check_server_options(command: Command) -> None:
+def _check_method(command: Command) -> None:
     if command.method != "masquerade":
         given = "forwarding-method" in command.options
         what = {"route": "direct routing (-g)", "tunnel": "tunnelling (-i)"}[command.method]
@@ -182,18 +177,18 @@ def _check_server_options(command: Command) -> None:
             what if given else f"{what}, which ipvsadm takes without -m,",
             "only masquerading (-m) is" if given else "add -m for masquerading",
         )
-    for option, what in (
-        ("u-threshold", "an upper threshold (-x)"),
-        ("l-threshold", "a lower threshold (-y)"),
-    ):
-        if option in command.options:
-            _unavailable(what)
+
+
+def _check_thresholds(command: Command) -> None:
+    if command.lower_threshold > command.upper_threshold:
+        raise CommandError("Numerical result out of range", 255)
 
 
 def _add_server(engine: "Engine", command: Command) -> None:
     service = _find(engine, command.service, "Service not defined")
     endpoint = _server_endpoint(command)
-    _check_server_options(command)
+    _check_thresholds(command)
+    _check_method(command)
     address = endpoint.address
     if (
         address.is_multicast
@@ -204,13 +199,20 @@ def _add_server(engine: "Engine", command: Command) -> None:
             "Invalid operation.  Possibly wrong module version, address not unicast, ...", 255
         )
     try:
-        service.add_server(endpoint, weight=command.weight)
+        service.add_server(
+            endpoint,
+            weight=command.weight,
+            upper_threshold=command.upper_threshold,
+            lower_threshold=command.lower_threshold,
+        )
     except DuplicateError:
         raise CommandError("Destination already exists", 255) from None
 
 
 def _change_server(engine: "Engine", command: Command) -> None:
     service = _find(engine, command.service, "Service not defined")
+    if command.name == "edit-server":
+        _check_thresholds(command)
     try:
         server = service.find_server(_server_endpoint(command))
     except NotFoundError:
@@ -218,8 +220,12 @@ def _change_server(engine: "Engine", command: Command) -> None:
     if command.name == "delete-server":
         server.remove()
         return
-    _check_server_options(command)
-    server.edit(weight=command.weight)
+    _check_method(command)
+    server.edit(
+        weight=command.weight,
+        upper_threshold=command.upper_threshold,
+        lower_threshold=command.lower_threshold,
+    )
 
 
 def _list(engine: "Engine", command: Command) -> str:

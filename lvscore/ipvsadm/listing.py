@@ -71,8 +71,8 @@ class _Format:
         match self.columns:
             case "stats":
                 return line + self._numbers(server.statistics)
-            case "thresholds":  # this engine has none
-                return f"{line} {0:<10} {0:<10} {counts}"
+            case "thresholds":
+                return f"{line} {server.upper_threshold:<10} {server.lower_threshold:<10} {counts}"
             case "persistent-conn":
                 return f"{line} {server.weight:<9} {0:<11} {counts}"
             case "tun-info":

@@ -5,6 +5,7 @@ from ipaddress import IPv6Address, ip_address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lvscore._probe_scheduler import Scheduler, hash_32
 
 from lvscore import _probe
 
@@ -18,7 +19,7 @@ def address(n):
 
 def build(kind, weights, flags=0):
     """A scheduler with servers added in this order; their indices."""
-    scheduler = _probe.Scheduler(kind, flags)
+    scheduler = Scheduler(kind, flags)
     return scheduler, [scheduler.add(address(i), w) for i, w in enumerate(weights)]
 
 
@@ -152,8 +153,8 @@ def test_wlc_does_not_overflow():
     ],
 )
 def test_hash_32(text, eight, ten):
-    assert _probe.hash_32(int(ip_address(text)), 8) == eight
-    assert _probe.hash_32(int(ip_address(text)), 10) == ten
+    assert hash_32(int(ip_address(text)), 8) == eight
+    assert hash_32(int(ip_address(text)), 10) == ten
 
 
 def source(text, port=40000):
@@ -195,13 +196,13 @@ def test_sh_fallback_goes_on_from_the_first_bucket():
 
 
 def test_sh_folds_ipv6_addresses():
-    scheduler = _probe.Scheduler(SH, 0, 6)
+    scheduler = Scheduler(SH, 0, 6)
     servers = [scheduler.add(IPv6Address(f"2001:db8::{i}").packed, 1) for i in (1, 2)]
     client = IPv6Address("2001:db8:1:2:3:4:5:6")
     folded = 0
     for shift in range(0, 128, 32):
         folded ^= int(client) >> shift & 0xFFFFFFFF
-    bucket = _probe.hash_32(folded, 8)
+    bucket = hash_32(folded, 8)
     t = (6, client.packed, 40000, IPv6Address("2001:db8::100").packed, 80)
     assert scheduler.pick(t) == servers[::-1][bucket % 2]
 

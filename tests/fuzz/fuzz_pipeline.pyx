@@ -158,8 +158,8 @@ cdef inline void service_change(State* s, const Harness* h, uint32_t choice,
     if service == NIL:
         if s.services.count < 6 and local_announce(s, h.last.family, &address):
             require(service_add(&s.services, h.last.family, h.last.protocol, &address,
-                                ports_destination(h.last.ports), 1 + choice % 5,
-                                choice & 0x18) != NIL)
+                                ports_destination(h.last.ports), choice % 15,
+                                choice & 0x18, s.tick) != NIL)
         return
     servers = s.services.service[service].scheduler.list
     place = s.services.service[service].scheduler.count
@@ -171,7 +171,7 @@ cdef inline void service_change(State* s, const Harness* h, uint32_t choice,
         if choice & 1:
             server_remove(&s.services, server, s.tick)
         else:
-            server_edit(&s.services, server, <int>(more & 3))
+            server_edit(&s.services, server, <int>(more & 3), more >> 2 & 3, 0)
     elif place < 5:
         address = server_address(more, h.last.family)
         for server in range(place):
@@ -179,7 +179,8 @@ cdef inline void service_change(State* s, const Harness* h, uint32_t choice,
                     and s.services.server[servers[server]].address.word[1] == address.word[1]:
                 return
         require(server_add(&s.services, service, &address, htons(8080), 0,
-                           <int>(1 + (more >> 2) % 3), s.tick) != NIL)
+                           <int>(1 + (more >> 2) % 3), more >> 4 & 3, more >> 4 & 1,
+                           s.tick) != NIL)
 
 
 cdef inline void frame_note(Harness* h, const uint8_t* data, uint32_t length,

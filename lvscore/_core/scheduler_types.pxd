@@ -1,0 +1,57 @@
+"""What schedulers share: their names and flags, and what a service's scheduler remembers.
+
+Servers stand in the order of the kernel's list: the one added last comes first, and the first
+wins a tie. A server of weight 0, or overloaded, takes nothing, unless a family says otherwise.
+"""
+
+from libc.stdint cimport int32_t, uint32_t
+
+from lvscore._core.locality cimport Cache
+
+cdef enum SchedulerKind:        # lvscore.SCHEDULERS
+    SCHEDULER_NONE = 0
+    SCHEDULER_RR = 1
+    SCHEDULER_WRR = 2
+    SCHEDULER_LC = 3
+    SCHEDULER_WLC = 4
+    SCHEDULER_SH = 5
+    SCHEDULER_DH = 6
+    SCHEDULER_MH = 7
+    SCHEDULER_SED = 8
+    SCHEDULER_NQ = 9
+    SCHEDULER_FO = 10
+    SCHEDULER_OVF = 11
+    SCHEDULER_TWOS = 12
+    SCHEDULER_LBLC = 13
+    SCHEDULER_LBLCR = 14
+
+cdef enum SchedulerFlag:
+    SCHEDULER_FALLBACK = 0x08   # IP_VS_SVC_F_SCHED1: sh-fallback, mh-fallback
+    SCHEDULER_PORT = 0x10       # IP_VS_SVC_F_SCHED2: sh-port, mh-port
+
+cdef enum:
+    AT_LIST_HEAD = -1
+
+
+# A service's scheduler: kind, flags and what it remembers between picks.
+cdef struct Scheduler:
+    uint32_t* list              # server indices, the last added first
+    uint32_t* buckets           # sh, dh, mh: server indices, else NULL
+    Cache* cache                # lblc, lblcr: servers of destinations, else NULL
+    uint32_t count
+    uint32_t capacity
+    uint32_t kind
+    uint32_t flags
+    int32_t position            # rr, wrr: place in the list; AT_LIST_HEAD before the first
+    int32_t current_weight      # wrr
+    int32_t max_weight
+    int32_t step
+
+
+cdef inline uint32_t greatest_divisor(uint32_t a, uint32_t b) noexcept nogil:
+    cdef uint32_t rest
+    while b:
+        rest = a % b
+        a = b
+        b = rest
+    return a

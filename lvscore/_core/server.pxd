@@ -1,0 +1,96 @@
+"""Real servers: what they carry, their weight and their thresholds (ip_vs_ctl.c, ip_vs_conn.c)."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from lvscore._core.flow cimport Address
+
+cdef enum ServerFlag:
+    SERVER_AVAILABLE = 1        # belongs to its service; cleared when it is removed
+    SERVER_OVERLOADED = 2       # reached its upper threshold, and is not yet below the lower
+
+
+# A real server: its first cache line is what every packet touches.
+cdef struct Server:
+    uint64_t packets[2]
+    uint64_t bytes[2]
+    uint64_t connections
+    uint32_t active
+    uint32_t inactive
+    int32_t weight
+    uint32_t flags
+    uint32_t service
+    uint16_t port               # as on the wire
+    uint8_t family
+    uint8_t method
+    # second line: what begin and end of a connection touch
+    Address address
+    Address virtual_address     # of the service that it belongs or belonged to
+    uint64_t service_serial
+    uint64_t idle_since         # tick
+    uint32_t upper_threshold    # 0: none
+    uint32_t lower_threshold    # 0: three quarters of the upper
+    int32_t last_weight         # the last that was not 0, or 0 if it was added so
+    uint16_t virtual_port
+    uint8_t virtual_protocol
+    uint8_t reserved
+    # third line
+    uint64_t base[5]            # counters when it joined its service; see service.pxd
+    uint32_t held               # by the caches of lblc and lblcr
+    uint32_t place              # mh, while the table is filled: next slot to try,
+    uint32_t skip               # step to the one after,
+    uint32_t turns              # and slots to take in a row
+    uint64_t reserved_line
+
+
+cdef inline bint server_usable(const Server* server) noexcept nogil:
+    return server.weight > 0 and not server.flags & SERVER_OVERLOADED
+
+
+cdef inline int64_t server_overhead(const Server* server) noexcept nogil:
+    """An active connection weighs as much as 256 inactive ones (ip_vs.h)."""
+    return <int64_t>server.active * 256 + server.inactive
+
+
+cdef inline void server_judge(Server* server) noexcept nogil:
+    """Set or clear OVERLOADED: full at the upper threshold, open again only below the lower.
+
+    The same rule holds when a connection comes, when one goes and when thresholds are edited.
+    """
+    cdef uint64_t total = <uint64_t>server.active + server.inactive
+    cdef bint opens = True
+    if server.upper_threshold and total >= server.upper_threshold:
+        server.flags |= SERVER_OVERLOADED
+        return
+    if server.lower_threshold:
+        opens = total < server.lower_threshold
+    elif server.upper_threshold:
+        opens = 4 * total < 3 * <uint64_t>server.upper_threshold
+    if opens:
+        server.flags &= ~<uint32_t>SERVER_OVERLOADED
+
+
+cdef inline void server_set(Server* server, int32_t weight, uint32_t upper,
+                            uint32_t lower) noexcept nogil:
+    """Give weight and thresholds, to a new server or another (__ip_vs_update_dest)."""
+    server.weight = weight
+    if weight:
+        server.last_weight = weight
+    server.upper_threshold = upper
+    server.lower_threshold = lower
+    server_judge(server)
+
+
+cdef inline void server_bind(Server* server) noexcept nogil:
+    """A connection begins: it is inactive until its state says otherwise (ip_vs_bind_dest)."""
+    server.inactive += 1
+    server_judge(server)
+
+
+cdef inline void server_unbind(Server* server, bint inactive, uint64_t tick) noexcept nogil:
+    """A connection ends (ip_vs_unbind_dest)."""
+    if inactive:
+        server.inactive -= 1
+    else:
+        server.active -= 1
+    server.idle_since = tick
+    server_judge(server)
