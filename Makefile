@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find lvscore -name '*.pyx' -o -name '*.pxd') setup.py pyproject.toml
+SOURCES := $(shell find lvscore -name '*.pyx' -o -name '*.px[di]') setup.py pyproject.toml
 OUT := out
 
 .PHONY: demo test lint bench fuzz clean

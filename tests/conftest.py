@@ -15,7 +15,7 @@ settings.register_profile("sanitized", max_examples=15, deadline=None)
 settings.register_profile("default", deadline=None)
 settings.load_profile(os.environ.get("LVSCORE_HYPOTHESIS", "default"))
 
-ALLOWED = "further captures"
+ALLOWED = "captures"
 
 
 def pytest_sessionfinish(session):

@@ -96,9 +96,7 @@ class Machine:
                 )  # fmt: skip
             elif route.interface in numbers:
                 interface = self._interfaces[numbers[route.interface]]
-                packed.append(
-                    _packed(_UNICAST, route.network, interface, route.gateway, None)
-                )
+                packed.append(_packed(_UNICAST, route.network, interface, route.gateway, None))
         # Local ones first, then the longest prefix; of equals the first that was added.
         packed.sort(key=lambda route: (route[1] == _UNICAST, -route[3]))
         _engine.host_set(self.engine, [
@@ -300,9 +298,7 @@ class Machine:
             quoted[10:12] = ((total & 0xFFFF) + (total >> 16)).to_bytes(2, "big")
             route = _engine.route_get(self.engine, 4, packet.source.packed)
             number = 0 if route is None else route[1]
-            self.send_error(
-                number, Packet.parse(quoted), 5, 1, int.from_bytes(next_hop, "big")
-            )
+            self.send_error(number, Packet.parse(quoted), 5, 1, int.from_bytes(next_hop, "big"))
             sent.latest = self.now
             sent.count += 1
 
@@ -320,9 +316,7 @@ class Machine:
         return near[0] if near else candidates[0].ip if candidates else None
 
     def _ask(self, interface: InterfaceLike, source: Address, target: Address) -> None:
-        self._sent.append(
-            (interface.name, neighbours.question(interface.mac, source, target))
-        )
+        self._sent.append((interface.name, neighbours.question(interface.mac, source, target)))
 
     def advance(self, now: int) -> None:
         """Let time pass: ask again, give up, expire."""

@@ -55,9 +55,9 @@ def solicit(mac: bytes, source: IPv6Address, target: IPv6Address) -> bytes:
     """A frame with a neighbor solicitation for ``target`` (RFC 4861, section 4.3)."""
     group = ip_address(b"\xff\x02" + bytes(9) + b"\1\xff" + target.packed[13:])
     message = bytearray(bytes((135, 0, 0, 0)) + bytes(4) + target.packed + b"\1\1" + mac)
-    message[2:4] = transport_checksum(
-        source.packed, group.packed, ICMPV6, bytes(message)
-    ).to_bytes(2, "big")
+    message[2:4] = transport_checksum(source.packed, group.packed, ICMPV6, bytes(message)).to_bytes(
+        2, "big"
+    )
     packet = ipv6(source.packed, group.packed, ICMPV6, bytes(message), ttl=255)
     return ethernet(b"\x33\x33" + group.packed[12:], mac, packet)
 
@@ -65,9 +65,9 @@ def solicit(mac: bytes, source: IPv6Address, target: IPv6Address) -> bytes:
 def advertise(mac: bytes, target: Address, asker_mac: bytes, asker: Address) -> bytes:
     """A frame with a solicited neighbor advertisement (RFC 4861, section 4.4)."""
     message = bytearray(bytes((136, 0, 0, 0, 0xE0, 0, 0, 0)) + target.packed + b"\2\1" + mac)
-    message[2:4] = transport_checksum(
-        target.packed, asker.packed, ICMPV6, bytes(message)
-    ).to_bytes(2, "big")
+    message[2:4] = transport_checksum(target.packed, asker.packed, ICMPV6, bytes(message)).to_bytes(
+        2, "big"
+    )
     packet = ipv6(target.packed, asker.packed, ICMPV6, bytes(message), ttl=255)
     return ethernet(asker_mac, mac, packet)
 

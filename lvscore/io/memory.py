@@ -1,15 +1,18 @@
 """Frames in memory, for tests and for programs that hold them already."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import Buffer
 
 from lvscore._frames import FrameBatch
 from lvscore.constants import LinkType
 from lvscore.errors import ConfigError
 from lvscore.io._arguments import selection, whole_number
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["MemorySink", "MemorySource"]
 
@@ -29,7 +32,7 @@ class MemorySource:
 
     def __init__(
         self,
-        frames: Iterable[Buffer],
+        frames: "Iterable[Buffer]",
         timestamps: Sequence[int] | npt.NDArray[np.integer] | None = None,
         link_type: int = LinkType.ETHERNET,
         *,

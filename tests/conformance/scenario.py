@@ -165,5 +165,3 @@ def side_by_side(recorded: list[list[str]], emitted: list[list[str]]) -> str:
             f"{a[:60]:<60} {'|' if a == b else '#'} {b}" for a, b in zip(left, right, strict=True)
         ]
     return "\n".join(text) or "(nothing came out, nothing was recorded)"
-
-

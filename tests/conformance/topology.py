@@ -74,9 +74,7 @@ class Network:
         self.macs: dict[str, str] = {}
         self.addresses = set()
         for interface, addresses in self.topology.interfaces.items():
-            self.host.add_interface(
-                interface, addresses=addresses, mtu=1500, mac=MACS[interface]
-            )
+            self.host.add_interface(interface, addresses=addresses, mtu=1500, mac=MACS[interface])
             self.addresses |= {ip_address(text.split("/")[0]) for text in addresses}
         for interface, neighbours in self.topology.neighbours.items():
             for name_, known in neighbours.items():

@@ -38,7 +38,7 @@ def small_tuple(draw_int, family):
             draw_int(1, 2))  # fmt: skip
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(st.data(), st.sampled_from([4, 6]))
 def test_clashing_tuples_against_a_model(data, family):
     table = _probe.Table(family, 64)

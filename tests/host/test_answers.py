@@ -182,9 +182,13 @@ def test_configuration_mistakes_name_the_value():
 
 def test_limits_leave_the_host_as_it_was():
     host = director()
-    with pytest.raises(lvscore.LimitError, match="1024"):
+
+    def fill():
         for n in range(2000):
             host.add_route(f"10.{n >> 8}.{n & 255}.0/24", via="172.16.0.1")
+
+    with pytest.raises(lvscore.LimitError, match="1024"):
+        fill()
     ((name, there),) = receive(host, request())
     assert (name, there[IP].dst) == ("srv", "172.16.1.7")
 

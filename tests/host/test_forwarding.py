@@ -99,10 +99,12 @@ def test_ipv6_errors_and_hop_limit():
     host = director()
     service = host.engine.add_service("udp", "[2001:db8::1]:53", scheduler="rr")
     service.add_server("[2001:db8:1::7]:53")
+
     def packet(hops, size):
         return IPv6(src="2001:db8:a::1", dst="2001:db8::1", hlim=hops) / UDP(
             sport=40000, dport=53
         ) / (b"x" * size)  # fmt: skip
+
     ((name, there),) = receive(host, packet(5, 10))
     assert (name, there[IPv6].hlim, there[IPv6].dst) == ("srv", 4, "2001:db8:1::7")
     ((name, error),) = receive(host, packet(1, 10))
