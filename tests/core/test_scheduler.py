@@ -5,9 +5,9 @@ from ipaddress import IPv6Address, ip_address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lvscore._probe_scheduler import Scheduler, hash_32
 
 from lvscore import _probe
+from lvscore._probe_scheduler import Scheduler, hash_32
 
 RR, WRR, LC, WLC, SH = 1, 2, 3, 4, 5
 FALLBACK, PORT = 8, 16
