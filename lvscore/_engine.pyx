@@ -12,6 +12,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from lvscore._core.bytes cimport htons, ntohs
+from lvscore._core.clock cimport clock_set, state_expire
 from lvscore._core.connection cimport (
     FLAG_SEEN_REPLY, FLAG_SERVICE, Meta, Table, connection_bytes, connection_tuple, table_find,
     table_meta,
@@ -25,6 +26,7 @@ from lvscore._core.flow cimport (
     Address, Tuple, address_load, ports_destination, ports_make, ports_source, tuple_hash,
 )
 from lvscore._core.index cimport index_used
+from lvscore._core.lifetime cimport connection_end
 from lvscore._core.pipeline cimport Frames, batch_process, frame_count, packet_process
 from lvscore._core.route cimport (
     Interface, MAX_INTERFACES, MAX_ROUTES, NO_INTERFACE, Neighbour, ROUTE_UNICAST, Route,
@@ -41,8 +43,8 @@ from lvscore._core.service cimport (
     services_counters,
 )
 from lvscore._core.state cimport (
-    SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_SECURE_TCP, State, Trace, TraceStep, clock_set,
-    connection_end, local_announce, state_copy, state_expire, state_free, state_init, table_of,
+    SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_SECURE_TCP, State, Trace, TraceStep, local_announce,
+    state_copy, state_free, state_init, table_of,
 )
 from lvscore._core.track cimport (
     RULE_GENERIC_REPLIED, RULE_TCP, RULE_UDP_ASSURED, RULE_UDP_REPLIED, SERVICE_TCP,

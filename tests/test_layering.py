@@ -24,7 +24,8 @@ CORE_LAYERS = [
     {"connection", "forward", "service", "translate"},
     {"rules"},
     {"state"},
-    {"director", "icmp", "defragment", "selfcheck"},
+    {"lifetime"},
+    {"clock", "director", "icmp", "defragment", "selfcheck"},
     {"conntrack"},
     {"pipeline"},
 ]

@@ -25,6 +25,7 @@ from lvscore._core.flow cimport (
     Tuple, icmp_is_request, ports_destination, tuple_hash, tuple_inverse,
 )
 from lvscore._core.forward cimport forward_pass
+from lvscore._core.lifetime cimport connection_end, connection_state_set
 from lvscore._core.route cimport Route, address_is_local, route_find
 from lvscore._core.rules cimport (
     ANY_INTERFACE, Chain, Rule, TARGET_DNAT, TARGET_SNAT, chain_find, reply_is_free, rule_apply,
@@ -33,8 +34,8 @@ from lvscore._core.rules cimport (
 from lvscore._core.service cimport service_find
 from lvscore._core.state cimport (
     State, TRACE_FOUND, TRACE_LOCAL, TRACE_NO_RULE, TRACE_NO_SERVICE, TRACE_OPENED,
-    TRACE_REUSED, TRACE_RULE, TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_end,
-    connection_state_set, connection_total, is_hosted, table_of, trace_step,
+    TRACE_REUSED, TRACE_RULE, TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_total,
+    is_hosted, table_of, trace_step,
 )
 from lvscore._core.track cimport (
     ASSURED_AFTER, RULE_UDP_ASSURED, RULE_UDP_REPLIED, STATE_AGED, STATE_IGNORED,

@@ -18,6 +18,9 @@ from lvscore._core.flow cimport (
     Tuple, address_equal, ports_destination, ports_make, ports_source,
 )
 from lvscore._core.forward cimport forward_pass, forward_request
+from lvscore._core.lifetime cimport (
+    connection_end, connection_state_set, connection_timer_set,
+)
 from lvscore._core.route cimport NO_INTERFACE
 from lvscore._core.scheduler cimport scheduler_pick
 from lvscore._core.server cimport SERVER_AVAILABLE, Server, server_bind, server_unbind
@@ -25,8 +28,8 @@ from lvscore._core.service cimport service_find
 from lvscore._core.state cimport (
     SYSCTL_AM_DROPRATE, SYSCTL_CONN_REUSE_MODE, SYSCTL_DROP_PACKET, SYSCTL_EXPIRE_NODEST_CONN,
     SYSCTL_SLOPPY_TCP, State, TRACE_NO_SERVER, TRACE_OPENED, TRACE_REUSED, TRACE_SCHEDULED,
-    TRACE_SERVICE, TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_end,
-    connection_state_set, connection_timer_set, connection_total, is_hosted, table_of, trace_step,
+    TRACE_SERVICE, TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_total,
+    is_hosted, table_of, trace_step,
 )
 from lvscore._core.track cimport (
     SERVICE_TCP_CLOSE, SERVICE_TCP_TIME_WAIT, TCP_RST, TCP_SYN, service_state_initial,

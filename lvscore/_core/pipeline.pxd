@@ -12,6 +12,7 @@ from lvscore._core.bytes cimport (
     htons, load16, load32, load64, load_be16, store16, store32, store64,
 )
 from lvscore._core.checksum cimport checksum_update, udp_checksum_update
+from lvscore._core.clock cimport clock_set
 from lvscore._core.conntrack cimport rule_new, rule_packet, untracked
 from lvscore._core.connection cimport (
     Connection4, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_UNTRANSLATED, Table, connection4,
@@ -41,7 +42,7 @@ from lvscore._core.route cimport address_is_local
 from lvscore._core.server cimport SERVER_AVAILABLE, Server
 from lvscore._core.state cimport (
     SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_NAT_ICMP_SEND, State, TRACE_FOUND, TRACE_NOT_FOUND,
-    TRACE_PARSED, clock_set, is_hooked, is_hosted, table_of, trace_step,
+    TRACE_PARSED, is_hooked, is_hosted, table_of, trace_step,
 )
 from lvscore._core.track cimport TCP_RST, TCP_SYN
 from lvscore._core.wire cimport ETHERTYPE_IPV4, Packet, link_parse, packet_parse

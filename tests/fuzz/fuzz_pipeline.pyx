@@ -10,6 +10,7 @@ from libc.stdlib cimport abort, calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
 from lvscore._core.bytes cimport htons
+from lvscore._core.clock cimport clock_set, state_expire
 from lvscore._core.consts cimport (
     IPV4, IPV6, LINK_ETHERNET, LINK_IPV4, LINK_IPV6, LINK_LINUX_SLL, LINK_LINUX_SLL2, LINK_NULL,
     LINK_RAW, NIL, REASON_COUNT,
@@ -24,7 +25,7 @@ from lvscore._core.service cimport (
     server_add, server_edit, server_remove, service_add, service_find, service_remove,
 )
 from lvscore._core.state cimport (
-    State, clock_set, local_announce, state_copy, state_expire, state_free, state_init,
+    State, local_announce, state_copy, state_free, state_init,
 )
 from lvscore._core.wire cimport Packet, packet_parse
 
