@@ -22,6 +22,7 @@ from lvscore._core.consts cimport (
     REASON_COUNT, REPLY, TICKS_PER_SECOND,
 )
 from lvscore._core.emit cimport Emitted, emitted_clear
+from lvscore._core.estimator cimport Estimator, estimator_count, estimator_rate
 from lvscore._core.flow cimport (
     Address, Tuple, address_load, ports_destination, ports_make, ports_source, tuple_hash,
 )
@@ -39,8 +40,8 @@ from lvscore._core.server cimport SERVER_AVAILABLE, SERVER_OVERLOADED, Server
 from lvscore._core.selfcheck cimport state_check
 from lvscore._core.service cimport (
     Service, scheduler_set, server_add, server_counters, server_edit, server_find,
-    server_remove, service_add, service_counters, service_find, service_remove,
-    services_counters,
+    server_remove, service_add, service_counters, service_find, service_remove, service_zero,
+    services_counters, services_zero,
 )
 from lvscore._core.state cimport (
     SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_SECURE_TCP, State, Trace, TraceStep, local_announce,
@@ -213,6 +214,12 @@ cdef void nodest_expire(State* s) noexcept nogil:
                     and not s.services.server[meta.server].flags & SERVER_AVAILABLE):
                 connection_end(s, &s.table[f], i, True)
                 s.expired += 1
+
+
+cdef tuple estimate(const Estimator* e):
+    """The five counters as they are listed, and their rates."""
+    return (tuple([estimator_count(e, k) for k in range(5)]),
+            tuple([estimator_rate(e, k) for k in range(5)]))
 
 
 cdef class EngineCore:
@@ -539,6 +546,19 @@ cdef class EngineCore:
         services_counters(&self.enter().services, c)
         return c[0], c[1], c[2], c[3], c[4]
 
+    def _service_estimate(self, index):
+        return estimate(&self.service(index).estimator)
+
+    def _total_estimate(self):
+        return estimate(&self.enter().services.estimator)
+
+    def _service_zero(self, index):
+        self.service(index)
+        service_zero(&self.state.services, index)
+
+    def _total_zero(self):
+        services_zero(&self.enter().services)
+
     def _server_find(self, service, bytes address, int port):
         cdef Address a = address_from(address)
         self.service(service)
@@ -584,6 +604,9 @@ cdef class EngineCore:
         cdef uint64_t c[5]
         server_counters(self.server(index), c)
         return c[0], c[1], c[2], c[3], c[4]
+
+    def _server_estimate(self, index):
+        return estimate(&self.server(index).estimator)
 
     # NAT rules and routes
 

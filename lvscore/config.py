@@ -14,6 +14,7 @@ skipped.
 """
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from lvscore.model import Timeouts
 if TYPE_CHECKING:
     from lvscore.engine import Engine
 
-__all__ = ["Configuration", "load", "parse", "save"]
+__all__ = ["Configuration", "load", "parse", "save", "write"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +115,43 @@ def parse(text: str, name: str = "configuration") -> Configuration:
 
 
 def save(engine: "Engine") -> str:
-    """Return the text of a configuration file that makes the engine's services and rules."""
+    """Return the text of a configuration file that makes the engine's services and rules.
+
+    Unlike ``ipvsadm -S`` it forgets nothing: timeouts, thresholds, and the order of adding.
+    """
     lines = []
     timeouts = engine.timeouts
     if timeouts != Timeouts():
         lines.append(f"--set {timeouts.tcp} {timeouts.tcp_fin} {timeouts.udp}\n")
-    lines.append(ipvsadm.save(engine))
+    lines.append(ipvsadm.format_saved(engine, complete=True))
     for rule in engine.rules:
         program = "iptables" if rule.family == 4 else "ip6tables"
         lines.append(f"{program} -t nat {iptables.format_rule(rule)}\n")
     return "".join(lines)
+
+
+def write(engine: "Engine", path: str | os.PathLike[str]) -> None:
+    """Save to a file, which is replaced as a whole or not at all.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    name = os.path.realpath(path)  # what a symbolic link names is replaced, not the link
+    try:
+        mode = os.stat(name).st_mode & 0o777 if os.path.exists(name) else 0o644
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(name), prefix=".lvscore-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(save(engine))
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, mode)
+            os.replace(temporary, name)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise ConfigError(f"{os.fspath(path)}: {error.strerror or error}") from None
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from lvscore.addresses import (
 from lvscore.connections import Connections
 from lvscore.errors import ConfigError, DuplicateError, NotFoundError
 from lvscore.explain import Explanation, explain
-from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS, Rule, Statistics, Timeouts
+from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS, Rate, Rule, Statistics, Timeouts
 from lvscore.routes import Routes
 from lvscore.services import Service
 from lvscore.sysctl import ENGINE_SETTINGS, Sysctl
@@ -382,6 +382,22 @@ class Engine(_engine.EngineCore):
     def statistics(self) -> Statistics:
         """Totals over all virtual services, also those that were removed."""
         return Statistics(*self._total_statistics())
+
+    @property
+    def listed_statistics(self) -> Statistics:
+        """What ``ipvsadm --stats`` lists: the counters as of the latest estimation, which comes
+        every 2 s of the engine's time, less what they were at the latest ``-Z``."""
+        return Statistics(*self._total_estimate()[0])
+
+    @property
+    def rate(self) -> Rate:
+        """What ``ipvsadm --rate`` lists."""
+        return Rate(*self._total_estimate()[1])
+
+    def zero_statistics(self) -> None:
+        """Let listings of all services and of the totals begin at 0, as
+        :meth:`Service.zero_statistics`."""
+        self._total_zero()
 
     @property
     def timeouts(self) -> Timeouts:

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from lvscore.addresses import AddressRange, Network, PortRange
 
-__all__ = ["SCHEDULERS", "SCHEDULER_FLAGS", "Rule", "Statistics", "Timeouts"]
+__all__ = ["SCHEDULERS", "SCHEDULER_FLAGS", "Rate", "Rule", "Statistics", "Timeouts"]
 
 SCHEDULERS: Mapping[str, int] = MappingProxyType(
     {
@@ -75,6 +75,21 @@ class Statistics:
             self.bytes_in - other.bytes_in,
             self.bytes_out - other.bytes_out,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What a server, a service or the whole engine does in a second, as a moving average.
+
+    It moves by a quarter of the difference every 2 s of the engine's time, and is rounded
+    (ip_vs_est.c): connections, packets in and out, bytes in and out (bytes, in spite of "bps").
+    """
+
+    cps: int = 0
+    inpps: int = 0
+    outpps: int = 0
+    inbps: int = 0
+    outbps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

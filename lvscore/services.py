@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lvscore.addresses import Address, Endpoint, parse_endpoint, protocol_name
 from lvscore.errors import ConfigError, DuplicateError, NotFoundError
-from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS, Statistics
+from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS, Rate, Statistics
 
 if TYPE_CHECKING:
     from lvscore.engine import Engine
@@ -98,6 +98,17 @@ class Server:
     def statistics(self) -> Statistics:
         """Exact counters, since the server was added."""
         return Statistics(*self.service._engine._server_statistics(self._index()))
+
+    @property
+    def listed_statistics(self) -> Statistics:
+        """What ``ipvsadm --stats`` lists: the counters as of the latest estimation, which comes
+        every 2 s of the engine's time, less what they were at the latest ``-Z``."""
+        return Statistics(*self.service._engine._server_estimate(self._index())[0])
+
+    @property
+    def rate(self) -> Rate:
+        """What ``ipvsadm --rate`` lists."""
+        return Rate(*self.service._engine._server_estimate(self._index())[1])
 
     def edit(
         self,
@@ -191,6 +202,24 @@ class Service:
     def statistics(self) -> Statistics:
         """Exact counters, since the service was added."""
         return Statistics(*self._engine._service_statistics(self._index()))
+
+    @property
+    def listed_statistics(self) -> Statistics:
+        """What ``ipvsadm --stats`` lists: the counters as of the latest estimation, which comes
+        every 2 s of the engine's time, less what they were at the latest ``-Z``."""
+        return Statistics(*self._engine._service_estimate(self._index())[0])
+
+    @property
+    def rate(self) -> Rate:
+        """What ``ipvsadm --rate`` lists."""
+        return Rate(*self._engine._service_estimate(self._index())[1])
+
+    def zero_statistics(self) -> None:
+        """Let listings of the service and its servers begin at 0, as ``ipvsadm -Z`` does.
+
+        They count from the latest estimation on; :attr:`statistics` goes on.
+        """
+        self._engine._service_zero(self._index())
 
     def add_server(
         self,

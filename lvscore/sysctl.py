@@ -23,6 +23,7 @@ ENGINE_SETTINGS = {
     "net.ipv4.vs.drop_packet": Setting(0, 0, 3),
     "net.ipv4.vs.expire_nodest_conn": Setting(0),
     "net.ipv4.vs.nat_icmp_send": Setting(0),
+    "net.ipv4.vs.run_estimation": Setting(1),
     "net.ipv4.vs.secure_tcp": Setting(0, 0, 3),
     "net.ipv4.vs.sloppy_tcp": Setting(0),
 }

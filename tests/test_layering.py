@@ -15,6 +15,7 @@ CORE_LAYERS = [
     {"checksum", "hash"},
     {"wire"},
     {"flow"},
+    {"estimator"},
     {"index", "wheel", "route", "track", "server", "emit", "fragment"},
     {"locality"},
     {"scheduler_types"},

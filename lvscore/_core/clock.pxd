@@ -8,10 +8,12 @@ from lvscore._core.consts cimport (
     IPV6, NIL, NS_PER_TICK, REASON_FRAGMENT_TIMEOUT, VERDICT_DROP,
 )
 from lvscore._core.emit cimport emit_commit, emit_reserve
+from lvscore._core.estimator cimport ESTIMATOR_TICKS
 from lvscore._core.fragment cimport Datagram, MAX_HEADERS, datagram_discard, fragments_due
 from lvscore._core.lifetime cimport connection_end
 from lvscore._core.machine cimport likely
-from lvscore._core.state cimport State
+from lvscore._core.service cimport services_estimate
+from lvscore._core.state cimport SYSCTL_RUN_ESTIMATION, State
 from lvscore._core.wheel cimport wheel_pop
 
 
@@ -64,6 +66,14 @@ cdef inline void fragments_expire(State* s) noexcept nogil:
         i = fragments_due(&s.fragments, s.tick)
 
 
+cdef inline void estimation_run(State* s) noexcept nogil:
+    """Make the estimations that are due: nothing was counted since the first of them."""
+    cdef uint64_t times = (s.tick - s.estimation) // ESTIMATOR_TICKS + 1
+    s.estimation += times * ESTIMATOR_TICKS
+    if s.sysctl[SYSCTL_RUN_ESTIMATION]:
+        services_estimate(&s.services, times)
+
+
 cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
     """Move the clock forward to ``now`` > s.now, and expire what is due."""
     cdef uint64_t elapsed
@@ -86,6 +96,8 @@ cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
         s.tick_end = 0x7FFFFFFFFFFFFFFFULL
     else:
         s.tick_end = <int64_t>(<uint64_t>s.origin + (s.tick + 1) * NS_PER_TICK)
+    if s.tick >= s.estimation:
+        estimation_run(s)
     if s.tick >= s.fragments.deadline:
         fragments_expire(s)
     if s.tick >= s.table[0].wheel.event or s.tick >= s.table[1].wheel.event:

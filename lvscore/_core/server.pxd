@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from lvscore._core.estimator cimport Estimator
 from lvscore._core.flow cimport Address
 
 cdef enum ServerFlag:
@@ -40,6 +41,9 @@ cdef struct Server:
     uint32_t skip               # step to the one after,
     uint32_t turns              # and slots to take in a row
     uint64_t reserved_line
+    # fourth and fifth line
+    Estimator estimator
+    uint64_t reserved_last
 
 
 cdef inline bint server_usable(const Server* server) noexcept nogil:

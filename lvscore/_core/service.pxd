@@ -10,6 +10,9 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 
 from lvscore._core.consts cimport NIL, TICKS_PER_SECOND
+from lvscore._core.estimator cimport (
+    COUNTERS, Estimator, estimator_rebase, estimator_update, estimator_zero,
+)
 from lvscore._core.flow cimport Address, address_equal
 from lvscore._core.machine cimport memory_release, memory_reserve, multiply_fold
 from lvscore._core.scheduler cimport (
@@ -28,6 +31,7 @@ cdef enum:
 cdef struct Service:
     Scheduler scheduler
     Address address
+    Estimator estimator
     uint64_t kept[5]        # counters of servers that left
     uint64_t serial         # order of adding
     uint16_t port           # as on the wire
@@ -48,6 +52,7 @@ cdef struct Services:
     uint32_t removed        # servers that were removed and still have their entry
     uint64_t serial
     uint64_t kept[5]        # counters of services that left
+    Estimator estimator     # of all together
 
 
 cdef inline bint services_init(Services* s) noexcept nogil:
@@ -91,6 +96,7 @@ cdef inline bint services_copy(Services* s, const Services* other) noexcept nogi
     s.server_used = other.server_used
     s.removed = other.removed
     s.serial = other.serial
+    s.estimator = other.estimator
     memcpy(s.kept, other.kept, sizeof(s.kept))
     memcpy(s.server, other.server, <size_t>other.server_used * sizeof(Server))
     for i in range(other.service_used):
@@ -257,6 +263,7 @@ cdef inline uint32_t server_place(Services* s, uint32_t i, const Address* addres
                                   uint16_t port, uint64_t tick) noexcept nogil:
     """The entry for a new server: its own from the trash, else a spent or a fresh one."""
     cdef const Service* service = &s.service[i]
+    cdef uint64_t counters[5]
     cdef uint32_t spent = NIL
     cdef uint32_t k
     cdef Server* server
@@ -273,6 +280,9 @@ cdef inline uint32_t server_place(Services* s, uint32_t i, const Address* addres
                 and address_equal(&server.virtual_address, &service.address)):
             if server.service_serial != service.serial:
                 # The service itself is a new one: connections stay, statistics begin anew.
+                server_counters(server, counters)
+                estimator_zero(&server.estimator)
+                estimator_rebase(&server.estimator, counters)
                 memset(server.packets, 0, sizeof(server.packets))
                 memset(server.bytes, 0, sizeof(server.bytes))
                 server.connections = 0
@@ -374,3 +384,44 @@ cdef inline void services_counters(const Services* s, uint64_t* counters) noexce
             service_counters(s, i, one)
             for k in range(5):
                 counters[k] += one[k]
+
+
+cdef inline void services_estimate(Services* s, uint64_t times) noexcept nogil:
+    """Make ``times`` estimations of every server, every service, and all together."""
+    cdef uint64_t total[5]
+    cdef uint64_t counters[5]
+    cdef Service* service
+    cdef Server* server
+    cdef uint32_t i, k
+    memcpy(total, s.kept, sizeof(total))
+    for i in range(s.service_used):
+        service = &s.service[i]
+        if not service.used:
+            continue
+        for k in range(service.scheduler.count):
+            server = &s.server[service.scheduler.list[k]]
+            server_counters(server, counters)
+            estimator_update(&server.estimator, counters, times)
+        service_counters(s, i, counters)
+        estimator_update(&service.estimator, counters, times)
+        for k in range(COUNTERS):
+            total[k] += counters[k]
+    estimator_update(&s.estimator, total, times)
+
+
+cdef inline void service_zero(Services* s, uint32_t i) noexcept nogil:
+    """Listings of a service and its servers count from the latest estimation on."""
+    cdef Service* service = &s.service[i]
+    cdef uint32_t k
+    estimator_zero(&service.estimator)
+    for k in range(service.scheduler.count):
+        estimator_zero(&s.server[service.scheduler.list[k]].estimator)
+
+
+cdef inline void services_zero(Services* s) noexcept nogil:
+    """The same for all services, and for the totals."""
+    cdef uint32_t i
+    for i in range(s.service_used):
+        if s.service[i].used:
+            service_zero(s, i)
+    estimator_zero(&s.estimator)

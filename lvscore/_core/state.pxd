@@ -10,6 +10,7 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport IPV4, IPV6
 from lvscore._core.emit cimport Emitted, emitted_free
+from lvscore._core.estimator cimport ESTIMATOR_TICKS
 from lvscore._core.flow cimport Address, Tuple, address_equal
 from lvscore._core.forward cimport Forward
 from lvscore._core.fragment cimport (
@@ -50,9 +51,10 @@ cdef enum:  # net.ipv4.vs.*, indices of State.sysctl
     SYSCTL_DROP_PACKET = 2
     SYSCTL_EXPIRE_NODEST_CONN = 3
     SYSCTL_NAT_ICMP_SEND = 4
-    SYSCTL_SECURE_TCP = 5
-    SYSCTL_SLOPPY_TCP = 6
-    SYSCTL_COUNT = 7
+    SYSCTL_RUN_ESTIMATION = 5
+    SYSCTL_SECURE_TCP = 6
+    SYSCTL_SLOPPY_TCP = 7
+    SYSCTL_COUNT = 8
 
 
 cdef struct TraceStep:
@@ -79,11 +81,12 @@ cdef struct State:
     int64_t tick_end        # ns at which the present tick ends
     uint64_t tick           # ms since origin
     uint32_t tick_up        # the present time in ticks, rounded up: no timer fires early
+    uint64_t estimation     # tick of the next one
     bint started
     # configuration
     Services services
     uint32_t hooked[2]      # services of IPv4, IPv6
-    uint32_t sysctl[7]
+    uint32_t sysctl[8]
     uint32_t drop_counter   # until the next packet that drop_packet takes
     Routes routes
     Forward forward         # of the packet at hand
@@ -115,6 +118,8 @@ cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_lo
     s.forward.ingress = NO_INTERFACE
     s.sysctl[SYSCTL_AM_DROPRATE] = 10
     s.sysctl[SYSCTL_CONN_REUSE_MODE] = 1
+    s.sysctl[SYSCTL_RUN_ESTIMATION] = 1
+    s.estimation = ESTIMATOR_TICKS
     return (table_init(&s.table[0], IPV4, max_connections)
             and table_init(&s.table[1], IPV6, max_connections)
             and services_init(&s.services) and routes_init(&s.routes)

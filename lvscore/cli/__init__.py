@@ -1,7 +1,8 @@
-"""The command line: ``lvscore replay``, ``lvscore explain``.
+"""The command line: ``lvscore replay``, ``lvscore explain``, ``lvscore ipvsadm``.
 
 Exit statuses: 0; 1 for a capture that cannot be read or written; 2 for usage and
-configuration; 130 after Ctrl-C. An error is one line on stderr.
+configuration; 130 after Ctrl-C; ``lvscore ipvsadm`` has ipvsadm's. An error is one line on
+stderr.
 """
 
 import os
@@ -12,6 +13,7 @@ import click
 
 from lvscore import __version__
 from lvscore.cli.explain import explain
+from lvscore.cli.ipvsadm import ipvsadm
 from lvscore.cli.replay import replay
 from lvscore.errors import CaptureError, LvscoreError
 
@@ -26,6 +28,7 @@ def cli() -> None:
 
 cli.add_command(replay)
 cli.add_command(explain)
+cli.add_command(ipvsadm)
 
 
 def main() -> NoReturn:

@@ -17,7 +17,7 @@ def print_summary(engine: "Engine", report: "Report", file: TextIO) -> None:
     blocks = []
     if engine.services:
         blocks.append(ipvsadm.format_listing(engine))
-        blocks.append(ipvsadm.format_listing(engine, columns="stats"))
+        blocks.append(ipvsadm.format_listing(engine, columns="stats", current=True))
         blocks.append(_connections(engine))
     if engine.rules:
         blocks.append("".join(f"{iptables.format_rule(rule)}\n" for rule in engine.rules))

@@ -2,7 +2,8 @@
 
 :func:`run` reads a command line as ipvsadm 1.31 does and gives its text, messages and exit
 statuses. What this engine cannot do yet (persistence, firewall marks, SCTP, direct routing,
-tunnels, one-packet scheduling, the sync daemon, rates, ``-Z``) is refused by name.
+tunnels, one-packet scheduling, the sync daemon) is refused by name. :func:`execute` runs
+``ipvsadm``, ``ipvsadm-save`` and ``ipvsadm-restore`` as a shell would.
 Ports may be names of the services database; addresses are numeric, names are never looked up.
 """
 
@@ -14,12 +15,28 @@ from lvscore.errors import CommandError
 from lvscore.ipvsadm.commands import apply
 from lvscore.ipvsadm.grammar import Command, parse
 from lvscore.ipvsadm.listing import format_connections, format_listing, format_saved
+from lvscore.ipvsadm.proc import format_ip_vs, format_ip_vs_conn, format_ip_vs_stats
+from lvscore.ipvsadm.programs import Outcome, execute
 from lvscore.ipvsadm.restore import restore
 
 if TYPE_CHECKING:
     from lvscore.engine import Engine
 
-__all__ = ["Command", "format_connections", "format_listing", "parse", "restore", "run", "save"]
+__all__ = [
+    "Command",
+    "Outcome",
+    "execute",
+    "format_connections",
+    "format_ip_vs",
+    "format_ip_vs_conn",
+    "format_ip_vs_stats",
+    "format_listing",
+    "format_saved",
+    "parse",
+    "restore",
+    "run",
+    "save",
+]
 
 
 def run(engine: "Engine", command: str | Sequence[str]) -> str:

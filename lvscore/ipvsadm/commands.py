@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NoReturn
 from lvscore.addresses import Endpoint
 from lvscore.errors import CommandError, ConfigError, DuplicateError, LimitError, NotFoundError
 from lvscore.ipvsadm.grammar import Command, ServiceKey
+from lvscore.ipvsadm.help import HELP, VERSION_TEXT
 from lvscore.ipvsadm.listing import (
     COLUMNS,
-    VERSION,
     format_connections,
     format_listing,
     format_saved,
@@ -39,24 +39,6 @@ CONFIGURING = frozenset(
     }
 )
 """Commands that change the configuration, and can therefore stand in a file of it."""
-
-_VERSION = f"ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v{VERSION})\n"
-
-_HELP = f"""{_VERSION}Usage:
-  ipvsadm -A|E SERVICE [-s SCHEDULER] [-b FLAGS]   add or edit a virtual service
-  ipvsadm -D SERVICE                               delete it
-  ipvsadm -C                                       delete all
-  ipvsadm -a|e SERVICE -r ADDRESS[:PORT] -m [-w WEIGHT] [-x UPPER] [-y LOWER]
-                                                   add or edit a real server
-  ipvsadm -d SERVICE -r ADDRESS[:PORT]             delete it
-  ipvsadm -L|l [SERVICE] [-n] [--stats [--exact] | --thresholds] [--nosort]   list
-  ipvsadm -L -c [-n]                               list connections
-  ipvsadm -L --timeout                             show timeouts
-  ipvsadm -S [-n]                                  print the commands that make the table
-  ipvsadm --set TCP TCPFIN UDP                     set timeouts in seconds, 0 keeps one
-SERVICE is -t|-u ADDRESS:PORT; SCHEDULER one of {", ".join(SCHEDULERS)} (default wlc);
-FLAGS of sh are sh-fallback,sh-port, of mh mh-fallback,mh-port.
-"""
 
 
 def apply(engine: "Engine", command: Command) -> str:
@@ -93,17 +75,18 @@ def _apply(engine: "Engine", command: Command) -> str:
         case "save":
             return format_saved(engine, numeric="numeric" in command.options)
         case "version":
-            return _VERSION
+            return VERSION_TEXT
         case "help":
-            return _HELP
+            return HELP
         case "stop-daemon":
             raise CommandError("No daemon is running", 255)
         case "start-daemon":
             _unavailable("the connection sync daemon (--start-daemon)")
         case "zero":
             if command.service:
-                _find(engine, command.service, "No such service")
-            _unavailable("zeroing the counters (-Z)")
+                _find(engine, command.service, "No such service").zero_statistics()
+            else:
+                engine.zero_statistics()
         case "restore":
             _unavailable("-R, which reads standard input,", "give the text to restore()")
     return ""
@@ -245,8 +228,6 @@ def _list(engine: "Engine", command: Command) -> str:
     if command.service is not None:
         service = _find(engine, command.service, "No such service", 1)
     columns = next((name for name in COLUMNS if name in options), "")
-    if "rate" in options and columns != "stats":
-        _unavailable("--rate", "the engine keeps totals only, see --stats")
     return format_listing(
         engine,
         service,

@@ -4,30 +4,28 @@ Everything here only reads; trailing blanks are ipvsadm's own.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cmp_to_key
 from typing import TYPE_CHECKING
 
 from lvscore.addresses import Endpoint, parse_protocol
-from lvscore.ipvsadm.values import format_endpoint
-from lvscore.model import Statistics
+from lvscore.ipvsadm.values import FORWARD, HEADER, format_endpoint
 
 if TYPE_CHECKING:
     from lvscore.engine import Engine
     from lvscore.services import Server, Service
 
-__all__ = ["COLUMNS", "VERSION", "format_connections", "format_listing", "format_saved"]
+__all__ = ["COLUMNS", "format_connections", "format_listing", "format_saved"]
 
-VERSION = "1.2.1"
-_HEADER = f"IP Virtual Server version {VERSION} (size=4096)\n"
-_FORWARD = {"masquerade": "Masq", "route": "Route", "tunnel": "Tunnel", "local": "Local"}
 _METHOD_OPTION = {"masquerade": "-m", "route": "-g", "tunnel": "-i", "local": "-g"}
 _SELECTOR = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service"}
 
-_STATISTICS_TITLE = ("Conns", "InPkts", "OutPkts", "InBytes", "OutBytes")
 _TITLES = {
     "stats": "{:<33} {:>8} {:>8} {:>8} {:>8} {:>8}".format(
-        "Prot LocalAddress:Port", *_STATISTICS_TITLE
+        "Prot LocalAddress:Port", "Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"
+    ),
+    "rate": "{:<33} {:>8} {:>8} {:>8} {:>8} {:>8}".format(
+        "Prot LocalAddress:Port", "CPS", "InPPS", "OutPPS", "InBPS", "OutBPS"
     ),
     "thresholds": "{:<33} {:<10} {:<10} {:<10} {:<10}".format(
         "Prot LocalAddress:Port", "Uthreshold", "Lthreshold", "ActiveConn", "InActConn"
@@ -43,7 +41,7 @@ _SERVERS_TITLES = {
     "tun-info": f"{_SERVERS_TITLE}           Forward TunnelInfo    Weight ActiveConn InActConn",
 }
 
-COLUMNS = ("stats", "thresholds", "persistent-conn", "tun-info")
+COLUMNS = ("stats", "rate", "thresholds", "persistent-conn", "tun-info")
 """The sets of columns besides the default one; where several are asked for, the first counts."""
 
 
@@ -52,13 +50,14 @@ class _Format:
     columns: str
     numeric: bool
     exact: bool
+    current: bool
 
     def service(self, service: "Service") -> str:
         name = f"{service.protocol.upper():<4} {self._name(service.endpoint, service.protocol)}"
         if service.endpoint.address.version == 4:
             name = name[:33]
-        if self.columns == "stats":
-            return f"{name:<33}{self._numbers(service.statistics)}"
+        if self.columns in ("stats", "rate"):
+            return f"{name:<33}{self._counts(self._numbers(service))}"
         flags = ",".join(service.scheduler_flags)
         return f"{name} {service.scheduler}" + (f" ({flags})" if flags else "")
 
@@ -70,7 +69,12 @@ class _Format:
         counts = f"{server.active:<10} {server.inactive:<10}"
         match self.columns:
             case "stats":
-                return line + self._numbers(server.statistics)
+                return line + self._counts(self._numbers(server))
+            case "rate":
+                *rates, inbps, outbps = self._numbers(server)
+                return (
+                    line + "".join(f" {rate:>8}" for rate in rates) + self._counts((inbps, outbps))
+                )
             case "thresholds":
                 return f"{line} {server.upper_threshold:<10} {server.lower_threshold:<10} {counts}"
             case "persistent-conn":
@@ -79,22 +83,18 @@ class _Format:
                 tunnel = f" {'n/a':<13}"
             case _:
                 tunnel = ""
-        return f"{line} {_FORWARD[server.method]:<7}{tunnel} {server.weight:<6} {counts}"
+        return f"{line} {FORWARD[server.method]:<7}{tunnel} {server.weight:<6} {counts}"
 
     def _name(self, endpoint: Endpoint, protocol: str) -> str:
         return format_endpoint(endpoint, parse_protocol(protocol), numeric=self.numeric)
 
-    def _numbers(self, statistics: Statistics) -> str:
-        return "".join(
-            format_count(number, exact=self.exact)
-            for number in (
-                statistics.connections,
-                statistics.packets_in,
-                statistics.packets_out,
-                statistics.bytes_in,
-                statistics.bytes_out,
-            )
-        )
+    def _numbers(self, of: "Service | Server") -> tuple[int, ...]:
+        if self.columns == "rate":
+            return astuple(of.rate)
+        return astuple(of.statistics if self.current else of.listed_statistics)
+
+    def _counts(self, numbers: Iterable[int]) -> str:
+        return "".join(format_count(number, exact=self.exact) for number in numbers)
 
 
 def format_count(number: int, *, exact: bool = False) -> str:
@@ -120,6 +120,7 @@ def format_listing(
     numeric: bool = True,
     exact: bool = False,
     sort: bool = True,
+    current: bool = False,
 ) -> str:
     """Return what ``ipvsadm -L`` prints.
 
@@ -129,10 +130,11 @@ def format_listing(
         columns: one of :data:`COLUMNS`, or ``""``.
         numeric: ports as numbers (``-n``), not by their names in the services database.
             Addresses are always numeric.
-        exact: counters in full (``--exact``).
+        exact: numbers in full (``--exact``).
         sort: in ipvsadm's order, not in the order of adding (``--nosort``).
+        current: statistics as they are now, not as of the latest estimation and since ``-Z``.
     """
-    layout = _Format(columns, numeric, exact)
+    layout = _Format(columns, numeric, exact, current)
     lines = [
         _TITLES.get(columns, _TITLE),
         _SERVERS_TITLES.get(columns, _SERVERS_TITLE if columns else _SERVERS_TITLES[""]),
@@ -142,7 +144,7 @@ def format_listing(
         lines.append(layout.service(listed))
         servers = sorted_servers(listed.servers) if sort else listed.servers
         lines += [layout.server(server) for server in servers]
-    return ("" if service else _HEADER) + "".join(f"{line}\n" for line in lines)
+    return ("" if service else HEADER) + "".join(f"{line}\n" for line in lines)
 
 
 def format_connections(
@@ -175,19 +177,31 @@ def format_connections(
     return "".join(f"{line}\n" for line in lines)
 
 
-def format_saved(engine: "Engine", *, numeric: bool = True) -> str:
-    """Return what ``ipvsadm -S`` prints: the commands that make the services again."""
+def format_saved(engine: "Engine", *, numeric: bool = True, complete: bool = False) -> str:
+    """Return what ``ipvsadm -S`` prints: the commands that make the services again.
+
+    Args:
+        engine: the engine to save.
+        numeric: ports as numbers (``-n``).
+        complete: also what ipvsadm forgets: thresholds, and the order of adding, which
+            schedulers go by.
+    """
     lines = []
-    for service in sorted_services(engine.services):
+    services = engine.services
+    for service in services if complete else sorted_services(services):
         number = parse_protocol(service.protocol)
         key = _SELECTOR[service.protocol]
         key += f" {format_endpoint(service.endpoint, number, numeric=numeric)}"
         flags = ",".join(service.scheduler_flags)
         lines.append(f"-A {key} -s {service.scheduler}" + (f" -b {flags}" if flags else ""))
-        for server in sorted_servers(service.servers):
+        servers = service.servers
+        for server in reversed(servers) if complete else sorted_servers(servers):
             name = format_endpoint(server.endpoint, number, numeric=numeric)
             method = _METHOD_OPTION[server.method]
-            lines.append(f"-a {key} -r {name} {method} -w {server.weight}")
+            line = f"-a {key} -r {name} {method} -w {server.weight}"
+            if complete and server.upper_threshold:
+                line += f" -x {server.upper_threshold} -y {server.lower_threshold}"
+            lines.append(line)
     return "".join(f"{line}\n" for line in lines)
 
 

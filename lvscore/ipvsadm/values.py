@@ -10,6 +10,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from lvscore.addresses import Address, Endpoint
 
 __all__ = [
+    "FORWARD",
+    "HEADER",
+    "VERSION",
     "format_address",
     "format_endpoint",
     "parse_address_port",
@@ -19,6 +22,11 @@ __all__ = [
 ]
 
 TCP, UDP, SCTP = 6, 17, 132
+VERSION = "1.2.1"
+HEADER = f"IP Virtual Server version {VERSION} (size=4096)\n"
+FORWARD = {"masquerade": "Masq", "route": "Route", "tunnel": "Tunnel", "local": "Local"}
+"""The names of the forwarding methods in listings."""
+
 _DATABASE_NAMES = {TCP: "tcp", UDP: "udp", SCTP: "sctp"}
 
 

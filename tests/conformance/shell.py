@@ -5,11 +5,13 @@ A command that is not known raises, so that its scenario fails; none is ever ski
 
 import re
 import shlex
+from fnmatch import fnmatch
 from ipaddress import ip_network
 
 from lvscore import ipvsadm
 from lvscore.errors import CommandError, LvscoreError
 
+from .files import Files
 from .topology import Network
 
 
@@ -17,15 +19,21 @@ class UnknownCommandError(AssertionError):
     """A command that this shell does not have."""
 
 
+# for NAME in WORDS; do COMMANDS; done [| COMMANDS]
+_LOOP = re.compile(r"for\s+(\w+)\s+in\s+([^;]+);\s*do\s+(.+?)\s*;?\s*done\s*(?:\|(?!\|)(.+))?$")
+
+
 class Shell:
-    """Runs command lines: ``;``, ``||``, ``|``, ``<`` and ``>`` between commands."""
+    """Runs command lines: ``;``, ``||``, ``|``, ``<`` and ``>`` between commands, ``for``."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.files: dict[str, str] = {}
+        self.files = Files(network)
 
     def run(self, line: str, stdin: str = "") -> tuple[int, str, str]:
         """Exit status, standard output and standard error of a command line."""
+        if loop := _LOOP.match(line.strip()):
+            return self._loop(*loop.groups())
         status, out, err = 0, "", ""
         lexer = shlex.shlex(line, posix=True, punctuation_chars=";|<>")
         lexer.whitespace_split = True
@@ -39,12 +47,51 @@ class Shell:
                     break
         return status, out, err
 
+    def _loop(self, name: str, words: str, body: str, rest: str | None) -> tuple[int, str, str]:
+        status, out, err = 0, "", ""
+        for word in self._matching(shlex.split(words)):
+            status, text, errors = self.run(self._expanded(body, name, word))
+            out += text
+            err += errors
+        if rest is not None:
+            status, out, errors = self.run(rest, out)
+            err += errors
+        return status, out, err
+
+    def _matching(self, words: list[str]) -> list[str]:
+        """Words, those with wildcards as the paths that they match."""
+        found: list[str] = []
+        for word in words:
+            folder, _, pattern = word.rpartition("/")
+            if re.search(r"[*?[]", pattern):
+                found += [
+                    path
+                    for path in self.files.below(folder)
+                    if "/" not in path[len(folder) + 1 :] and fnmatch(path, f"{folder}/{pattern}")
+                ]
+            else:
+                found.append(word)
+        return found
+
+    def _expanded(self, text: str, name: str, value: str) -> str:
+        """A command with its variable, and what commands in it print, put in."""
+        text = re.sub(rf"\$\{{{name}##\*/\}}", value.rpartition("/")[2], text)
+        text = re.sub(rf"\$(?:{name}\b|\{{{name}\}})", value, text)
+
+        def printed(match: re.Match[str]) -> str:
+            return self.run(match[1])[1].rstrip("\n")
+
+        return re.sub(r"\$\(([^()]*)\)", printed, text)
+
     def _pipeline(self, words: list[str], text: str) -> tuple[int, str, str]:
         status, err = 0, ""
         for command in _split(words, "|"):
             command, source, target, silent = _redirected(command)
             if source is not None:
-                text = self.files[source]
+                found = self.files.read(source)
+                if found is None:
+                    raise UnknownCommandError(f"no file {source}")
+                text = found
             status, text, errors = self._run(command, text)
             err += "" if silent else errors
             if target is not None:
@@ -57,19 +104,27 @@ class Shell:
         host = self.network.host
         try:
             match words:
-                case ["ipvsadm-restore"]:
-                    ipvsadm.restore(engine, stdin)
-                    return 0, "", ""
-                case ["ipvsadm-save", *options]:
-                    return 0, ipvsadm.run(engine, ["-S", *options]), ""
-                case ["ipvsadm", *options]:
-                    return 0, ipvsadm.run(engine, options), ""
+                case ["ipvsadm" | "ipvsadm-save" | "ipvsadm-restore", *_]:
+                    return ipvsadm.execute(engine, words, stdin)
                 case ["iptables" | "ip6tables", *_]:
                     return 0, engine.iptables(shlex.join(words)), ""
+                case ["cat", *paths] if paths:
+                    return self._cat(self._matching(paths))
+                case ["grep", "-r", pattern, folder]:
+                    return self._grep_below(pattern, folder)
+                case ["grep", pattern]:
+                    found = [line for line in stdin.splitlines() if re.search(pattern, line)]
+                    return (0 if found else 1), "".join(f"{line}\n" for line in found), ""
+                case ["basename", path]:
+                    return 0, path.rpartition("/")[2] + "\n", ""
+                case ["sysctl", "-a"]:
+                    return 0, "", ""  # as recorded: it told nothing of net.ipv4.vs
                 case ["sort"]:
                     return 0, "".join(sorted(stdin.splitlines(keepends=True))), ""
                 case ["echo", *text]:
                     return 0, " ".join(text) + "\n", ""
+                case ["printf", layout, *values]:
+                    return 0, layout.replace("\\n", "\n") % tuple(values), ""
                 case ["sysctl", "-qw", setting]:
                     self.set(*setting.split("=", 1))
                     return 0, "", ""
@@ -88,9 +143,26 @@ class Shell:
             raise AssertionError(f"{shlex.join(words)}: {error}") from error
         raise UnknownCommandError(f"unknown command: {shlex.join(words)}")
 
+    def _cat(self, paths: list[str]) -> tuple[int, str, str]:
+        texts = [self.files.read(path) for path in paths]
+        if None in texts:
+            raise UnknownCommandError(f"no file {paths[texts.index(None)]}")
+        return 0, "".join(map(str, texts)), ""
+
+    def _grep_below(self, pattern: str, folder: str) -> tuple[int, str, str]:
+        found = [
+            f"{path}:{line}\n"
+            for path in self.files.below(folder)
+            for line in (self.files.read(path) or "").splitlines()
+            if re.search(pattern, line)
+        ]
+        return (0 if found else 1), "".join(found), ""
+
     def set(self, key: str, value: str) -> None:
         """Set a sysctl, named with dots or slashes."""
         key = key.replace("/", ".")
+        if self.files.has_setting(key, value):
+            return
         if not re.fullmatch(r"-?\d+", value):
             raise UnknownCommandError(f"sysctl {key}={value}")
         target = self.network.engine if key.startswith("net.ipv4.vs.") else self.network.host
@@ -103,7 +175,7 @@ class Shell:
         if path.startswith("/proc/sys/"):
             self.set(path.removeprefix("/proc/sys/"), text.strip())
         else:
-            self.files[path] = text
+            self.files.written[path] = text
 
 
 def _split(words, separator: str) -> list[list[str]]:

@@ -28,8 +28,8 @@ def picks(scheduler, servers, count):
     return "".join(names[scheduler.pick()] for _ in range(count))
 
 
-def test_a_server_is_three_cache_lines():
-    assert _probe.sizes()["Server"] == 192
+def test_a_server_is_five_cache_lines():
+    assert _probe.sizes()["Server"] == 320
 
 
 def test_rr_goes_round_from_the_last_added():

@@ -8,7 +8,7 @@ from lvscore import ipvsadm
 from lvscore.addresses import Endpoint, parse_endpoint
 from lvscore.engine import Engine
 from lvscore.ipvsadm import listing
-from lvscore.model import Statistics
+from lvscore.model import Rate, Statistics
 
 
 @pytest.fixture
@@ -90,14 +90,16 @@ def test_statistics():
     server = SimpleNamespace(
         endpoint=parse_endpoint("172.16.1.7:80"),
         address=parse_endpoint("172.16.1.7:80").address,
-        statistics=Statistics(1, 3, 2, 1120, 1480),
+        listed_statistics=Statistics(1, 3, 2, 1120, 1480),
+        rate=Rate(100000001, 1, 2, 100000001, 3),
         active=1,
         inactive=0,
     )
     service = SimpleNamespace(
         protocol="tcp",
         endpoint=parse_endpoint("172.16.1.100:80"),
-        statistics=numbers,
+        listed_statistics=numbers,
+        rate=Rate(100000001, 1, 2, 100000001, 3),
         servers=[server],
     )
     server.service = service
@@ -107,6 +109,13 @@ def test_statistics():
         "  -> RemoteAddress:Port",
         "TCP  172.16.1.100:80                     2        7        4     1280     1560",
         "  -> 172.16.1.7:80                       1        3        2     1120     1480",
+    ]
+    # A server's connections and packets are never cut (print_service_entry).
+    assert listing.format_listing(engine, columns="rate").splitlines()[1:] == [
+        "Prot LocalAddress:Port                 CPS    InPPS   OutPPS    InBPS   OutBPS",
+        "  -> RemoteAddress:Port",
+        "TCP  172.16.1.100:80               100000K        1        2  100000K        3",
+        "  -> 172.16.1.7:80                100000001        1        2  100000K        3",
     ]
 
 
