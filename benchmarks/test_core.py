@@ -27,6 +27,13 @@ def test_checksum(benchmark, size):
 
 
 @pytest.mark.benchmark(group="checksum", timer=time.thread_time)
+@pytest.mark.parametrize("size", [60, 1460])
+def test_crc32c(benchmark, size):
+    data = bytes(range(256)) * 6
+    measure(benchmark, lambda: _probe.repeat_crc32c(data[:size], COUNT), bytes=size)
+
+
+@pytest.mark.benchmark(group="checksum", timer=time.thread_time)
 def test_update(benchmark):
     measure(benchmark, lambda: _probe.repeat_update(COUNT))
 

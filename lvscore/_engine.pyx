@@ -21,6 +21,7 @@ from lvscore._core.consts cimport (
     IPV4, IPV6, LINK_ETHERNET, LINK_RAW, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL,
     REASON_COUNT, REPLY, TICKS_PER_SECOND,
 )
+from lvscore._core.crc32c cimport SCTP_HEADER, sctp_checksum_write
 from lvscore._core.emit cimport Emitted, emitted_clear
 from lvscore._core.estimator cimport Estimator, estimator_count, estimator_rate
 from lvscore._core.flow cimport (
@@ -48,8 +49,8 @@ from lvscore._core.state cimport (
     state_copy, state_free, state_init, table_of,
 )
 from lvscore._core.track cimport (
-    RULE_GENERIC_REPLIED, RULE_TCP, RULE_UDP_ASSURED, RULE_UDP_REPLIED, SERVICE_TCP,
-    SERVICE_UDP, TRACKER_MASK, tracker_secure,
+    RULE_GENERIC_REPLIED, RULE_TCP, RULE_UDP_ASSURED, RULE_UDP_REPLIED, SERVICE_SCTP,
+    SERVICE_TCP, SERVICE_UDP, TRACKER_MASK, tracker_secure,
 )
 from lvscore._core.wheel cimport (
     NO_EVENT, wheel_link, wheel_next_event, wheel_unlink,
@@ -62,7 +63,7 @@ from lvscore.sysctl import ENGINE_SETTINGS
 
 __all__ = [
     "EngineCore", "connection_layout", "host_emitted", "host_output", "host_own", "host_receive",
-    "host_set", "route_get",
+    "host_set", "route_get", "sctp_checksummed",
 ]
 
 cdef tuple VERDICTS = tuple(Verdict)
@@ -129,6 +130,8 @@ def connection_layout():
 
 # State numbers of lvscore.State for netfilter's TCP states 0..10.
 cdef uint8_t* RULE_TCP_STATES = [0, 2, 3, 1, 4, 7, 8, 5, 6, 11, 1]
+# And for IPVS's SCTP states.
+cdef uint8_t* SERVICE_SCTP_STATES = [0, 16, 17, 18, 19, 20, 21, 22, 1, 23, 24, 25, 26, 27]
 
 
 cdef uint8_t public_state(uint8_t state) noexcept nogil:
@@ -138,6 +141,8 @@ cdef uint8_t public_state(uint8_t state) noexcept nogil:
         return state & 15
     if tracker == SERVICE_UDP:
         return 12
+    if tracker == SERVICE_SCTP:
+        return SERVICE_SCTP_STATES[state & 15]
     if tracker == RULE_TCP:
         return RULE_TCP_STATES[state & 15]
     if state == RULE_UDP_ASSURED:

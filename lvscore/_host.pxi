@@ -141,3 +141,12 @@ def route_get(EngineCore engine not None, int family, bytes destination):
     return (route.kind, route.interface,
             address_bytes(&route.gateway, family) if route.has_gateway else destination,
             address_bytes(&route.source, family) if route.has_source else None)
+
+
+def sctp_checksummed(bytes packet not None):
+    """An SCTP packet, of 12 bytes at least, with the right checksum."""
+    cdef bytearray result = bytearray(packet)
+    if len(result) < SCTP_HEADER:
+        raise ConfigError(f"SCTP packet of {len(result)} bytes; expected {SCTP_HEADER} at least")
+    sctp_checksum_write(<uint8_t*>PyByteArray_AS_STRING(result), <uint32_t>len(result))
+    return bytes(result)

@@ -23,6 +23,7 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.connection cimport Table as Table_t
 from lvscore._core.consts cimport IPV4, IPV6, NIL, REASON_COUNT
+from lvscore._core.crc32c cimport CRC32C_START, crc32c_update, sctp_checksum_write
 from lvscore._core.flow cimport (
     Address, Tuple, address_load, packet_tuple, ports_destination, ports_make, ports_source,
     tuple_hash, tuple_inverse,
@@ -39,7 +40,8 @@ from lvscore._core.route cimport (
 )
 from lvscore._core.selfcheck cimport index_check, table_check, wheel_check
 from lvscore._core.track cimport Tracker as Tracker_t
-from lvscore._core.track cimport state_is_active, tracker_init
+from lvscore._core.track cimport state_is_active, tracker_init, tracker_secure
+from lvscore._core.track_sctp cimport sctp_event as _sctp_event
 from lvscore._core.translate cimport packet_translate
 from lvscore._core.wheel cimport (
     NO_EVENT, Timer, wheel_init, wheel_link, wheel_next_event, wheel_pop, wheel_unlink,
@@ -49,10 +51,10 @@ from lvscore._core.wire cimport Packet, packet_parse
 
 __all__ = [
     "Index", "Locals", "Table", "Tracker", "Wheel", "address_choose", "checksum",
-    "checksum_update", "constants", "delta", "delta_inverse", "hash_tuple", "inverse",
+    "checksum_update", "constants", "crc32c", "delta", "delta_inverse", "hash_tuple", "inverse",
     "jhash2", "load_be", "lowest_bits", "match", "multiply", "parse", "prefix_match",
-    "random_numbers", "repeat_checksum", "repeat_parse", "repeat_update", "rule_match", "sizes",
-    "translate", "udp_checksum_update",
+    "random_numbers", "repeat_checksum", "repeat_crc32c", "repeat_parse", "repeat_update",
+    "rule_match", "sctp_checksummed", "sctp_event", "sizes", "translate", "udp_checksum_update",
 ]
 
 
@@ -181,6 +183,34 @@ def checksum_update(uint16_t value, uint16_t change):
 
 def udp_checksum_update(uint16_t value, uint16_t change):
     return htons(_checksum.udp_checksum_update(htons(value), htons(change)))
+
+
+# crc32c.pxd
+
+def crc32c(bytes data):
+    cdef const uint8_t* start = data
+    return <uint32_t>~crc32c_update(CRC32C_START, start, <uint32_t>len(data))
+
+
+def sctp_checksummed(bytes packet):
+    """An SCTP packet with the right checksum."""
+    result = bytearray(packet)
+    if len(packet) < 12:
+        raise ValueError("an SCTP packet has 12 bytes at least")
+    sctp_checksum_write(<uint8_t*>PyByteArray_AS_STRING(result), <uint32_t>len(packet))
+    return bytes(result)
+
+
+def repeat_crc32c(bytes data, uint32_t count):
+    """Take the CRC32c of data ``count`` times; for micro-benchmarks."""
+    cdef const uint8_t* start = data
+    cdef uint32_t crc = CRC32C_START
+    cdef uint32_t length = <uint32_t>len(data)
+    cdef uint32_t _
+    with nogil:
+        for _ in range(count):
+            crc = crc32c_update(crc, start, length)
+    return crc
 
 
 # hash.pxd, flow.pxd
@@ -533,6 +563,20 @@ cdef class Locals:
         return bool(address_is_local(self.routes, 4 if len(address) == 4 else 6, &a))
 
 
+# track_sctp.pxd
+
+def sctp_event(bytes packet):
+    """The event that an SCTP packet is; in memory of exactly its size."""
+    cdef uint32_t length = <uint32_t>len(packet)
+    cdef uint8_t* copy = <uint8_t*>calloc(length if length else 1, 1)
+    if copy == NULL:
+        raise MemoryError()
+    memcpy(copy, <const char*>packet, length)
+    event = _sctp_event(copy, length)
+    free(copy)
+    return event
+
+
 # track.pxd
 
 @cython.final
@@ -544,6 +588,9 @@ cdef class Tracker:
 
     def next(self, int direction, int flags, int state):
         return self.tracker.next[direction][flags & 31][state & 255]
+
+    def secure(self, bint on):
+        tracker_secure(&self.tracker, on)
 
     def timeout(self, int state):
         return self.tracker.timeout[state & 255]

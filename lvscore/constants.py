@@ -72,7 +72,7 @@ class Reason(IntEnum):
     TOO_MANY_EXTENSIONS = 21
     """More IPv6 extension headers than are followed: dropped."""
     TRUNCATED_TRANSPORT_HEADER = 22
-    """The packet ends inside its TCP or UDP header: dropped if it has to do with a connection
+    """The packet ends inside its TCP, UDP or SCTP header: dropped if it has to do with a connection
     or service, passed or local if not even its ports are there."""
     NO_REAL_SERVER = 23
     """The scheduler found no server to take a connection: dropped."""
@@ -123,6 +123,8 @@ class Reason(IntEnum):
     """Would have opened a connection, but drop_packet takes its share: dropped."""
     NOT_UNICAST = 46
     """For a multicast or broadcast address: for the local stack."""
+    SCTP_NOT_INIT = 47
+    """For a service, but neither of a known association nor able to open one: local."""
 
 
 class State(IntEnum):
@@ -149,6 +151,30 @@ class State(IntEnum):
     """The same, answered."""
     ASSURED = 15
     """The same, answered and in use for longer than two seconds."""
+    INIT1 = 16
+    """SCTP: the client's first INIT; the states from here on are of SCTP alone."""
+    INIT = 17
+    """The client's INIT came again."""
+    COOKIE_SENT = 18
+    """The server's INIT ACK, with a cookie."""
+    COOKIE_REPLIED = 19
+    """The client's COOKIE ECHO."""
+    COOKIE_WAIT = 20
+    """An INIT of the server's."""
+    COOKIE = 21
+    """The client's INIT ACK to it."""
+    COOKIE_ECHOED = 22
+    """The server's COOKIE ECHO."""
+    SHUTDOWN_SENT = 23
+    """The server's SHUTDOWN."""
+    SHUTDOWN_RECEIVED = 24
+    """The client's SHUTDOWN."""
+    SHUTDOWN_ACK_SENT = 25
+    """The server's SHUTDOWN ACK."""
+    REJECTED = 26
+    """An INIT that was answered with ABORT."""
+    CLOSED = 27
+    """After SHUTDOWN COMPLETE or ABORT."""
 
 
 class LinkType(IntEnum):

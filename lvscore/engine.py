@@ -80,7 +80,7 @@ class Engine(_engine.EngineCore):
         """Add a virtual service, as ``ipvsadm -A`` does.
 
         Args:
-            protocol: ``"tcp"`` or ``"udp"``.
+            protocol: ``"tcp"``, ``"udp"`` or ``"sctp"``.
             address: the virtual address and port.
             scheduler: one of :data:`lvscore.SCHEDULERS`.
             scheduler_flags: flags of that scheduler, see :data:`lvscore.SCHEDULER_FLAGS`.
@@ -162,8 +162,10 @@ class Engine(_engine.EngineCore):
 
     def _service_key(self, protocol: str | int, address: EndpointLike) -> tuple[int, Endpoint]:
         number = parse_protocol(protocol)
-        if number not in (6, 17):
-            raise ConfigError(f"a virtual service is on tcp or udp, not on {protocol_name(number)}")
+        if number not in (6, 17, 132):
+            raise ConfigError(
+                f"a virtual service is on tcp, udp or sctp, not on {protocol_name(number)}"
+            )
         endpoint = parse_endpoint(address)
         if endpoint.port == 0:
             raise ConfigError(f"{address!r}: a service on port 0 must be persistent")

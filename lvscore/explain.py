@@ -29,6 +29,7 @@ class Explanation:
 
 _TARGETS = {1: "DNAT (PREROUTING)", 2: "SNAT (POSTROUTING)"}
 _RULE_TCP = (0, 2, 3, 1, 4, 7, 8, 5, 6, 11, 1)
+_SERVICE_SCTP = (0, 16, 17, 18, 19, 20, 21, 22, 1, 23, 24, 25, 26, 27)
 
 
 def _state_name(state: int) -> str:
@@ -37,6 +38,8 @@ def _state_name(state: int) -> str:
         return State(number).name
     if tracker == 0x50:
         return State(_RULE_TCP[number]).name
+    if tracker == 0x30:
+        return State(_SERVICE_SCTP[number]).name
     if tracker == 0x20:
         return "UDP"
     if tracker == 0x70:

@@ -25,6 +25,7 @@ ENGINE_SETTINGS = {
     "net.ipv4.vs.nat_icmp_send": Setting(0),
     "net.ipv4.vs.run_estimation": Setting(1),
     "net.ipv4.vs.secure_tcp": Setting(0, 0, 3),
+    "net.ipv4.vs.sloppy_sctp": Setting(0),
     "net.ipv4.vs.sloppy_tcp": Setting(0),
 }
 """What an engine has, in the order of the core's indices."""

@@ -12,9 +12,9 @@ PACKAGE = ROOT / "lvscore"
 # Each line may import from the lines above it, and from nothing in its own line.
 CORE_LAYERS = [
     {"consts", "bytes", "machine"},
-    {"checksum", "hash"},
+    {"checksum", "crc32c", "hash"},
     {"wire"},
-    {"flow"},
+    {"flow", "track_sctp"},
     {"estimator"},
     {"index", "wheel", "route", "track", "server", "emit", "fragment"},
     {"locality"},
@@ -22,7 +22,7 @@ CORE_LAYERS = [
     {"scheduler_turn", "scheduler_load", "scheduler_hash"},
     {"scheduler_maglev", "scheduler_locality"},
     {"scheduler"},
-    {"connection", "forward", "service", "translate"},
+    {"connection", "event", "forward", "service", "translate"},
     {"rules"},
     {"state"},
     {"lifetime"},

@@ -15,14 +15,13 @@ from lvscore._core.consts cimport (
     IPV4, IPV6, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP,
     PROTOCOL_UDP, REASON_INVALID_STATE, REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION,
     REASON_NONE, REASON_NO_PORT, REASON_NO_PROTOCOL_HANDLER, REASON_REPLY, REASON_REQUEST,
-    REASON_TABLE_FULL, REASON_UNTRANSLATED, REPLY, VERDICT_DROP, VERDICT_FORWARD,
-    VERDICT_LOCAL, VERDICT_PASS,
+    REASON_TABLE_FULL, REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATED, REPLY,
+    VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
 )
-from lvscore._core.director cimport (
-    header_is_whole, service_packet, service_schedule, tcp_flags,
-)
+from lvscore._core.director cimport service_packet, service_schedule
+from lvscore._core.event cimport header_is_whole, opening_is_whole, tcp_flags
 from lvscore._core.flow cimport (
-    Tuple, icmp_is_request, ports_destination, tuple_hash, tuple_inverse,
+    Tuple, has_ports, icmp_is_request, ports_destination, tuple_hash, tuple_inverse,
 )
 from lvscore._core.forward cimport forward_pass
 from lvscore._core.lifetime cimport connection_end, connection_state_set
@@ -35,7 +34,7 @@ from lvscore._core.service cimport service_find
 from lvscore._core.state cimport (
     State, TRACE_FOUND, TRACE_LOCAL, TRACE_NO_RULE, TRACE_NO_SERVICE, TRACE_OPENED,
     TRACE_REUSED, TRACE_RULE, TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_total,
-    is_hosted, table_of, trace_step,
+    is_hooked, is_hosted, table_of, trace_step,
 )
 from lvscore._core.track cimport (
     ASSURED_AFTER, RULE_UDP_ASSURED, RULE_UDP_REPLIED, STATE_AGED, STATE_IGNORED,
@@ -47,7 +46,7 @@ from lvscore._core.wire cimport Packet, packet_l4
 
 cdef inline uint32_t local_service(State* s, const Tuple* t) noexcept nogil:
     """The service that a packet for a local address is for, or NIL."""
-    if t.protocol != PROTOCOL_TCP and t.protocol != PROTOCOL_UDP:
+    if not has_ports(t.protocol):
         return NIL
     return service_find(&s.services, t.family, t.protocol, &t.destination,
                         ports_destination(t.ports))
@@ -60,6 +59,11 @@ cdef inline uint8_t untracked(State* s, Packet* packet, const Tuple* t, uint8_t 
     if not address_is_local(&s.routes, t.family, &t.destination):
         reason[0] = why
         return VERDICT_PASS
+    if (packet.protocol == PROTOCOL_SCTP and packet.l4_captured >= 4 and is_hooked(s, t.family)
+            and not opening_is_whole(packet)):
+        # Without its first chunk IPVS does not even look for a service (sctp_conn_schedule).
+        reason[0] = REASON_TRUNCATED_TRANSPORT_HEADER
+        return VERDICT_DROP
     service = local_service(s, t)
     if service != NIL and packet.l4_captured >= 4:
         return service_schedule(s, packet, t, service, NIL, reason)

@@ -61,7 +61,8 @@ cdef enum:  # lvscore.Reason
     REASON_UNKNOWN_SERVER_PORT = 44
     REASON_DROP_RATE = 45
     REASON_NOT_UNICAST = 46
-    REASON_COUNT = 47
+    REASON_SCTP_NOT_INIT = 47
+    REASON_COUNT = 48
 
 cdef enum:
     IPV4 = 4
@@ -87,6 +88,7 @@ cdef enum:  # IP protocol numbers
 cdef enum:  # direction of a packet in its connection
     ORIGINAL = 0
     REPLY = 1
+    INPUT_ONLY = 2                  # to the tracker: ORIGINAL, and replies do not come by here
 
 cdef enum:
     NIL = 0xFFFFFFFF                # no index

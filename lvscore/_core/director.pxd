@@ -8,11 +8,14 @@ from lvscore._core.connection cimport (
     connection_translated, table_meta,
 )
 from lvscore._core.consts cimport (
-    NIL, ORIGINAL, PROTOCOL_TCP, PROTOCOL_UDP, REASON_CONNECTION_REUSED,
+    NIL, ORIGINAL, PROTOCOL_SCTP, PROTOCOL_TCP, REASON_CONNECTION_REUSED,
     REASON_DROP_RATE, REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION, REASON_NONE,
     REASON_NO_REAL_SERVER, REASON_REPLY, REASON_REQUEST, REASON_SERVER_REMOVED,
-    REASON_SOURCE_PORT_20, REASON_TABLE_FULL, REASON_TCP_NOT_SYN,
+    REASON_SCTP_NOT_INIT, REASON_SOURCE_PORT_20, REASON_TABLE_FULL, REASON_TCP_NOT_SYN,
     REASON_TRUNCATED_TRANSPORT_HEADER, REPLY, VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL,
+)
+from lvscore._core.event cimport (
+    header_is_whole, is_opening, is_reset, opening_is_whole, service_event,
 )
 from lvscore._core.flow cimport (
     Tuple, address_equal, ports_destination, ports_make, ports_source,
@@ -27,25 +30,15 @@ from lvscore._core.server cimport SERVER_AVAILABLE, Server, server_bind, server_
 from lvscore._core.service cimport service_find
 from lvscore._core.state cimport (
     SYSCTL_AM_DROPRATE, SYSCTL_CONN_REUSE_MODE, SYSCTL_DROP_PACKET, SYSCTL_EXPIRE_NODEST_CONN,
-    SYSCTL_SLOPPY_TCP, State, TRACE_NO_SERVER, TRACE_OPENED, TRACE_REUSED, TRACE_SCHEDULED,
-    TRACE_SERVICE, TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_total,
-    is_hosted, table_of, trace_step,
+    SYSCTL_SLOPPY_SCTP, SYSCTL_SLOPPY_TCP, State, TRACE_NO_SERVER, TRACE_OPENED, TRACE_REUSED,
+    TRACE_SCHEDULED, TRACE_SERVICE, TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED,
+    connection_total, is_hosted, table_of, trace_step,
 )
 from lvscore._core.track cimport (
-    SERVICE_TCP_CLOSE, SERVICE_TCP_TIME_WAIT, TCP_RST, TCP_SYN, service_state_initial,
+    SERVICE_SCTP_CLOSED, SERVICE_TCP_CLOSE, SERVICE_TCP_TIME_WAIT, service_state_initial,
 )
 from lvscore._core.translate cimport packet_translate
-from lvscore._core.wire cimport Packet, packet_l4
-
-
-cdef inline bint header_is_whole(const Packet* packet) noexcept nogil:
-    """Whether the TCP or UDP header is all there; a TCP data offset is not looked at."""
-    return packet.l4_captured >= (20 if packet.protocol == PROTOCOL_TCP else 8)
-
-
-cdef inline uint32_t tcp_flags(const Packet* packet) noexcept nogil:
-    """The TCP flags, 0 for other protocols; the header must be whole."""
-    return packet_l4(packet)[13] if packet.protocol == PROTOCOL_TCP else 0
+from lvscore._core.wire cimport Packet
 
 
 cdef inline void service_count(State* s, Table* table, const Packet* packet, uint32_t i,
@@ -62,7 +55,7 @@ cdef inline void service_track(State* s, Table* table, const Packet* packet, uin
                                uint32_t direction) noexcept nogil:
     """Take the packet into the connection's state."""
     cdef uint8_t state = table_meta(table, i).state
-    cdef uint8_t new = s.tracker.next[direction][tcp_flags(packet) & 31][state]
+    cdef uint8_t new = s.tracker.next[direction][service_event(packet)][state]
     cdef Tuple t
     connection_state_set(s, table, i, new)
     if s.trace != NULL:
@@ -113,14 +106,16 @@ cdef inline bint drops_by_rate(State* s) noexcept nogil:
 cdef inline uint8_t service_admits(State* s, const Packet* packet, const Tuple* t,
                                    uint8_t* reason) noexcept nogil:
     """FORWARD if the packet may open a connection, else its verdict."""
-    cdef uint32_t flags
-    if not header_is_whole(packet):
+    if not opening_is_whole(packet):
         reason[0] = REASON_TRUNCATED_TRANSPORT_HEADER
         return VERDICT_DROP
-    flags = tcp_flags(packet)
-    if packet.protocol == PROTOCOL_TCP and (
-            flags & TCP_RST or not (flags & TCP_SYN or s.sysctl[SYSCTL_SLOPPY_TCP])):
+    if packet.protocol == PROTOCOL_TCP and (is_reset(packet) or not (
+            is_opening(packet) or s.sysctl[SYSCTL_SLOPPY_TCP])):
         reason[0] = REASON_TCP_NOT_SYN
+        return VERDICT_LOCAL
+    if packet.protocol == PROTOCOL_SCTP and (is_reset(packet) or not (
+            is_opening(packet) or s.sysctl[SYSCTL_SLOPPY_SCTP])):
+        reason[0] = REASON_SCTP_NOT_INIT
         return VERDICT_LOCAL
     if drops_by_rate(s):
         reason[0] = REASON_DROP_RATE
@@ -189,16 +184,17 @@ cdef inline uint8_t service_schedule(State* s, Packet* packet, const Tuple* t, u
 
 cdef inline bint begins_anew(const State* s, const Packet* packet,
                              const Meta* meta) noexcept nogil:
-    """Whether a SYN replaces the connection that it belongs to (ip_vs_core.c,
+    """Whether a SYN or INIT replaces the connection that it belongs to (ip_vs_core.c,
     is_new_conn_expected), or leaves a server of weight 0 (expire_nodest_conn=1)."""
     cdef const Server* server = &s.services.server[meta.server]
-    if not tcp_flags(packet) & TCP_SYN:
+    if not is_opening(packet):
         return False
     if (s.sysctl[SYSCTL_EXPIRE_NODEST_CONN] and server.flags & SERVER_AVAILABLE
             and server.weight == 0):
         return True
     return s.sysctl[SYSCTL_CONN_REUSE_MODE] != 0 and (
-        meta.state == SERVICE_TCP_TIME_WAIT or meta.state == SERVICE_TCP_CLOSE)
+        meta.state == SERVICE_TCP_TIME_WAIT or meta.state == SERVICE_TCP_CLOSE
+        or meta.state == SERVICE_SCTP_CLOSED)
 
 
 cdef inline uint8_t service_again(State* s, Packet* packet, const Tuple* t, uint32_t reference,

@@ -26,9 +26,8 @@ from lvscore._core.consts cimport (
     VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS, VERDICT_STOLEN,
 )
 from lvscore._core.defragment cimport datagram_emit, fragment_take
-from lvscore._core.director cimport (
-    header_is_whole, is_server_port, service_packet, tcp_flags,
-)
+from lvscore._core.director cimport is_server_port, service_packet
+from lvscore._core.event cimport is_reset
 from lvscore._core.flow cimport Tuple, has_ports, packet_tuple, ports_key, tuple_hash
 from lvscore._core.forward cimport (
     address_is_broadcast, atomic_strip, forward_output, forward_pass, forward_receive,
@@ -44,7 +43,7 @@ from lvscore._core.state cimport (
     SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_NAT_ICMP_SEND, State, TRACE_FOUND, TRACE_NOT_FOUND,
     TRACE_PARSED, is_hooked, is_hosted, table_of, trace_step,
 )
-from lvscore._core.track cimport TCP_RST, TCP_SYN
+from lvscore._core.track cimport TCP_SYN
 from lvscore._core.wire cimport ETHERTYPE_IPV4, Packet, link_parse, packet_parse
 
 
@@ -142,8 +141,7 @@ cdef inline uint8_t packet_route(State* s, Packet* packet, const Tuple* t,
         return VERDICT_DROP
     # ip_vs_out: a server answers what no connection knows.
     if (s.sysctl[SYSCTL_NAT_ICMP_SEND] and is_hooked(s, t.family) and not packet.fragment
-            and (t.protocol == PROTOCOL_UDP or t.protocol == PROTOCOL_TCP)
-            and header_is_whole(packet) and not tcp_flags(packet) & TCP_RST
+            and has_ports(t.protocol) and packet.l4_captured >= 4 and not is_reset(packet)
             and is_server_port(s, t)):
         reason[0] = REASON_UNKNOWN_SERVER_PORT
         return VERDICT_DROP

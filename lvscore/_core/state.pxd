@@ -53,8 +53,9 @@ cdef enum:  # net.ipv4.vs.*, indices of State.sysctl
     SYSCTL_NAT_ICMP_SEND = 4
     SYSCTL_RUN_ESTIMATION = 5
     SYSCTL_SECURE_TCP = 6
-    SYSCTL_SLOPPY_TCP = 7
-    SYSCTL_COUNT = 8
+    SYSCTL_SLOPPY_SCTP = 7
+    SYSCTL_SLOPPY_TCP = 8
+    SYSCTL_COUNT = 9
 
 
 cdef struct TraceStep:
@@ -86,7 +87,7 @@ cdef struct State:
     # configuration
     Services services
     uint32_t hooked[2]      # services of IPv4, IPv6
-    uint32_t sysctl[8]
+    uint32_t sysctl[9]
     uint32_t drop_counter   # until the next packet that drop_packet takes
     Routes routes
     Forward forward         # of the packet at hand
@@ -102,7 +103,7 @@ cdef struct State:
     uint64_t opened
     uint64_t expired
     uint64_t verdicts[5]
-    uint64_t reasons[47]
+    uint64_t reasons[48]
     uint8_t last_reason     # of the latest single frame
     Trace* trace            # NULL but while explaining
 

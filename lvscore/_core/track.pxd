@@ -1,17 +1,20 @@
 """State tracking: what a packet makes of a connection's state, and for how long that holds.
 
-There are two trackers, IPVS's (ip_vs_proto_tcp.c, _udp.c) for connections of services and
-netfilter's (nf_conntrack_proto_tcp.c, _udp.c, _icmp.c) for those of the NAT rules. A state
+There are two trackers, IPVS's (ip_vs_proto_tcp.c, _udp.c, _sctp.c) for connections of services
+and netfilter's (nf_conntrack_proto_tcp.c, _udp.c, _icmp.c) for those of the NAT rules. A state
 byte holds the tracker in its high half. One table answers for both: by direction, event
-(the low five TCP flags) and state byte.
+(the low five TCP flags; of SCTP the chunk, track_sctp.pxd) and state byte.
 """
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
 
 from lvscore._core.consts cimport (
-    ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, REPLY,
+    ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, REPLY,
     TICKS_PER_SECOND,
+)
+from lvscore._core.track_sctp cimport (
+    SCTP_ESTABLISHED, SCTP_NO_CHUNK, SCTP_STATES, sctp_state, sctp_timeout,
 )
 
 cdef enum TcpFlag:
@@ -39,6 +42,8 @@ cdef enum:  # tracker and state in one byte
     SERVICE_TCP_CLOSE = 0x16
     SERVICE_TCP_SYNACK = 0x1A
     SERVICE_UDP = 0x20
+    SERVICE_SCTP = 0x30         # track_sctp.pxd has the numbers
+    SERVICE_SCTP_CLOSED = 0x3D
 
     # netfilter's numbers: NONE, SYN_SENT, SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT,
     # LAST_ACK, TIME_WAIT, CLOSE, SYN_SENT2
@@ -58,23 +63,27 @@ cdef enum:
 
 
 cdef struct Tracker:
-    uint8_t next[2][32][256]
+    uint8_t next[3][32][256]    # ORIGINAL, REPLY, INPUT_ONLY
     uint32_t timeout[256]       # ticks
 
 
 cdef extern from *:
     """
     /* Rows: SYN, FIN, ACK, RST; columns: NO ES SS SR FW TW CL CW LA LI SA (IPVS). */
-    static const char *const lvs_service_tcp[4][4] = {
+    static const char *const lvs_service_tcp[6][4] = {
         {"SR ES ES SR SR SR SR SR SR SR SR", "CL CW SS TW TW TW CL CW LA LI TW",
          "ES ES SS ES FW TW CL CW CL LI ES", "CL CL CL SR CL CL CL CL LA LI SR"},
         {"SS ES SS SR SS SS SS SS SS LI SR", "TW FW SS TW FW TW CL TW LA LI TW",
          "ES ES SS ES FW TW CL CW LA ES ES", "CL CL SS CL CL TW CL CL CL CL CL"},
+        {"SR ES ES SR SR SR SR SR SR SR SR", "CL FW SS TW FW TW CL CW LA LI TW",
+         "ES ES SS ES FW TW CL CW CL LI ES", "CL CL CL SR CL CL CL CL LA LI CL"},
         /* The same with secure_tcp on (tcp_states_dos). */
         {"SR ES ES SR SR SR SR SR SR SR SA", "CL CW SS TW TW TW CL CW LA LI SA",
          "ES ES SS SR FW TW CL CW CL LI SA", "CL CL CL SR CL CL CL CL LA LI CL"},
         {"SS ES SS SA SS SS SS SS SS LI SA", "TW FW SS TW FW TW CL TW LA LI TW",
          "ES ES SS ES FW TW CL CW LA ES ES", "CL CL SS CL CL TW CL CL CL CL CL"},
+        {"SA ES ES SR SA SA SA SA SA SA SA", "CL FW SS TW FW TW CL CW LA LI TW",
+         "ES ES SS ES FW TW CL CW CL LI ES", "CL CL CL SR CL CL CL CL LA LI CL"},
     };
     static const char lvs_service_tcp_names[] = "NO ES SS SR FW TW CL CW LA LI SA";
     /* Rows: SYN, SYN+ACK, FIN, ACK, RST, none; columns: NO SS SR ES FW CW LA TW CL S2
@@ -114,7 +123,7 @@ cdef inline uint8_t service_tcp_state(uint32_t direction, uint32_t flags,
                                       uint32_t state) noexcept nogil:
     """IPVS: the first that is set of RST, SYN, FIN, ACK counts; none closes.
 
-    ``direction`` + 2 takes the table of secure_tcp.
+    ``direction`` + 3 takes the table of secure_tcp.
     """
     if flags & TCP_RST:
         return <uint8_t>(SERVICE_TCP | service_tcp_next(direction, 3, state))
@@ -175,6 +184,8 @@ cdef inline void tracker_timeouts(Tracker* tracker) noexcept nogil:
     tracker.timeout[SERVICE_TCP + 9] = 120
     tracker.timeout[SERVICE_TCP + 10] = 120
     tracker.timeout[SERVICE_UDP] = 300
+    for i in range(SCTP_STATES):
+        tracker.timeout[SERVICE_SCTP + i] = sctp_timeout(i)
     tracker.timeout[RULE_TCP + 1] = 120
     tracker.timeout[RULE_TCP + 2] = 60
     tracker.timeout[RULE_TCP + 3] = 432000
@@ -198,23 +209,35 @@ cdef inline void tracker_timeouts(Tracker* tracker) noexcept nogil:
 cdef inline void tracker_secure(Tracker* tracker, bint secure) noexcept nogil:
     """Take IPVS's TCP table, or the one against floods of half-open connections."""
     cdef uint32_t direction, event, state
-    for direction in range(2):
+    for direction in range(3):
         for event in range(EVENTS):
             for state in range(11):
                 tracker.next[direction][event][SERVICE_TCP | state] = service_tcp_state(
-                    direction + (2 if secure else 0), event, state)
+                    direction + (3 if secure else 0), event, state)
+
+
+cdef inline void tracker_services(Tracker* tracker) noexcept nogil:
+    """Fill in what does not depend on secure_tcp: SCTP, and UDP's only state."""
+    cdef uint32_t direction, event, state
+    for direction in range(3):
+        for event in range(EVENTS):
+            tracker.next[direction][event][SERVICE_UDP] = SERVICE_UDP
+        for event in range(SCTP_NO_CHUNK + 1):
+            for state in range(SCTP_STATES):
+                tracker.next[direction][event][SERVICE_SCTP | state] = (
+                    <uint8_t>(SERVICE_SCTP | sctp_state(direction, event, state)))
 
 
 cdef inline void tracker_init(Tracker* tracker) noexcept nogil:
     cdef uint32_t direction, event, state
     memset(tracker.next, STATE_INVALID, sizeof(tracker.next))
     tracker_secure(tracker, False)
+    tracker_services(tracker)
     for direction in range(2):
         for event in range(EVENTS):
             for state in range(11):
                 tracker.next[direction][event][RULE_TCP | state] = rule_tcp_state(
                     direction, event, state)
-            tracker.next[direction][event][SERVICE_UDP] = SERVICE_UDP
             tracker.next[direction][event][RULE_ICMP] = RULE_ICMP
             tracker.next[direction][event][RULE_UDP_REPLIED] = STATE_AGED
             tracker.next[direction][event][RULE_UDP_ASSURED] = RULE_UDP_ASSURED
@@ -228,13 +251,16 @@ cdef inline void tracker_init(Tracker* tracker) noexcept nogil:
 
 
 cdef inline bint state_is_active(uint8_t state) noexcept nogil:
-    """Whether IPVS counts the state as an active connection (ip_vs_proto_tcp.c)."""
+    """Whether IPVS counts the state as an active connection (ip_vs_proto_tcp.c, _sctp.c)."""
     return (state == SERVICE_TCP_ESTABLISHED or state == SERVICE_TCP_SYN_SENT
-            or state == SERVICE_TCP_SYN_RECV or state == SERVICE_TCP_SYNACK)
+            or state == SERVICE_TCP_SYN_RECV or state == SERVICE_TCP_SYNACK
+            or state == SERVICE_SCTP | SCTP_ESTABLISHED)
 
 
 cdef inline uint8_t service_state_initial(uint8_t protocol) noexcept nogil:
-    return SERVICE_TCP if protocol == PROTOCOL_TCP else SERVICE_UDP
+    if protocol == PROTOCOL_TCP:
+        return SERVICE_TCP
+    return SERVICE_SCTP if protocol == PROTOCOL_SCTP else SERVICE_UDP
 
 
 cdef inline uint8_t rule_state_initial(uint8_t protocol) noexcept nogil:

@@ -9,8 +9,9 @@ from lvscore._core.checksum cimport (
     udp_checksum_update,
 )
 from lvscore._core.consts cimport (
-    IPV4, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
+    IPV4, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP,
 )
+from lvscore._core.crc32c cimport SCTP_HEADER, sctp_checksum_write
 from lvscore._core.flow cimport (
     Tuple, icmp_is_request, icmp_request_of, ports_destination, ports_source,
 )
@@ -57,7 +58,8 @@ cdef inline void transport_write(uint8_t* l4, uint32_t captured, const Tuple* ol
                                  const Tuple* new, uint64_t delta) noexcept nogil:
     """Write ports or identifier and update the checksum, as far as they were captured.
 
-    ``delta`` is that of the pseudo-header. A UDP checksum of 0 stays.
+    ``delta`` is that of the pseudo-header. A UDP checksum of 0 stays, and that of SCTP: it
+    cannot be updated, but has to be made anew from the whole packet.
     """
     cdef uint16_t identifier
     if new.protocol == PROTOCOL_TCP or new.protocol == PROTOCOL_UDP:
@@ -70,6 +72,9 @@ cdef inline void transport_write(uint8_t* l4, uint32_t captured, const Tuple* ol
                 store16(l4 + 16, checksum_update(load16(l4 + 16), delta_finish(delta)))
         elif captured >= 8 and load16(l4 + 6):
             store16(l4 + 6, udp_checksum_update(load16(l4 + 6), delta_finish(delta)))
+    elif new.protocol == PROTOCOL_SCTP:
+        if captured >= 4:
+            memcpy(l4, &new.ports, 4)
     elif new.protocol == PROTOCOL_ICMP or new.protocol == PROTOCOL_ICMPV6:
         if new.protocol == PROTOCOL_ICMP:
             delta = 0   # no pseudo-header
@@ -91,11 +96,16 @@ cdef inline void packet_translate(Packet* packet, const Tuple* old, const Tuple*
     """Rewrite a packet of tuple ``old`` to tuple ``new``.
 
     ``fill_udp``: give a UDP datagram without checksum one, as IPVS does and netfilter does
-    not; a snapped datagram stays without, since its data is not there to be summed.
+    not; a snapped datagram stays without, since its data is not there to be summed. SCTP gets
+    a new checksum when a port changes, even if it had a wrong one (ip_vs_proto_sctp.c), but
+    keeps its own when addresses only do, which it does not cover, and when it is snapped.
     """
     cdef uint8_t* l4 = packet_l4(packet)
     cdef uint64_t delta = addresses_write(packet_l3(packet), old, new)
     transport_write(l4, packet.l4_captured, old, new, delta)
+    if (new.protocol == PROTOCOL_SCTP and old.ports != new.ports
+            and packet.l4_captured >= SCTP_HEADER and packet.l4_captured == packet.l4_length):
+        sctp_checksum_write(l4, packet.l4_length)
     if (fill_udp and new.protocol == PROTOCOL_UDP and packet.l4_captured >= 8
             and packet.l4_captured == packet.l4_length and load16(l4 + 6) == 0):
         store16(l4 + 6, udp_checksum(packet_l3(packet), l4, packet.family, packet.l4_length))

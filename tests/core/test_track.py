@@ -18,6 +18,26 @@ SERVICE_OUTPUT = {
     "ack": "ES ES SS ES FW TW CL CW LA ES ES",
     "rst": "CL CL SS CL CL TW CL CL CL CL CL",
 }
+SERVICE_INPUT_ONLY = {
+    "syn": "SR ES ES SR SR SR SR SR SR SR SR",
+    "fin": "CL FW SS TW FW TW CL CW LA LI TW",
+    "ack": "ES ES SS ES FW TW CL CW CL LI ES",
+    "rst": "CL CL CL SR CL CL CL CL LA LI CL",
+}
+# With secure_tcp on.
+SECURE_INPUT = {
+    "syn": "SR ES ES SR SR SR SR SR SR SR SA",
+    "fin": "CL CW SS TW TW TW CL CW LA LI SA",
+    "ack": "ES ES SS SR FW TW CL CW CL LI SA",
+    "rst": "CL CL CL SR CL CL CL CL LA LI CL",
+}
+SECURE_OUTPUT = {**SERVICE_OUTPUT, "syn": "SS ES SS SA SS SS SS SS SS LI SA"}
+SECURE_INPUT_ONLY = {
+    "syn": "SA ES ES SR SA SA SA SA SA SA SA",
+    "fin": "CL FW SS TW FW TW CL CW LA LI TW",
+    "ack": "ES ES SS ES FW TW CL CW CL LI ES",
+    "rst": "CL CL CL SR CL CL CL CL LA LI CL",
+}
 SERVICE_TIMEOUTS = [2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120]
 
 RULE = ["NO", "SS", "SR", "ES", "FW", "CW", "LA", "TW", "CL", "S2"]
@@ -48,8 +68,20 @@ def service_event(flags):
     return None
 
 
-@pytest.mark.parametrize(("direction", "table"), [(0, SERVICE_INPUT), (1, SERVICE_OUTPUT)])
-def test_service_tcp(direction, table):
+@pytest.mark.parametrize(
+    ("secure", "direction", "table"),
+    [
+        (False, 0, SERVICE_INPUT),
+        (False, 1, SERVICE_OUTPUT),
+        (False, 2, SERVICE_INPUT_ONLY),
+        (True, 0, SECURE_INPUT),
+        (True, 1, SECURE_OUTPUT),
+        (True, 2, SECURE_INPUT_ONLY),
+    ],
+)
+def test_service_tcp(secure, direction, table):
+    tracker = _probe.Tracker()
+    tracker.secure(secure)
     for flags in range(32):
         event = service_event(flags)
         for state in range(11):
@@ -109,11 +141,11 @@ def test_datagrams():
     assert tracker.next(1, 0, 0x60) == 0x61
     assert tracker.next(0, 0, 0x61) == tracker.next(1, 0, 0x61) == AGED
     assert tracker.next(0, 0, 0x62) == tracker.next(1, 0, 0x62) == 0x62
-    assert tracker.next(0, 0, 0x20) == tracker.next(1, 0, 0x20) == 0x20
+    assert {tracker.next(direction, 0, 0x20) for direction in range(3)} == {0x20}
 
 
 def test_bytes_that_are_no_state_are_invalid():
     known = {0x10 | s for s in range(11)} | {0x50 | s for s in range(11)} | {0x20, 0x70}
-    known |= {0x60, 0x61, 0x62, 0x80, 0x81}
+    known |= {0x60, 0x61, 0x62, 0x80, 0x81} | {0x30 | s for s in range(14)}
     for state in set(range(256)) - known:
         assert tracker.next(0, SYN, state) == INVALID

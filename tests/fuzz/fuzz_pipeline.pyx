@@ -16,7 +16,9 @@ from lvscore._core.consts cimport (
     LINK_RAW, NIL, REASON_COUNT,
 )
 from lvscore._core.emit cimport emitted_clear
-from lvscore._core.flow cimport Address, Tuple, address_load, packet_tuple, ports_destination
+from lvscore._core.flow cimport (
+    Address, Tuple, address_load, has_ports, packet_tuple, ports_destination,
+)
 from lvscore._core.pipeline cimport Frames, batch_process, frame_count, packet_process
 from lvscore._core.route cimport local_remove
 from lvscore._core.rules cimport ANY_INTERFACE, Chain, Rule
@@ -151,7 +153,7 @@ cdef inline void service_change(State* s, const Harness* h, uint32_t choice,
     cdef Address address = h.last.destination
     cdef uint32_t service, place, server
     cdef uint32_t* servers
-    if h.last.protocol != 6 and h.last.protocol != 17:
+    if not has_ports(h.last.protocol):
         return
     if ports_destination(h.last.ports) == 0:
         return
