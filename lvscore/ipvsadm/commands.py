@@ -17,7 +17,6 @@ from lvscore.ipvsadm.listing import (
     format_listing,
     format_saved,
 )
-from lvscore.ipvsadm.values import SCTP
 from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS
 
 if TYPE_CHECKING:
@@ -97,8 +96,8 @@ def _unavailable(what: str, instead: str = "") -> NoReturn:
 
 
 def _lookup(engine: "Engine", key: ServiceKey) -> "Service | None":
-    # No service on a mark, on SCTP or on port 0 can have been added.
-    if key.address is None or key.protocol == SCTP or key.port == 0:
+    # No service on a mark or on port 0 can have been added.
+    if key.address is None or key.port == 0:
         return None
     try:
         return engine.find_service(key.protocol, Endpoint(key.address, key.port))
@@ -121,8 +120,6 @@ def _put_service(engine: "Engine", command: Command) -> None:
         raise CommandError("Service already exists" if adding else "No such service", 255)
     if key.address is None:
         _unavailable("a service on a firewall mark (-f)")
-    if key.protocol == SCTP:
-        _unavailable("an SCTP service (--sctp-service)")
     if command.scheduler not in SCHEDULERS:
         raise CommandError("Scheduler or persistence engine not found", 255)
     for option, what in (

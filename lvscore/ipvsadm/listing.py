@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "format_connections", "format_listing", "format_saved"]
 
 _METHOD_OPTION = {"masquerade": "-m", "route": "-g", "tunnel": "-i", "local": "-g"}
+_STATES = {
+    "COOKIE_SENT": "C-SENT",
+    "COOKIE_REPLIED": "C-REPLIED",
+    "COOKIE_WAIT": "C-WAIT",
+    "COOKIE_ECHOED": "C-ECHOED",
+    "SHUTDOWN_SENT": "S-SENT",
+    "SHUTDOWN_RECEIVED": "S-RECEIVED",
+    "SHUTDOWN_ACK_SENT": "S-ACK-SENT",
+}
+"""States that IPVS prints by another name than the standard's (ip_vs_proto_sctp.c)."""
 _SELECTOR = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service"}
 
 _TITLES = {
@@ -170,9 +180,10 @@ def format_connections(
             for endpoint in (connection.client, connection.virtual, connection.server)
         )
         minutes, seconds = divmod(max(connection.expires_ns, 0) // 10**9, 60)
+        state = _STATES.get(connection.state, connection.state)
         lines.append(
             f"{connection.protocol.upper():<3} {f'{minutes:02}:{seconds:02}':<6} "
-            f"{connection.state:<11} {client:<18} {virtual:<18} {server}"
+            f"{state:<11} {client:<18} {virtual:<18} {server}"
         )
     return "".join(f"{line}\n" for line in lines)
 

@@ -62,7 +62,6 @@ def test_timeouts():
         ("-A -u 1.2.3.4:81 --ops", "-o"),
         ("-A -t 1.2.3.4:81 --pe sip", "--pe"),
         ("-A -f 5", "-f"),
-        ("-A --sctp-service 1.2.3.4:81", "--sctp-service"),
         ("-A -t 1.2.3.4:81 -s sh -b flag-3", "flag-3"),
         ("-a -t 1.2.3.4:80 -r 1.2.3.6", "without -m"),
         ("-e -t 1.2.3.4:80 -r 1.2.3.5 -w 3", "without -m"),
