@@ -55,7 +55,6 @@ class Host:
         if engine.routes.interfaces:
             raise ConfigError("the engine has interfaces of its own: give them to the Host instead")
         self.engine = engine
-        self.modules: set[str] = set()
         self._interfaces: dict[str, _Interface] = {}
         self._routes: list[RouteEntry] = []
         self._settings = HostSettings(self._update)
@@ -68,6 +67,23 @@ class Host:
     def interfaces(self) -> list[str]:
         """The names of all interfaces, in the order of their adding."""
         return list(self._interfaces)
+
+    @property
+    def modules(self) -> set[str]:
+        """Kernel modules that are loaded: with ``"sctp"`` the local stack speaks SCTP, and
+        answers what is of no association with ABORT instead of protocol unreachable.
+
+        Raises:
+            ConfigError: when set: there is no such module here.
+        """
+        return self._machine.modules
+
+    @modules.setter
+    def modules(self, names: Iterable[str]) -> None:
+        given = set(names)
+        for name in given - MODULES:
+            raise ConfigError(f"no module {name!r} here; known are {', '.join(sorted(MODULES))}")
+        self._machine.modules = given
 
     @property
     def sysctl(self) -> Sysctl:

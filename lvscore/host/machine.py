@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from lvscore import _engine
 from lvscore.addresses import Address, Network
 from lvscore.constants import Reason, Verdict
-from lvscore.host import answers, neighbours
+from lvscore.host import answers, neighbours, sctp
 from lvscore.host.neighbours import Neighbours
-from lvscore.host.packets import ICMPV6, Packet, fragments
+from lvscore.host.packets import ICMPV6, SCTP, Packet, fragments
 from lvscore.host.settings import HostSettings
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Machine:
     def __init__(self, engine: "Engine", settings: HostSettings) -> None:
         self.engine = engine
         self.settings = settings
+        self.modules: set[str] = set()
         self.neighbours = Neighbours()
         self.now = 0
         self._interfaces: dict[int, InterfaceLike] = {}
@@ -200,9 +201,11 @@ class Machine:
             return
         if packet.protocol == ICMPV6 and packet.version == 6 and self._discovery(number, packet):
             return
-        due = answers.answer(packet)
         sent: bytes | None = None
-        if due == "reset":
+        due = answers.answer(packet)
+        if packet.protocol == SCTP and "sctp" in self.modules:
+            sent = sctp.answer(packet, self._ttl(packet.version))
+        elif due == "reset":
             sent = answers.tcp_reset(packet, self._ttl(packet.version))
         elif due == "echo":
             if not (packet.version == 4 and self.settings["net.ipv4.icmp_echo_ignore_all"]

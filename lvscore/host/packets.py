@@ -7,6 +7,7 @@ from typing import Self
 __all__ = [
     "ICMP",
     "ICMPV6",
+    "SCTP",
     "TCP",
     "UDP",
     "Packet",
@@ -19,7 +20,7 @@ __all__ = [
 
 Address = IPv4Address | IPv6Address
 
-ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
 IPV6_FRAGMENT = 44
 _IPV6_EXTENSIONS = {0: 8, 43: 8, 44: 0, 51: 4, 60: 8}  # header: unit of its length field
 
