@@ -143,10 +143,8 @@ def _put_service(engine: "Engine", command: Command) -> None:
 
 
 def _server_endpoint(command: Command) -> Endpoint:
-    assert command.service is not None
     assert command.server is not None
-    address, port = command.server
-    return Endpoint(address, port or command.service.port)
+    return Endpoint(*command.server)
 
 
 def _check_method(command: Command) -> None:

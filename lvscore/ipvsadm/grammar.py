@@ -279,11 +279,11 @@ class _Words:
         text = value or ""
         match option:
             case "tcp-service" | "udp-service" | "sctp-service" | "fwmark-service":
-                self.service = _service(option, text)
+                self._set_service(_service(option, text))
             case "ipv6":
                 if self.service is None or not self.service.mark:
                     _fail("-6 used before -f\n")
-                self.service = self.service._replace(family=6)
+                self._set_service(self.service._replace(family=6))
             case "scheduler":
                 self.scheduler = text
             case "persistent":
@@ -291,10 +291,7 @@ class _Words:
             case "netmask":
                 self.fields["netmask"] = self._netmask(text)
             case "real-server":
-                server = parse_address_port(text, self.service.protocol if self.service else 0)
-                self.fields["server"] = server or _fail(
-                    "illegal real server address[:port] specified"
-                )
+                self.fields["server"] = self._server(text)
             case "gatewaying" | "ipip" | "masquerading":
                 method = {"gatewaying": "route", "ipip": "tunnel", "masquerading": "masquerade"}
                 self.fields["method"] = method[option]
@@ -328,6 +325,20 @@ class _Words:
                 self.tunnel_type = text
             case "tun-port":
                 self.tunnel_port = _number(text, "tunnel port", 1, 65535)
+
+    def _set_service(self, service: ServiceKey) -> None:
+        self.service = service
+        if service.family == 6:
+            self.fields["netmask"] = None  # one given before was read as that of IPv4
+
+    def _server(self, text: str) -> tuple[Address, int]:
+        service = self.service or ServiceKey(0, None, 0)
+        # Names of ports are those of TCP where the service is a mark.
+        found = parse_address_port(text, TCP if service.mark else service.protocol)
+        if found is None:
+            _fail("illegal real server address[:port] specified")
+        address, port = found
+        return address, service.port if port is None else port
 
     def _netmask(self, text: str) -> Address | int:
         if self.service and self.service.family == 6:
@@ -381,6 +392,8 @@ class _Words:
         assert service is not None
         assert isinstance(server, tuple)
         method = self.fields.get("method", "route")
+        if method != "masquerade" and not service.mark:
+            self.fields["server"] = server[0], service.port
         if server[0].version != service.family and method != "tunnel":
             _fail("Different address family is allowed only for tunneling servers")
         tunnel_options = self.given & {"tun-type", *_TUNNEL_ORDER}
@@ -425,7 +438,7 @@ def _service(option: str, text: str) -> ServiceKey:
     found = parse_address_port(text, protocol)
     if found is None:
         _fail("illegal virtual server address[:port] specified")
-    return ServiceKey(protocol, found[0], found[1], family=found[0].version)
+    return ServiceKey(protocol, found[0], found[1] or 0, family=found[0].version)
 
 
 def _number(text: str, name: str, low: int, high: int) -> int:

@@ -62,21 +62,22 @@ def _parse_port(text: str, protocol: int) -> int | None:
         return None
 
 
-def parse_address_port(text: str, protocol: int) -> tuple[Address, int] | None:
+def parse_address_port(text: str, protocol: int) -> tuple[Address, int | None] | None:
     """Return (address, port) of ``a.b.c.d[:port]``, ``[v6]:port`` or ``v6``, or ``None``.
 
-    The port is 0 where there is none. Brackets need the colon and port behind them.
+    The port is ``None`` where there is none. Brackets need the colon and port behind them.
     """
+    port: str | None
     if text.startswith("["):
         host, bracket, port = text[1:].partition("]:")
         if not bracket:
             return None
     elif text.count(":") > 1:
-        host, port = text, "0"
+        host, port = text, None
     else:
         host, colon, port = text.partition(":")
         if not colon:
-            port = "0"
+            port = None
     address: Address | None
     if ":" in host:
         try:
@@ -87,10 +88,10 @@ def parse_address_port(text: str, protocol: int) -> tuple[Address, int] | None:
             return None
     else:
         address = None if text.isdigit() else parse_ipv4(host)
+    if address is None or port is None:
+        return None if address is None else (address, None)
     number = _parse_port(port, protocol)
-    if address is None or number is None:
-        return None
-    return address, number
+    return None if number is None else (address, number)
 
 
 def format_address(address: Address) -> str:

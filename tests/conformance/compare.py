@@ -7,6 +7,7 @@ ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 _ERRORS = {3, 4, 5, 11, 12}
 _TEMPLATE_SLACK = 3  # seconds: see the recordings' notes on templates that are armed again
 _ROW = re.compile(r"^(\S+) +(\d\d+):(\d\d) +(.*)$")
+_KERNEL_ROW = re.compile(r"^(\S+ +(?:[0-9A-Fa-f:]+ [0-9A-F]{4} ){3})(\S+) +(\d+)(.*)$")
 
 
 def masked(packet: str, arrived: bytes | None, own: set) -> bytes:
@@ -87,7 +88,7 @@ def same_text(expected: str, printed: str) -> bool:
 
 
 def same_rows(expected: str, printed: str) -> bool:
-    """Two lists of connections: rows as a set, ``expire`` to a second."""
+    """Two lists of connections, ipvsadm's or the kernel's: rows as a set, expiry to a second."""
     wanted = sorted(map(_row, expected.splitlines()))
     came = sorted(map(_row, printed.splitlines()))
     return len(wanted) == len(came) and all(
@@ -98,12 +99,14 @@ def same_rows(expected: str, printed: str) -> bool:
 
 def _row(line: str) -> tuple[str, int, bool]:
     """A row without its time; the time in seconds; whether it is a template."""
-    match = _ROW.match(line)
-    if not match:
-        return line, 0, False
-    protocol, minutes, seconds, rest = match.groups()
-    template = rest.startswith(("NONE", "ASSURED"))
-    return f"{protocol} {rest}", int(minutes) * 60 + int(seconds), template
+    if match := _ROW.match(line):
+        protocol, minutes, seconds, rest = match.groups()
+        template = rest.startswith(("NONE", "ASSURED"))
+        return f"{protocol} {rest}", int(minutes) * 60 + int(seconds), template
+    if match := _KERNEL_ROW.match(line):
+        ends, state, seconds, rest = match.groups()
+        return f"{ends} {state} {rest}", int(seconds), state in ("NONE", "ASSURED")
+    return line, 0, False
 
 
 def same_lines(expected: str, printed: str) -> bool:

@@ -19,7 +19,7 @@ LISTS = {
     "persistent": ("ipvsadm -Ln --persistent-conn", compare.same_text),
     "timeout": ("ipvsadm -Ln --timeout", compare.same_text),
     "vs": ("cat /proc/net/ip_vs", compare.same_lines),
-    "vs_conn": ("cat /proc/net/ip_vs_conn", compare.same_lines),
+    "vs_conn": ("cat /proc/net/ip_vs_conn", compare.same_rows),
     "vs_stats": ("cat /proc/net/ip_vs_stats", compare.same_text),
     "conntrack": ("conntrack -L", compare.same_lines),
 }

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,44 @@ def test_recorded_line(line, status, message):
     with pytest.raises(CommandError) as caught:
         parse(words)
     assert (caught.value.status, f"{caught.value}\n") == (status, message)
+
+
+@pytest.mark.parametrize(
+    ("words", "port"),
+    [
+        ("-t 1.2.3.4:80 -r 1.2.3.5 -m", 80),
+        ("-t 1.2.3.4:80 -r 1.2.3.5:0 -m", 0),
+        ("-r 1.2.3.5 -t 1.2.3.4:80 -m", 0),  # the service is not known yet
+        ("-t 1.2.3.4:80 -r 1.2.3.5:8080 -m", 8080),
+        ("-t 1.2.3.4:80 -r 1.2.3.5:8080", 80),  # only masquerading maps ports
+        ("-t 1.2.3.4:80 -r 1.2.3.5:8080 -i", 80),
+        ("-f 5 -r 1.2.3.5 -m", 0),
+        ("-f 5 -r 1.2.3.5:8080 -g", 8080),
+        ("-f 5 -r 1.2.3.5:http -m", 80),  # a mark takes TCP's names
+        ("-u 1.2.3.4:53 -r 1.2.3.5:domain -m", 53),
+    ],
+)
+def test_the_port_of_a_server(words, port):
+    assert parse(["-a", *words.split()]).server == (ip_address("1.2.3.5"), port)
+
+
+def test_deleting_takes_the_port_as_it_is():
+    words = ["-d", "-t", "1.2.3.4:80", "-r", "1.2.3.5:8080"]
+    assert parse(words).server == (ip_address("1.2.3.5"), 8080)
+
+
+@pytest.mark.parametrize(
+    ("words", "mask"),
+    [
+        ("-t 1.2.3.4:80 -p", None),
+        ("-t 1.2.3.4:80 -p -M 255.255.255.0", ip_address("255.255.255.0")),
+        ("-M 255.255.255.0 -t 1.2.3.4:80 -p", ip_address("255.255.255.0")),
+        ("-t [2001:db8::1]:80 -p -M 64", 64),
+        ("-M 255.255.255.0 -t [2001:db8::1]:80 -p", None),
+        ("-M 64 -f 5 -6 -p", None),
+        ("-f 5 -6 -M 64 -p", 64),
+        ("-f 5 -M 64 -p", ip_address("0.0.0.64")),
+    ],
+)
+def test_a_mask_is_read_as_the_service_before_it_says(words, mask):
+    assert parse(["-A", *words.split()]).netmask == mask
