@@ -1,17 +1,20 @@
 """SCTP associations of services: states, scheduling, checksums, truncation, ICMP errors."""
 
+from ipaddress import ip_address
+
+import captures
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packets import CLIENT, RS1, RS2, SECOND, VIP, flow, ip
-from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet import ICMP, IP, fragment
 from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
 from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Raw
 
 import lvscore
-from lvscore import Engine, FrameBatch, Reason, Verdict
+from lvscore import Engine, FrameBatch, Reason, Verdict, _probe
 
 DATA, INIT, INIT_ACK, ABORT, SHUTDOWN, SHUTDOWN_ACK = 0, 1, 2, 6, 7, 8
 COOKIE_ECHO, COOKIE_ACK, SHUTDOWN_COMPLETE = 10, 11, 14
@@ -381,3 +384,64 @@ def test_what_is_translated_has_a_right_checksum(given_packets):
     for n, (verdict, reason, data) in enumerate(results):
         assert (batch.verdict[n], batch.reason[n]) == (verdict, reason)
         assert bytes(buffer[offsets[n] : offsets[n] + lengths[n]]) == data
+
+
+def test_fragments_are_summed_as_a_whole():
+    engine = lab(sloppy_sctp=1)
+    whole = Ether(bytes(request(chunk(DATA, bytes(range(250)) * 8))))
+    pieces = fragment(whole[IP], fragsize=600)
+    assert len(pieces) > 2
+    for piece in pieces:
+        verdict = engine.process(bytearray(bytes(Ether() / piece)), 0)
+        assert verdict == Verdict.STOLEN
+    emitted = engine.emitted
+    data = b"".join(bytes(Ether(bytes(emitted[n]))[IP].payload) for n in range(len(emitted)))
+    assert _probe.sctp_checksummed(data) == data
+    assert data[2:4] == (1320).to_bytes(2, "big")
+    assert data[12:] == bytes(whole[SCTP])[12:]
+
+
+def sctp_packets(path):
+    """Whole SCTP packets of a capture: link type, frame, and where SCTP stands in it."""
+    for capture in captures.load(path):
+        for frame in capture.frames:
+            found = _probe.parse(frame.data, capture.link_type, frame.wire_length)
+            if isinstance(found, dict) and found["protocol"] == 132 and not found["fragment"]:
+                end = found["l4"] + found["l4_length"]
+                if 16 <= found["l4_length"] == found["l4_captured"]:
+                    yield capture.link_type, frame, found["l4"], end, found["tuple"]
+
+
+SCTP_CAPTURES = [path for path in captures.files().values() if any(sctp_packets(path))]
+
+
+def test_there_are_captures_of_sctp():
+    assert len(SCTP_CAPTURES) >= 2
+
+
+@pytest.mark.parametrize("path", SCTP_CAPTURES, ids=lambda path: path.name)
+def test_captures(path):
+    """Real packets, in whatever direction, as those of clients of a service."""
+    engine = Engine(seed=1)
+    engine.sysctl["net.ipv4.vs.sloppy_sctp"] = 1
+    for link_type, frame, start, end, flow_of in sctp_packets(path):
+        packet = frame.data[start:end]
+        assert _probe.sctp_checksummed(packet) == packet
+        _, _, sport, destination, dport = flow_of
+        virtual = lvscore.Endpoint(ip_address(destination), dport)
+        try:
+            engine.find_service("sctp", virtual)
+        except lvscore.NotFoundError:
+            server = f"10.77.0.1:{dport % 60000 + 1}" if len(destination) == 4 else "[fd77::1]:9"
+            engine.add_service("sctp", virtual).add_server(server)
+        out = bytearray(frame.data)
+        verdict = engine.process(out, frame.time, link_type)
+        if packet[12] == ABORT and engine.last_reason == Reason.SCTP_NOT_INIT:
+            assert out == frame.data
+            continue
+        assert verdict == Verdict.FORWARD
+        translated = bytes(out[start:end])
+        assert int.from_bytes(translated[:2], "big") == sport
+        assert translated[2:4] != packet[2:4]
+        assert translated[4:8] + translated[12:] == packet[4:8] + packet[12:]
+        assert _probe.sctp_checksummed(translated) == translated

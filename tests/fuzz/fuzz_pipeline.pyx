@@ -27,7 +27,8 @@ from lvscore._core.service cimport (
     server_add, server_edit, server_remove, service_add, service_find, service_remove,
 )
 from lvscore._core.state cimport (
-    State, local_announce, state_copy, state_free, state_init,
+    SYSCTL_SLOPPY_SCTP, SYSCTL_SLOPPY_TCP, State, local_announce, state_copy, state_free,
+    state_init,
 )
 from lvscore._core.wire cimport Packet, packet_parse
 
@@ -304,7 +305,7 @@ cdef inline void operate(Harness* h, Input* source, uint32_t op) noexcept nogil:
 
 
 cdef inline bint harness_init(Harness* h, uint32_t configuration) noexcept nogil:
-    """Two equal engines; some have routes to masquerade by."""
+    """Two equal engines; some have routes to masquerade by, or take flows from the middle."""
     cdef State* s
     cdef uint32_t k
     cdef uint8_t family
@@ -312,6 +313,8 @@ cdef inline bint harness_init(Harness* h, uint32_t configuration) noexcept nogil
         s = &h.batched if k else &h.one_by_one
         if not state_init(s, CONNECTIONS, configuration, 1):
             return False
+        s.sysctl[SYSCTL_SLOPPY_SCTP] = configuration >> 2 & 1
+        s.sysctl[SYSCTL_SLOPPY_TCP] = configuration >> 3 & 1
         if configuration & 1:
             for family in range(IPV4, IPV6 + 1, 2):
                 s.routes.route[s.routes.count].family = family
