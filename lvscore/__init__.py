@@ -28,7 +28,7 @@ from lvscore.errors import (
 from lvscore.explain import Explanation
 from lvscore.host import Host
 from lvscore.io import MemorySink, MemorySource, PcapReader, PcapWriter, create_pcap, open_pcap
-from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS, Rate, Rule, Statistics, Timeouts
+from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS, Rate, Rule, Statistics, Timeouts, Tunnel
 from lvscore.report import Report
 from lvscore.routes import Interface, Route, Routes
 from lvscore.runner import run
@@ -77,6 +77,7 @@ __all__ = [
     "Statistics",
     "Timeouts",
     "TruncatedCapture",
+    "Tunnel",
     "UnsupportedLinkType",
     "Verdict",
     "create_pcap",

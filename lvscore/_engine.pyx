@@ -14,12 +14,13 @@ from libc.string cimport memcpy, memset
 from lvscore._core.bytes cimport htons, ntohs
 from lvscore._core.clock cimport clock_set, state_expire
 from lvscore._core.connection cimport (
-    FLAG_SEEN_REPLY, FLAG_SERVICE, Meta, Table, connection_bytes, connection_tuple, table_find,
+    FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_TEMPLATE, Meta, Table, connection_bytes,
+    connection_control, connection_controls, connection_method, connection_tuple, table_find,
     table_meta,
 )
 from lvscore._core.consts cimport (
     IPV4, IPV6, LINK_ETHERNET, LINK_RAW, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL,
-    REASON_COUNT, REPLY, TICKS_PER_SECOND,
+    PROTOCOL_MARK, REASON_COUNT, REPLY, TICKS_PER_SECOND,
 )
 from lvscore._core.crc32c cimport SCTP_HEADER, sctp_checksum_write
 from lvscore._core.emit cimport Emitted, emitted_clear
@@ -28,7 +29,7 @@ from lvscore._core.flow cimport (
     Address, Tuple, address_load, ports_destination, ports_make, ports_source, tuple_hash,
 )
 from lvscore._core.index cimport index_used
-from lvscore._core.lifetime cimport connection_end
+from lvscore._core.lifetime cimport connection_drop, control_index, control_table
 from lvscore._core.pipeline cimport Frames, batch_process, frame_count, packet_process
 from lvscore._core.route cimport (
     Interface, MAX_INTERFACES, MAX_ROUTES, NO_INTERFACE, Neighbour, ROUTE_UNICAST, Route,
@@ -37,16 +38,18 @@ from lvscore._core.route cimport (
 from lvscore._core.rules cimport MAX_RULES, Chain, Rule
 from lvscore._core.scheduler_maglev cimport MAGLEV_SLOTS
 from lvscore._core.scheduler_types cimport SCHEDULER_MH
-from lvscore._core.server cimport SERVER_AVAILABLE, SERVER_OVERLOADED, Server
+from lvscore._core.server cimport (
+    METHOD_BYPASS, METHOD_MASQUERADE, SERVER_AVAILABLE, SERVER_OVERLOADED, Server, Tunnel,
+)
 from lvscore._core.selfcheck cimport state_check
 from lvscore._core.service cimport (
-    Service, scheduler_set, server_add, server_counters, server_edit, server_find,
+    Service, ServiceOptions, scheduler_set, server_add, server_counters, server_edit, server_find,
     server_remove, service_add, service_counters, service_find, service_remove, service_zero,
     services_counters, services_zero,
 )
 from lvscore._core.state cimport (
-    SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_SECURE_TCP, State, Trace, TraceStep, local_announce,
-    state_copy, state_free, state_init, table_of,
+    SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_SECURE_TCP, State, TABLES, TEMPLATES, Trace, TraceStep,
+    local_announce, state_copy, state_free, state_init,
 )
 from lvscore._core.track cimport (
     RULE_GENERIC_REPLIED, RULE_TCP, RULE_UDP_ASSURED, RULE_UDP_REPLIED, SERVICE_SCTP,
@@ -63,7 +66,11 @@ from lvscore.sysctl import ENGINE_SETTINGS
 
 __all__ = [
     "EngineCore", "connection_layout", "host_emitted", "host_output", "host_own", "host_receive",
-    "host_set", "route_get", "sctp_checksummed",
+    "host_set", "route_get", "sctp_checksummed", "server_counts", "server_estimate",
+    "server_join", "server_leave", "server_lookup", "server_record", "server_update",
+    "service_counts", "service_estimate", "service_join", "service_leave", "service_members",
+    "service_number", "service_record", "service_update", "service_zeroed", "services_all",
+    "services_counts", "services_estimated", "services_zeroed",
 ]
 
 cdef tuple VERDICTS = tuple(Verdict)
@@ -92,7 +99,9 @@ cdef struct ConnectionRecord:
     uint8_t state
     uint8_t is_service
     uint8_t seen_reply
-    uint8_t reserved[3]
+    uint8_t is_template
+    uint8_t server_family
+    uint8_t reserved
 
 
 def connection_layout():
@@ -105,6 +114,8 @@ def connection_layout():
         ("state", "u1", <char*>&r.state - start),
         ("is_service", "?", <char*>&r.is_service - start),
         ("seen_reply", "?", <char*>&r.seen_reply - start),
+        ("is_template", "?", <char*>&r.is_template - start),
+        ("server_family", "u1", <char*>&r.server_family - start),
         ("client", "(16,)u1", <char*>&r.client - start),
         ("client_port", "u2", <char*>&r.client_port - start),
         ("virtual", "(16,)u1", <char*>&r.virtual_address - start),
@@ -127,6 +138,9 @@ def connection_layout():
         "itemsize": sizeof(ConnectionRecord),
     }
 
+
+cdef enum:
+    STATE_TEMPLATE_ASSURED = 15     # lvscore.State.ASSURED
 
 # State numbers of lvscore.State for netfilter's TCP states 0..10.
 cdef uint8_t* RULE_TCP_STATES = [0, 2, 3, 1, 4, 7, 8, 5, 6, 11, 1]
@@ -165,25 +179,50 @@ cdef void record_address(uint8_t* to, const Address* address, uint8_t family) no
 
 cdef void record_fill(State* s, Table* table, uint32_t i, ConnectionRecord* r) noexcept nogil:
     cdef const Meta* meta = table_meta(table, i)
+    cdef const Server* server
+    cdef Address none
     cdef Tuple original, reply
     cdef uint64_t ahead
+    cdef uint16_t local_port
     memset(r, 0, sizeof(ConnectionRecord))
+    memset(&none, 0, sizeof(Address))
     connection_tuple(table, i, ORIGINAL, &original)
     connection_tuple(table, i, REPLY, &reply)
     r.family = table.family
     r.protocol = meta.protocol
     r.state = public_state(meta.state)
+    r.is_template = meta.flags & FLAG_TEMPLATE != 0
+    if r.is_template:
+        r.state = STATE_TEMPLATE_ASSURED if meta.flags & FLAG_ASSURED else 0
+        if meta.protocol == PROTOCOL_MARK:
+            r.protocol = 0
     r.is_service = meta.flags & FLAG_SERVICE != 0
     # A service sees no reply bit; that anything went out says the same.
     r.seen_reply = meta.flags & FLAG_SEEN_REPLY != 0 or meta.packets[REPLY] != 0
     record_address(r.client, &original.source, table.family)
     record_address(r.virtual_address, &original.destination, table.family)
-    record_address(r.server, &reply.source, table.family)
+    local_port = ntohs(ports_destination(reply.ports))
+    server = &s.services.server[meta.server]
+    if connection_method(meta) == METHOD_BYPASS:
+        reply.ports = 0
+        r.server_family = table.family
+        if table.family == IPV4:
+            record_address(r.server, &none, IPV4)
+    elif connection_method(meta) != METHOD_MASQUERADE or (
+            server.family != 0 and server.family != table.family):
+        # Not in the reply tuple, which is what the server says as the virtual service.
+        record_address(r.server, &server.address, server.family)
+        r.server_family = server.family
+        if server.port and not r.is_template:
+            reply.ports = ports_make(server.port, 0)
+    else:
+        record_address(r.server, &reply.source, table.family)
+        r.server_family = table.family
     record_address(r.local, &reply.destination, table.family)
     r.client_port = ntohs(ports_source(original.ports))
     r.virtual_port = ntohs(ports_destination(original.ports))
     r.server_port = ntohs(ports_source(reply.ports))
-    r.local_port = ntohs(ports_destination(reply.ports))
+    r.local_port = local_port
     r.server_index = meta.server
     r.packets_in = meta.packets[ORIGINAL]
     r.packets_out = meta.packets[REPLY]
@@ -206,19 +245,27 @@ cdef bytes address_bytes(const Address* address, uint8_t family):
 
 
 cdef void nodest_expire(State* s) noexcept nogil:
-    """expire_nodest_conn=1: connections of servers that were removed go at once
-    (ip_vs_expire_nodest_conn_flush)."""
-    cdef uint32_t f, i
+    """expire_nodest_conn=1: connections and templates of servers that were removed go at once,
+    and so does what they depended on (ip_vs_expire_nodest_conn_flush)."""
+    cdef uint32_t f, i, control
     cdef Meta* meta
+    cdef Table* other
     if not s.sysctl[SYSCTL_EXPIRE_NODEST_CONN]:
         return
-    for f in range(2):
+    for f in range(TABLES):
         for i in range(s.table[f].used):
             meta = table_meta(&s.table[f], i)
-            if (meta.protocol and meta.flags & FLAG_SERVICE
-                    and not s.services.server[meta.server].flags & SERVER_AVAILABLE):
-                connection_end(s, &s.table[f], i, True)
-                s.expired += 1
+            if (not meta.protocol or not meta.flags & FLAG_SERVICE
+                    or s.services.server[meta.server].flags & SERVER_AVAILABLE
+                    or connection_controls(&s.table[f], i)):
+                continue
+            control = connection_control(&s.table[f], i)
+            connection_drop(s, &s.table[f], i)
+            if control != NIL:
+                other = control_table(s, s.table[f].family, control)
+                i = control_index(control)
+                if table_meta(other, i).protocol and connection_controls(other, i) == 0:
+                    connection_drop(s, other, i)
 
 
 cdef tuple estimate(const Estimator* e):
@@ -264,7 +311,7 @@ cdef class EngineCore:
 
     # Packets
 
-    def process(self, frame, now, link_type=1):
+    def process(self, frame, now, link_type=1, mark=0):
         """Take one frame through the engine; it is rewritten in place.
 
         Args:
@@ -272,6 +319,7 @@ cdef class EngineCore:
             now: its time in integer nanoseconds, from any origin. Time that runs backwards
                 is taken as the latest time given, and counted.
             link_type: LINKTYPE_ number of its link header.
+            mark: its firewall mark, 0..4294967295; services on marks go by it.
 
         Returns:
             What becomes of the frame; :attr:`last_reason` says why.
@@ -283,6 +331,7 @@ cdef class EngineCore:
         cdef Py_buffer view
         cdef int64_t time = now
         cdef int link = link_type
+        cdef uint32_t firewall_mark = mark
         cdef uint8_t reason = 0
         cdef uint8_t verdict
         cdef uint32_t length
@@ -292,12 +341,13 @@ cdef class EngineCore:
             length = <uint32_t>PyByteArray_GET_SIZE(frame)
             clock_set(s, time)
             verdict = packet_process(s, <uint8_t*>PyByteArray_AS_STRING(frame), length, length,
-                                     link, &reason)
+                                     link, firewall_mark, &reason)
         else:
             PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
             length = <uint32_t>view.len
             clock_set(s, time)
-            verdict = packet_process(s, <uint8_t*>view.buf, length, length, link, &reason)
+            verdict = packet_process(s, <uint8_t*>view.buf, length, length, link,
+                                     firewall_mark, &reason)
             PyBuffer_Release(&view)
         frame_count(s, length, verdict, reason)
         self.state.last_reason = reason
@@ -319,6 +369,7 @@ cdef class EngineCore:
         # One array less to fetch where it says the same.
         frames.original_length = batch.original_length if batch.snapped else batch.length
         frames.timestamp = batch.timestamp
+        frames.mark = batch.mark
         frames.verdict = batch.verdict
         frames.reason = batch.reason
         frames.count = batch.count
@@ -343,10 +394,10 @@ cdef class EngineCore:
     def next_deadline(self):
         """A time (ns) before which nothing expires; None if there is nothing to expire."""
         cdef State* s = self.enter()
-        cdef uint64_t event = wheel_next_event(&s.table[0].wheel)
-        cdef uint64_t other = wheel_next_event(&s.table[1].wheel)
-        if other < event:
-            event = other
+        cdef uint64_t event = <uint64_t>NO_EVENT
+        cdef uint32_t f
+        for f in range(TABLES):
+            event = min(event, wheel_next_event(&s.table[f].wheel))
         if event == <uint64_t>NO_EVENT:
             return None
         return s.origin + <object>event * NS_PER_TICK
@@ -429,8 +480,8 @@ cdef class EngineCore:
         cdef State* s = self.enter()
         cdef size_t records = 0
         cdef size_t index = 0
-        cdef int f
-        for f in range(2):
+        cdef uint32_t f
+        for f in range(TABLES):
             records += <size_t>s.table[f].used * s.table[f].record_size
             records += <size_t>s.table[f].extensions_used * sizeof(s.table[f].extensions[0])
             index += index_used(&s.table[f].index)
@@ -440,7 +491,7 @@ cdef class EngineCore:
         """0, or the number of the invariant that does not hold (selfcheck.pxd)."""
         return state_check(self.enter())
 
-    def _explain(self, bytes frame, now, int link_type):
+    def _explain(self, bytes frame, now, int link_type, uint32_t mark):
         """Run a frame through a copy; verdict, reason, frame as it would leave, steps."""
         cdef State* s = self.enter()
         cdef State* copy = <State*>calloc(1, sizeof(State))
@@ -461,7 +512,7 @@ cdef class EngineCore:
             copy.trace = &trace
             verdict = packet_process(copy, <uint8_t*>PyByteArray_AS_STRING(result),
                                      <uint32_t>len(frame), <uint32_t>len(frame), link_type,
-                                     &reason)
+                                     mark, &reason)
             steps = []
             for i in range(trace.count):
                 step = &trace.step[i]
@@ -477,27 +528,7 @@ cdef class EngineCore:
             state_free(copy)
             free(copy)
 
-    # Virtual services and real servers
-
-    def _service_find(self, int family, int protocol, bytes address, int port):
-        cdef State* s = self.enter()
-        cdef Address a = address_from(address)
-        cdef uint32_t i = service_find(&s.services, family, protocol, &a, htons(port))
-        return -1 if i == NIL else <object>i
-
-    def _service_add(self, int family, int protocol, bytes address, int port,
-                     uint32_t scheduler, uint32_t flags):
-        cdef State* s = self.enter()
-        cdef Address a = address_from(address)
-        cdef uint32_t i
-        if not local_announce(s, family, &a):
-            raise MemoryError()
-        i = service_add(&s.services, family, protocol, &a, htons(port), scheduler, flags, s.tick)
-        if i == NIL:
-            local_remove(&s.routes, family, &a)
-            raise LimitError("no room for another virtual service")
-        s.hooked[family == IPV6] += 1
-        return i
+    # Virtual services and real servers: see _services.pxi
 
     cdef Service* service(self, index) except NULL:
         cdef State* s = self.enter()
@@ -512,106 +543,6 @@ cdef class EngineCore:
         if i == 0 or i >= s.services.server_used:
             raise LookupError(f"no server {index}")
         return &s.services.server[i]
-
-    def _service_edit(self, index, uint32_t scheduler, uint32_t flags):
-        cdef Service* service = self.service(index)
-        if scheduler == <uint32_t>SCHEDULER_MH and service.scheduler.count > MAGLEV_SLOTS:
-            raise LimitError(f"{service.scheduler.count} real servers; the scheduler mh has at "
-                             f"most {MAGLEV_SLOTS}")
-        if not scheduler_set(&self.state.services, index, scheduler, flags, self.state.tick):
-            raise MemoryError()
-
-    def _service_remove(self, index):
-        cdef Service* service = self.service(index)
-        local_remove(&self.state.routes, service.family, &service.address)
-        self.state.hooked[service.family == IPV6] -= 1
-        service_remove(&self.state.services, index, self.state.tick)
-        nodest_expire(self.state)
-
-    def _service_indices(self):
-        cdef State* s = self.enter()
-        cdef uint32_t i
-        found = [(s.services.service[i].serial, i) for i in range(s.services.service_used)
-                 if s.services.service[i].used]
-        return [i for _, i in sorted(found)]
-
-    def _service_get(self, index):
-        cdef Service* service = self.service(index)
-        return (service.family, service.protocol, address_bytes(&service.address, service.family),
-                ntohs(service.port), service.scheduler.kind, service.scheduler.flags)
-
-    def _service_statistics(self, index):
-        cdef uint64_t c[5]
-        self.service(index)
-        service_counters(&self.state.services, index, c)
-        return c[0], c[1], c[2], c[3], c[4]
-
-    def _total_statistics(self):
-        cdef uint64_t c[5]
-        services_counters(&self.enter().services, c)
-        return c[0], c[1], c[2], c[3], c[4]
-
-    def _service_estimate(self, index):
-        return estimate(&self.service(index).estimator)
-
-    def _total_estimate(self):
-        return estimate(&self.enter().services.estimator)
-
-    def _service_zero(self, index):
-        self.service(index)
-        service_zero(&self.state.services, index)
-
-    def _total_zero(self):
-        services_zero(&self.enter().services)
-
-    def _server_find(self, service, bytes address, int port):
-        cdef Address a = address_from(address)
-        self.service(service)
-        cdef uint32_t i = server_find(&self.state.services, service, &a, htons(port))
-        return -1 if i == NIL else <object>i
-
-    def _server_add(self, service, bytes address, int port, int method, int weight,
-                    uint32_t upper_threshold, uint32_t lower_threshold):
-        cdef Address a = address_from(address)
-        cdef Service* owner = self.service(service)
-        if (owner.scheduler.kind == <uint32_t>SCHEDULER_MH
-                and owner.scheduler.count >= MAGLEV_SLOTS):
-            raise LimitError(f"the scheduler mh has at most {MAGLEV_SLOTS} real servers")
-        cdef uint32_t i = server_add(&self.state.services, service, &a, htons(port), method,
-                                     weight, upper_threshold, lower_threshold, self.state.tick)
-        if i == NIL:
-            raise LimitError("no room for another real server")
-        return i
-
-    def _server_edit(self, index, int weight, uint32_t upper_threshold,
-                     uint32_t lower_threshold):
-        self.server(index)
-        server_edit(&self.state.services, index, weight, upper_threshold, lower_threshold)
-
-    def _server_remove(self, index):
-        self.server(index)
-        server_remove(&self.state.services, index, self.state.tick)
-        nodest_expire(self.state)
-
-    def _server_indices(self, service):
-        cdef Service* owner = self.service(service)
-        cdef uint32_t i
-        return [owner.scheduler.list[i] for i in range(owner.scheduler.count)]
-
-    def _server_get(self, index):
-        cdef Server* server = self.server(index)
-        return (address_bytes(&server.address, server.family), ntohs(server.port),
-                server.method, server.weight, server.active, server.inactive,
-                server.upper_threshold, server.lower_threshold,
-                server.flags & SERVER_OVERLOADED != 0)
-
-    def _server_statistics(self, index):
-        cdef uint64_t c[5]
-        server_counters(self.server(index), c)
-        return c[0], c[1], c[2], c[3], c[4]
-
-    def _server_estimate(self, index):
-        return estimate(&self.server(index).estimator)
 
     # NAT rules and routes
 
@@ -734,42 +665,46 @@ cdef class EngineCore:
 
     # Connections
 
-    def _connections_count(self):
+    def _connections_count(self, bint templates):
         cdef State* s = self.enter()
-        return s.table[0].count + s.table[1].count
+        cdef uint32_t first = TEMPLATES if templates else 0
+        return s.table[first].count + s.table[first + 1].count
 
-    def _connections_snapshot(self):
-        """All connections as one block of ConnectionRecords."""
+    def _connections_snapshot(self, bint templates):
+        """All connections, or all templates, as one block of ConnectionRecords."""
         cdef State* s = self.enter()
-        cdef Py_ssize_t count = s.table[0].count + s.table[1].count
+        cdef uint32_t first = TEMPLATES if templates else 0
+        cdef Py_ssize_t count = s.table[first].count + s.table[first + 1].count
         block = bytearray(count * sizeof(ConnectionRecord))
         cdef ConnectionRecord* row = <ConnectionRecord*>PyByteArray_AS_STRING(block)
         cdef uint32_t f, i
         with nogil:
-            for f in range(2):
+            for f in range(first, first + 2):
                 for i in range(s.table[f].used):
                     if table_meta(&s.table[f], i).protocol:
                         record_fill(s, &s.table[f], i, row)
                         row += 1
         return block
 
-    def _connection_find(self, int family, int protocol, bytes source, int source_port,
-                         bytes destination, int destination_port):
+    def _connection_find(self, bint templates, int family, int protocol, bytes source,
+                         int source_port, bytes destination, int destination_port):
         """The ConnectionRecord that a packet with this tuple belongs to, or None."""
         cdef State* s = self.enter()
         cdef Tuple t
         cdef ConnectionRecord record
         cdef uint32_t reference
         t.family = family
-        t.protocol = protocol
+        t.protocol = protocol if protocol else <int>PROTOCOL_MARK
         t.source = address_from(source)
         t.destination = address_from(destination)
         t.ports = ports_make(htons(source_port), htons(destination_port))
-        reference = table_find(table_of(s, t.family), tuple_hash(&s.key, &t), &t)
+        cdef Table* table = &s.table[(TEMPLATES if templates else 0) + (t.family == IPV6)]
+        reference = table_find(table, tuple_hash(&s.key, &t), &t)
         if reference == NIL:
             return None
-        record_fill(s, table_of(s, t.family), reference >> 1, &record)
+        record_fill(s, table, reference >> 1, &record)
         return bytearray((<char*>&record)[:sizeof(ConnectionRecord)])
 
 
+include "_services.pxi"
 include "_host.pxi"

@@ -16,6 +16,7 @@ cdef class FrameBatch:
         uint32_t* length            # captured bytes; an engine writes it when a frame changes size
         uint32_t* original_length   # bytes on the wire, >= length
         int64_t* timestamp          # nanoseconds
+        uint32_t* mark              # firewall marks; NULL until asked for: none has one
         uint8_t* verdict            # written by an engine
         uint8_t* reason             # written by an engine
         Py_buffer view              # keeps the buffer alive and bound

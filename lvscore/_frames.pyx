@@ -162,6 +162,7 @@ cdef class FrameBatch:
         PyMem_Free(self.length)
         PyMem_Free(self.original_length)
         PyMem_Free(self.timestamp)
+        PyMem_Free(self.mark)
         PyMem_Free(self.verdict)
         PyMem_Free(self.reason)
 
@@ -264,6 +265,16 @@ cdef class FrameBatch:
     def timestamp(self):
         """Nanoseconds, int64, read-only."""
         return column(self, self.timestamp, sizeof(int64_t), b"q", False)
+
+    @property
+    def mark(self):
+        """Firewall mark of each frame, uint32, writable; 0: none, as before it is set."""
+        if self.mark == NULL:
+            self.mark = <uint32_t*>PyMem_Calloc(self.capacity if self.capacity else 1,
+                                                sizeof(uint32_t))
+            if self.mark == NULL:
+                raise MemoryError()
+        return column(self, self.mark, sizeof(uint32_t), b"I", True)
 
     @property
     def verdict(self):

@@ -79,7 +79,8 @@ def host_own(EngineCore engine not None, int family, bytes address, int change):
         local_remove(&s.routes, family, &a)
 
 
-def host_receive(EngineCore engine not None, bytearray frame not None, uint32_t interface, now):
+def host_receive(EngineCore engine not None, bytearray frame not None, uint32_t interface, now,
+                 uint32_t mark=0):
     """Take a frame that came in on an interface through the engine and the route stage.
 
     Returns:
@@ -101,7 +102,7 @@ def host_receive(EngineCore engine not None, bytearray frame not None, uint32_t 
     s.forward.ingress = interface
     s.forward.egress = NO_INTERFACE
     verdict = packet_process(s, <uint8_t*>PyByteArray_AS_STRING(frame), length, length, 1,
-                             &reason)
+                             mark, &reason)
     s.forward.ingress = NO_INTERFACE
     frame_count(s, length, verdict, reason)
     s.last_reason = reason
@@ -128,7 +129,7 @@ def host_output(EngineCore engine not None, bytearray packet not None):
     cdef uint32_t length = <uint32_t>len(packet)
     cdef uint8_t reason = 0
     packet_process(s, <uint8_t*>PyByteArray_AS_STRING(packet), length, length, LINK_RAW,
-                   &reason)
+                   0, &reason)
 
 
 def route_get(EngineCore engine not None, int family, bytes destination):

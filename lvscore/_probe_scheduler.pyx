@@ -17,7 +17,7 @@ from lvscore._core.flow cimport Address, Tuple, address_load, ports_make
 from lvscore._core.hash cimport hash_32 as _hash_32
 from lvscore._core.scheduler_maglev cimport sip_hash as _sip_hash
 from lvscore._core.service cimport (
-    Services, scheduler_set, server_add, server_edit, server_remove, service_add, services_copy,
+    ServiceOptions, Services, scheduler_set, server_add, server_edit, server_remove, service_add, services_copy,
     services_free, services_init,
 )
 
@@ -56,9 +56,11 @@ cdef class Scheduler:
 
     def __cinit__(self, int kind, int flags=0, int family=4, uint64_t seed=0):
         cdef Address address = address_from(bytes(4 if family == 4 else 16))
+        cdef ServiceOptions options
+        options.flags = 0
         self.chance = seed
         if not services_init(&self.services) or service_add(
-                &self.services, family, 6, &address, htons(80), kind, flags, 0) == NIL:
+                &self.services, family, 6, &address, htons(80), kind, flags, &options, 0) == NIL:
             raise MemoryError()
 
     def __dealloc__(self):
@@ -67,10 +69,15 @@ cdef class Scheduler:
     def add(self, bytes address, int32_t weight=1, uint32_t upper=0, uint32_t lower=0,
             uint64_t tick=0, port=80):
         cdef Address a = address_from(address)
-        return server_add(&self.services, 0, &a, htons(port), 0, weight, upper, lower, tick)
+        cdef uint8_t family = IPV4 if len(address) == 4 else IPV6
+        cdef _server.Tunnel tunnel
+        tunnel.type = tunnel.flags = tunnel.port = 0
+        return server_add(&self.services, 0, &a, family, htons(port), 0, weight, upper, lower,
+                          tunnel, tick)
 
     def edit(self, uint32_t server, int32_t weight, uint32_t upper=0, uint32_t lower=0):
-        server_edit(&self.services, server, weight, upper, lower)
+        cdef _server.Tunnel tunnel = self.services.server[server].tunnel
+        server_edit(&self.services, server, 0, weight, upper, lower, tunnel)
 
     def remove(self, uint32_t server, uint64_t tick=0):
         server_remove(&self.services, server, tick)

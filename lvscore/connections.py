@@ -34,7 +34,7 @@ class Connection(NamedTuple):
     protocol: str
     state: str
     kind: str
-    """``"service"`` or ``"rule"``: what made it."""
+    """``"service"`` or ``"rule"``: what made it; ``"template"`` in ``engine.templates``."""
     client: Endpoint
     virtual: Endpoint
     server: Endpoint
@@ -63,15 +63,16 @@ def _address(packed: bytes) -> Address:
 def _connection(row: Any) -> Connection:
     def address(name: str) -> Address:
         packed = row[name].tobytes()
-        return _address(packed) if row["family"] == 4 else IPv6Address(packed)
+        family = row["server_family" if name == "server" else "family"]
+        return _address(packed) if family == 4 else IPv6Address(packed)
 
     def endpoint(name: str) -> Endpoint:
         return Endpoint(address(name), int(row[name + "_port"]))
 
     return Connection(
-        protocol=protocol_name(int(row["protocol"])),
+        protocol=protocol_name(int(row["protocol"])) if row["protocol"] else "ip",
         state=State(int(row["state"])).name,
-        kind="service" if row["is_service"] else "rule",
+        kind=("template" if row["is_template"] else "service" if row["is_service"] else "rule"),
         client=endpoint("client"),
         virtual=endpoint("virtual"),
         server=endpoint("server"),
@@ -87,11 +88,12 @@ def _connection(row: Any) -> Connection:
 class Connections:
     """A live view of an engine's connections."""
 
-    def __init__(self, engine: "Engine") -> None:
+    def __init__(self, engine: "Engine", *, templates: bool = False) -> None:
         self._engine = engine
+        self._templates = templates
 
     def __len__(self) -> int:
-        return self._engine._connections_count()
+        return self._engine._connections_count(self._templates)
 
     def __iter__(self) -> Iterator[Connection]:
         """Iterate over a consistent copy, as :class:`Connection` tuples."""
@@ -100,15 +102,18 @@ class Connections:
     def snapshot(self) -> "npt.NDArray[np.void]":
         """Copy all connections into a structured array, in no particular order.
 
-        Fields: ``family`` (4, 6), ``protocol``, ``state`` (:class:`lvscore.State`),
-        ``is_service``, ``seen_reply``; ``client``, ``virtual``, ``server``, ``local`` (16
+        Fields: ``family`` (4, 6), ``server_family``, ``protocol`` (0: a template of a firewall
+        mark, which is its ``virtual``), ``state`` (:class:`lvscore.State`), ``is_service``,
+        ``is_template``, ``seen_reply``; ``client``, ``virtual``, ``server``, ``local`` (16
         bytes each, IPv4 in IPv4-mapped form) and ``*_port`` (host order); ``server_index``;
         ``packets_in``, ``packets_out``, ``bytes_in``, ``bytes_out`` (IP lengths);
         ``expires_ns`` (from ``engine.now``).
         """
         import numpy
 
-        return numpy.frombuffer(self._engine._connections_snapshot(), connection_dtype())
+        return numpy.frombuffer(
+            self._engine._connections_snapshot(self._templates), connection_dtype()
+        )
 
     def find(
         self,
@@ -129,8 +134,8 @@ class Connections:
         if here.address.version != there.address.version:
             return None
         record = self._engine._connection_find(
-            here.address.version, parse_protocol(protocol), here.address.packed, here.port,
-            there.address.packed, there.port,
+            self._templates, here.address.version, parse_protocol(protocol),
+            here.address.packed, here.port, there.address.packed, there.port,
         )  # fmt: skip
         if record is None:
             return None

@@ -125,6 +125,9 @@ class Reason(IntEnum):
     """For a multicast or broadcast address: for the local stack."""
     SCTP_NOT_INIT = 47
     """For a service, but neither of a known association nor able to open one: local."""
+    TUNNEL_MTU = 48
+    """The MTU leaves no room for a tunnel's headers, or the packet is too long for them:
+    dropped."""
 
 
 class State(IntEnum):

@@ -1,39 +1,34 @@
 """The engine: virtual services, NAT rules and the connections made by them."""
 
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from lvscore import _engine
 from lvscore.addresses import (
     Address,
     Endpoint,
     Network,
     PortRange,
     parse_address,
-    parse_endpoint,
     parse_network,
     parse_ports,
     parse_protocol,
     parse_target,
-    protocol_name,
 )
 from lvscore.connections import Connections
-from lvscore.errors import ConfigError, DuplicateError, NotFoundError
+from lvscore.director import Director
+from lvscore.errors import ConfigError, NotFoundError
 from lvscore.explain import Explanation, explain
-from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS, Rate, Rule, Statistics, Timeouts
+from lvscore.model import Rule, Timeouts
 from lvscore.routes import Routes
-from lvscore.services import Service
 from lvscore.sysctl import ENGINE_SETTINGS, Sysctl
 
 __all__ = ["Engine"]
 
-EndpointLike = str | Endpoint | tuple[str | Address, int]
 NetworkLike = str | Address | Network
 PortsLike = str | int | range | tuple[int, int] | PortRange
 
 
-class Engine(_engine.EngineCore):
+class Engine(Director):
     """A connection-tracking and NAT engine: LVS-NAT director, and DNAT/SNAT router.
 
     The engine is a function of its state, the frames and the time: it reads no clock, no
@@ -66,114 +61,6 @@ class Engine(_engine.EngineCore):
         self._snat: list[Rule] = []
         self._last_rule = 0
         self._routes = Routes(self)
-
-    # Virtual services
-
-    def add_service(
-        self,
-        protocol: str | int,
-        address: EndpointLike,
-        *,
-        scheduler: str = "wlc",
-        scheduler_flags: tuple[str, ...] = (),
-    ) -> Service:
-        """Add a virtual service, as ``ipvsadm -A`` does.
-
-        Args:
-            protocol: ``"tcp"``, ``"udp"`` or ``"sctp"``.
-            address: the virtual address and port.
-            scheduler: one of :data:`lvscore.SCHEDULERS`.
-            scheduler_flags: flags of that scheduler, see :data:`lvscore.SCHEDULER_FLAGS`.
-
-        Returns:
-            A handle; :meth:`Service.add_server` adds real servers to it.
-
-        Raises:
-            DuplicateError: the service exists.
-            ConfigError: an argument is not valid.
-        """
-        number, endpoint = self._service_key(protocol, address)
-        if self._find(number, endpoint) >= 0:
-            raise DuplicateError(f"service {protocol_name(number)} {endpoint} already exists")
-        scheduler_number, flags = _scheduler(scheduler, scheduler_flags)
-        self._service_add(
-            endpoint.address.version, number, endpoint.address.packed, endpoint.port,
-            scheduler_number, flags,
-        )  # fmt: skip
-        return Service(self, number, endpoint)
-
-    def edit_service(
-        self,
-        protocol: str | int,
-        address: EndpointLike,
-        *,
-        scheduler: str | None = None,
-        scheduler_flags: tuple[str, ...] | None = None,
-    ) -> Service:
-        """Change a virtual service; what is ``None`` stays as it is.
-
-        The scheduler starts afresh when its name changes, and only then (ip_vs_ctl.c).
-
-        Raises:
-            NotFoundError: there is no such service.
-            ConfigError: an argument is not valid.
-            LimitError: the scheduler is "mh", and the service has more than 4093 servers.
-        """
-        service = self.find_service(protocol, address)
-        name = service.scheduler if scheduler is None else scheduler
-        if scheduler_flags is None:
-            scheduler_flags = service.scheduler_flags if name == service.scheduler else ()
-        number, flags = _scheduler(name, scheduler_flags)
-        self._service_edit(service._index(), number, flags)
-        return service
-
-    def remove_service(self, protocol: str | int, address: EndpointLike) -> None:
-        """Remove a virtual service and its servers; its connections stay until they expire.
-
-        Raises:
-            NotFoundError: there is no such service.
-        """
-        self._service_remove(self.find_service(protocol, address)._index())
-
-    def clear_services(self) -> None:
-        """Remove all virtual services, as ``ipvsadm -C`` does."""
-        for index in self._service_indices():
-            self._service_remove(index)
-
-    def find_service(self, protocol: str | int, address: EndpointLike) -> Service:
-        """Return the service on exactly this protocol, address and port.
-
-        Raises:
-            NotFoundError: there is no such service.
-        """
-        number, endpoint = self._service_key(protocol, address)
-        if self._find(number, endpoint) < 0:
-            raise NotFoundError(f"no service {protocol_name(number)} {endpoint}")
-        return Service(self, number, endpoint)
-
-    @property
-    def services(self) -> list[Service]:
-        """All virtual services, in the order of their adding."""
-        result = []
-        for index in self._service_indices():
-            _, protocol, address, port, _, _ = self._service_get(index)
-            result.append(Service(self, protocol, Endpoint(_unpack(address), port)))
-        return result
-
-    def _service_key(self, protocol: str | int, address: EndpointLike) -> tuple[int, Endpoint]:
-        number = parse_protocol(protocol)
-        if number not in (6, 17, 132):
-            raise ConfigError(
-                f"a virtual service is on tcp, udp or sctp, not on {protocol_name(number)}"
-            )
-        endpoint = parse_endpoint(address)
-        if endpoint.port == 0:
-            raise ConfigError(f"{address!r}: a service on port 0 must be persistent")
-        return number, endpoint
-
-    def _find(self, protocol: int, endpoint: Endpoint) -> int:
-        address = endpoint.address
-        return self._service_find(address.version, protocol, address.packed, endpoint.port)
 
     # NAT rules
 
@@ -381,25 +268,10 @@ class Engine(_engine.EngineCore):
         return Connections(self)
 
     @property
-    def statistics(self) -> Statistics:
-        """Totals over all virtual services, also those that were removed."""
-        return Statistics(*self._total_statistics())
-
-    @property
-    def listed_statistics(self) -> Statistics:
-        """What ``ipvsadm --stats`` lists: the counters as of the latest estimation, which comes
-        every 2 s of the engine's time, less what they were at the latest ``-Z``."""
-        return Statistics(*self._total_estimate()[0])
-
-    @property
-    def rate(self) -> Rate:
-        """What ``ipvsadm --rate`` lists."""
-        return Rate(*self._total_estimate()[1])
-
-    def zero_statistics(self) -> None:
-        """Let listings of all services and of the totals begin at 0, as
-        :meth:`Service.zero_statistics`."""
-        self._total_zero()
+    def templates(self) -> Connections:
+        """Persistence templates, as connections of kind ``"template"``: from a client's network
+        and port 0, of state NONE or ASSURED."""
+        return Connections(self, templates=True)
 
     @property
     def timeouts(self) -> Timeouts:
@@ -422,7 +294,7 @@ class Engine(_engine.EngineCore):
         self._timeouts_set(tcp or 0, tcp_fin or 0, udp or 0)
 
     def explain(self, frame: bytes | bytearray | memoryview, now: int | None = None, *,
-                link_type: int = 1) -> Explanation:  # fmt: skip
+                link_type: int = 1, mark: int = 0) -> Explanation:  # fmt: skip
         """Say what would happen to a frame, and why, step by step, without any effect.
 
         It runs the frame through a copy of the engine, so that the answer cannot differ from
@@ -432,8 +304,9 @@ class Engine(_engine.EngineCore):
             frame: the frame; it is not changed.
             now: time in nanoseconds; default: the engine's own.
             link_type: LINKTYPE_ number of its link header.
+            mark: its firewall mark.
         """
-        return explain(self, bytes(frame), self.now if now is None else now, link_type)
+        return explain(self, bytes(frame), self.now if now is None else now, link_type, mark)
 
     # The languages of administrators
 
@@ -462,28 +335,6 @@ class Engine(_engine.EngineCore):
         from lvscore.iptables import run
 
         return run(self, command)
-
-    def __iter__(self) -> Iterator[Service]:
-        return iter(self.services)
-
-
-def _unpack(address: bytes) -> Address:
-    from ipaddress import ip_address
-
-    return ip_address(address)
-
-
-def _scheduler(name: str, flags: tuple[str, ...]) -> tuple[int, int]:
-    if name not in SCHEDULERS:
-        raise ConfigError(f"unknown scheduler {name!r}: expected one of {', '.join(SCHEDULERS)}")
-    known: Mapping[str, int] = SCHEDULER_FLAGS.get(name, {})
-    bits = 0
-    for flag in flags:
-        if flag not in known:
-            expected = f"expected one of {', '.join(known)}" if known else "it has none"
-            raise ConfigError(f"unknown flag {flag!r} of scheduler {name}: {expected}")
-        bits |= known[flag]
-    return SCHEDULERS[name], bits
 
 
 def _packed(rule: Rule, routes: Routes) -> tuple[object, ...]:

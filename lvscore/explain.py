@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from lvscore import _engine
 from lvscore.addresses import PROTOCOLS, Endpoint, protocol_name
 from lvscore.constants import Reason, State, Verdict
+from lvscore.services import ServerRecord
 
 if TYPE_CHECKING:
     from lvscore.engine import Engine
+    from lvscore.services import Service
 
 __all__ = ["Explanation", "explain"]
 
@@ -76,16 +79,12 @@ class _Describer:
             return f"{name} {here} -> {there} request type {request} id {identifier}"
         return f"{name} {here} -> {there}"
 
-    def service(self, index: int) -> str:
-        _, protocol, address, port, _, _ = self.engine._service_get(index)
-        return f"{protocol_name(protocol)} {Endpoint(ip_address(address), port)}"
-
-    def scheduler(self, index: int) -> str:
-        return next(s.scheduler for s in self.engine.services if s._index() == index)
+    def service(self, index: int) -> "Service":
+        return next(s for s in self.engine.services if s._index() == index)
 
     def server(self, index: int) -> str:
-        record = self.engine._server_get(index)
-        return str(Endpoint(ip_address(record[0]), record[1]))
+        record = ServerRecord(*_engine.server_record(self.engine, index))
+        return str(Endpoint(ip_address(record.address), record.port))
 
     def step(self, code: int, a: int, b: int, flow: str) -> str:
         direction = ("original", "reply")[a & 1]
@@ -99,7 +98,7 @@ class _Describer:
             case 4:
                 return f"an ICMP error that quotes: {flow}"
             case 5:
-                return f"virtual service {self.service(a)}, scheduler {self.scheduler(a)}"
+                return f"virtual service {self.service(a)}, scheduler {self.service(a).scheduler}"
             case 6:
                 return "its destination is local, and no service listens there"
             case 7:
@@ -120,13 +119,19 @@ class _Describer:
                 return f"state {_state_name(a)} -> {_state_name(b)}"
             case 15:
                 return f"expires after {a / 1000:g} s without a packet"
+            case 17:
+                return f"the client's persistence template leads to {self.server(a)}: {flow}"
+            case 18:
+                return f"sent as it is to {self.server(a) if a else 'its destination'}"
+            case 19:
+                return f"wrapped for the tunnel to {self.server(a)}"
             case _:
                 return f"translated: {flow}"
 
 
-def explain(engine: "Engine", frame: bytes, now: int, link_type: int) -> Explanation:
+def explain(engine: "Engine", frame: bytes, now: int, link_type: int, mark: int = 0) -> Explanation:
     """Run ``frame`` through a copy of ``engine`` and describe what happened."""
-    verdict, reason, result, trace = engine._explain(frame, now, link_type)
+    verdict, reason, result, trace = engine._explain(frame, now, link_type, mark)
     describer = _Describer(engine)
     steps = [
         describer.step(code, a, b, describer.flow(protocol, source, sport, destination, dport))

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from lvscore.addresses import AddressRange, Network, PortRange
 
-__all__ = ["SCHEDULERS", "SCHEDULER_FLAGS", "Rate", "Rule", "Statistics", "Timeouts"]
+__all__ = ["SCHEDULERS", "SCHEDULER_FLAGS", "Rate", "Rule", "Statistics", "Timeouts", "Tunnel"]
 
 SCHEDULERS: Mapping[str, int] = MappingProxyType(
     {
@@ -90,6 +90,22 @@ class Rate:
     outpps: int = 0
     inbps: int = 0
     outbps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """How packets to a server of forwarding method ``"tunnel"`` are wrapped.
+
+    Attributes:
+        type: ``"ipip"`` (IP in IP), ``"gue"`` (Generic UDP Encapsulation) or ``"gre"``.
+        port: UDP port of GUE, 1..65535; 0 for the others.
+        checksum: ``""`` or ``"nocsum"`` (none), ``"csum"`` (GUE: UDP's, GRE: its own) or
+            ``"remcsum"`` (GUE: remote checksum offload, which without offloads is ``"csum"``).
+    """
+
+    type: str = "ipip"
+    port: int = 0
+    checksum: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from lvscore._core.consts cimport (
 from lvscore._core.emit cimport emit_commit, emit_reserve
 from lvscore._core.estimator cimport ESTIMATOR_TICKS
 from lvscore._core.fragment cimport Datagram, MAX_HEADERS, datagram_discard, fragments_due
-from lvscore._core.lifetime cimport connection_end
+from lvscore._core.lifetime cimport connection_expire
 from lvscore._core.machine cimport likely
 from lvscore._core.service cimport services_estimate
-from lvscore._core.state cimport SYSCTL_RUN_ESTIMATION, State
+from lvscore._core.state cimport State, SYSCTL_RUN_ESTIMATION, TABLES
 from lvscore._core.wheel cimport wheel_pop
 
 
@@ -21,13 +21,12 @@ cdef inline uint64_t state_expire(State* s) noexcept nogil:
     """Remove what is due at the present tick; the number of connections removed."""
     cdef uint64_t removed = 0
     cdef uint32_t f, i
-    for f in range(2):
+    for f in range(TABLES):
         while True:
             i = wheel_pop(&s.table[f].wheel, s.tick)
             if i == NIL:
                 break
-            connection_end(s, &s.table[f], i, False)
-            removed += 1
+            removed += connection_expire(s, &s.table[f], i)
     s.expired += removed
     return removed
 
@@ -77,6 +76,7 @@ cdef inline void estimation_run(State* s) noexcept nogil:
 cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
     """Move the clock forward to ``now`` > s.now, and expire what is due."""
     cdef uint64_t elapsed
+    cdef uint32_t f
     if not s.started:
         s.started = True
         s.origin = now
@@ -100,10 +100,11 @@ cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
         estimation_run(s)
     if s.tick >= s.fragments.deadline:
         fragments_expire(s)
-    if s.tick >= s.table[0].wheel.event or s.tick >= s.table[1].wheel.event:
-        return state_expire(s)
-    s.table[0].wheel.tick = s.tick
-    s.table[1].wheel.tick = s.tick
+    for f in range(TABLES):
+        if s.tick >= s.table[f].wheel.event:
+            return state_expire(s)
+    for f in range(TABLES):
+        s.table[f].wheel.tick = s.tick
     return 0
 
 

@@ -35,6 +35,12 @@ cdef enum ConnectionFlag:
     FLAG_ASSURED = 16
     FLAG_UNTRANSLATED = 32  # both tuples say the same
     FLAG_SLOW = 64          # never takes the short way through the pipeline
+    FLAG_NOOUTPUT = 128     # the server's packets do not come by here
+    FLAG_TEMPLATE = 256     # of persistence: found by its original tuple only
+    FLAG_ONE_PACKET = 512   # of a service that schedules each datagram anew
+
+cdef enum:
+    METHOD_SHIFT = 12       # the forwarding method, in the highest bits of the flags
 
 
 cdef struct Meta:
@@ -71,7 +77,9 @@ cdef struct Extension:
     uint32_t shadowed[2]    # next older reference with the same tuple, by direction
     uint32_t bytes_high[2]
     uint32_t next           # of the free list
-    uint32_t reserved
+    uint32_t control        # the connection or template that this one depends on, or NIL
+    uint32_t controls       # how many depend on this one
+    uint32_t timeout        # ticks; of a template
 
 
 cdef struct Table:
@@ -256,6 +264,7 @@ cdef inline Extension* connection_extension(Table* table, uint32_t i) noexcept n
     memset(extension, 0, sizeof(Extension))
     extension.shadowed[ORIGINAL] = NIL
     extension.shadowed[REPLY] = NIL
+    extension.control = NIL
     extension.created = table.wheel.tick
     table.extension_of[i] = e
     meta.flags |= FLAG_EXTENDED
@@ -400,7 +409,7 @@ cdef inline uint32_t connection_open(Table* table, const HashKey* key, const Tup
     if not table_insert_direction(table, key, original, i << 1 | ORIGINAL):
         table_give(table, i)
         return NIL
-    if not table_insert_direction(table, key, reply, i << 1 | REPLY):
+    if not flags & FLAG_TEMPLATE and not table_insert_direction(table, key, reply, i << 1 | REPLY):
         table_remove_direction(table, key, i << 1 | ORIGINAL)
         table_give(table, i)
         return NIL
@@ -414,8 +423,36 @@ cdef inline void connection_close(Table* table, const HashKey* key, uint32_t i,
     if linked:
         wheel_unlink(&table.wheel, i)
     table_remove_direction(table, key, i << 1 | ORIGINAL)
-    table_remove_direction(table, key, i << 1 | REPLY)
+    if not table_meta(table, i).flags & FLAG_TEMPLATE:
+        table_remove_direction(table, key, i << 1 | REPLY)
     table_give(table, i)
+
+
+cdef inline void template_rename(Table* table, const HashKey* key, uint32_t i,
+                                 const Tuple* original, const Tuple* reply) noexcept nogil:
+    """Give a template other tuples."""
+    table_remove_direction(table, key, i << 1 | ORIGINAL)
+    connection_fill(table, i, original, reply)
+    table_insert_direction(table, key, original, i << 1 | ORIGINAL)
+
+
+cdef inline uint32_t connection_method(const Meta* meta) noexcept nogil:
+    """The forwarding method, METHOD_* of server.pxd."""
+    return meta.flags >> METHOD_SHIFT
+
+
+cdef inline uint32_t connection_control(const Table* table, uint32_t i) noexcept nogil:
+    """What a connection depends on, or NIL."""
+    if table_meta(table, i).flags & FLAG_EXTENDED:
+        return table.extensions[table.extension_of[i]].control
+    return NIL
+
+
+cdef inline uint32_t connection_controls(const Table* table, uint32_t i) noexcept nogil:
+    """How many connections depend on one."""
+    if table_meta(table, i).flags & FLAG_EXTENDED:
+        return table.extensions[table.extension_of[i]].controls
+    return 0
 
 
 cdef inline void connection_count(Table* table, uint32_t i, uint32_t direction,

@@ -12,7 +12,8 @@ from lvscore._core.connection cimport (
     table_meta,
 )
 from lvscore._core.consts cimport (
-    IPV4, IPV6, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP,
+    IPV4, IPV6, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_MARK, PROTOCOL_SCTP,
+    PROTOCOL_TCP,
     PROTOCOL_UDP, REASON_INVALID_STATE, REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION,
     REASON_NONE, REASON_NO_PORT, REASON_NO_PROTOCOL_HANDLER, REASON_REPLY, REASON_REQUEST,
     REASON_TABLE_FULL, REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATED, REPLY,
@@ -21,7 +22,7 @@ from lvscore._core.consts cimport (
 from lvscore._core.director cimport service_packet, service_schedule
 from lvscore._core.event cimport header_is_whole, opening_is_whole, tcp_flags
 from lvscore._core.flow cimport (
-    Tuple, has_ports, icmp_is_request, ports_destination, tuple_hash, tuple_inverse,
+    Tuple, icmp_is_request, tuple_hash, tuple_inverse,
 )
 from lvscore._core.forward cimport forward_pass
 from lvscore._core.lifetime cimport connection_end, connection_state_set
@@ -30,7 +31,7 @@ from lvscore._core.rules cimport (
     ANY_INTERFACE, Chain, Rule, TARGET_DNAT, TARGET_SNAT, chain_find, reply_is_free, rule_apply,
     tuple_make_free,
 )
-from lvscore._core.service cimport service_find
+from lvscore._core.schedule cimport service_of
 from lvscore._core.state cimport (
     State, TRACE_FOUND, TRACE_LOCAL, TRACE_NO_RULE, TRACE_NO_SERVICE, TRACE_OPENED,
     TRACE_REUSED, TRACE_RULE, TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_total,
@@ -44,19 +45,18 @@ from lvscore._core.translate cimport packet_translate
 from lvscore._core.wire cimport Packet, packet_l4
 
 
-cdef inline uint32_t local_service(State* s, const Tuple* t) noexcept nogil:
-    """The service that a packet for a local address is for, or NIL."""
-    if not has_ports(t.protocol):
-        return NIL
-    return service_find(&s.services, t.family, t.protocol, &t.destination,
-                        ports_destination(t.ports))
-
-
 cdef inline uint8_t untracked(State* s, Packet* packet, const Tuple* t, uint8_t why,
                               uint8_t* reason) noexcept nogil:
     """A packet that the rules leave alone: for a service, the local stack, or passed."""
     cdef uint32_t service
-    if not address_is_local(&s.routes, t.family, &t.destination):
+    cdef bint local = address_is_local(&s.routes, t.family, &t.destination)
+    # A mark makes any address a virtual one, where no Host knows which are its own.
+    if not local and (packet.mark == 0 or s.routes.hosted):
+        reason[0] = why
+        return VERDICT_PASS
+    service = service_of(s, packet, t)
+    if not local and (service == NIL
+                      or s.services.service[service].protocol != PROTOCOL_MARK):
         reason[0] = why
         return VERDICT_PASS
     if (packet.protocol == PROTOCOL_SCTP and packet.l4_captured >= 4 and is_hooked(s, t.family)
@@ -64,7 +64,6 @@ cdef inline uint8_t untracked(State* s, Packet* packet, const Tuple* t, uint8_t 
         # Without its first chunk IPVS does not even look for a service (sctp_conn_schedule).
         reason[0] = REASON_TRUNCATED_TRANSPORT_HEADER
         return VERDICT_DROP
-    service = local_service(s, t)
     if service != NIL and packet.l4_captured >= 4:
         return service_schedule(s, packet, t, service, NIL, reason)
     trace_step(s, TRACE_NO_SERVICE, 0, 0, t)
@@ -110,7 +109,8 @@ cdef inline uint8_t rule_schedule_local(State* s, Packet* packet, const Tuple* t
     if reference != NIL and table_meta(table_of(s, t.family), reference >> 1).flags & FLAG_SERVICE:
         trace_step(s, TRACE_FOUND, reference, 0, translated)
         return service_packet(s, packet, translated, reference, reason)
-    return service_schedule(s, packet, translated, local_service(s, translated), NIL, reason)
+    return service_schedule(s, packet, translated, service_of(s, packet, translated), NIL,
+                            reason)
 
 
 cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
@@ -145,7 +145,7 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
         trace_step(s, TRACE_NO_RULE, 0, TARGET_DNAT, t)
     local = address_is_local(&s.routes, wanted.family, &wanted.destination)
     if local:
-        if local_service(s, &wanted) != NIL:
+        if service_of(s, packet, &wanted) != NIL:
             return rule_schedule_local(s, packet, t, &wanted, reason)
         trace_step(s, TRACE_LOCAL, 0, 0, &wanted)
     else:

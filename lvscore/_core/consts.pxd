@@ -62,7 +62,8 @@ cdef enum:  # lvscore.Reason
     REASON_DROP_RATE = 45
     REASON_NOT_UNICAST = 46
     REASON_SCTP_NOT_INIT = 47
-    REASON_COUNT = 48
+    REASON_TUNNEL_MTU = 48
+    REASON_COUNT = 49
 
 cdef enum:
     IPV4 = 4
@@ -84,6 +85,7 @@ cdef enum:  # IP protocol numbers
     PROTOCOL_UDP = 17
     PROTOCOL_ICMPV6 = 58
     PROTOCOL_SCTP = 132
+    PROTOCOL_MARK = 255         # of services on a firewall mark, which have no protocol
 
 cdef enum:  # direction of a packet in its connection
     ORIGINAL = 0

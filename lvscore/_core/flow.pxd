@@ -40,6 +40,13 @@ cdef inline bint address_equal(const Address* a, const Address* b) noexcept nogi
     return ((a.word[0] ^ b.word[0]) | (a.word[1] ^ b.word[1])) == 0
 
 
+cdef inline Address address_and(const Address* a, const Address* mask) noexcept nogil:
+    cdef Address masked
+    masked.word[0] = a.word[0] & mask.word[0]
+    masked.word[1] = a.word[1] & mask.word[1]
+    return masked
+
+
 cdef inline uint32_t address_word(const Address* address) noexcept nogil:
     """The address as IPVS hashes it: in host order, IPv6 folded by exclusive or."""
     cdef uint64_t folded = address.word[0] ^ address.word[1]

@@ -14,6 +14,7 @@ from lvscore._core.consts cimport (
     IPV4, IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, REASON_BAD_IP_CHECKSUM, REASON_BAD_IP_OPTION,
     REASON_BAD_SOURCE, REASON_FORWARDING_DISABLED, REASON_FRAGMENTATION_NEEDED, REASON_NONE,
     REASON_NOT_ADDRESSED, REASON_NO_ROUTE, REASON_SOURCE_ROUTE, REASON_TTL_EXPIRED,
+    REASON_TUNNEL_MTU,
 )
 from lvscore._core.flow cimport Address, Tuple, address_load
 from lvscore._core.route cimport (
@@ -24,7 +25,8 @@ from lvscore._core.wire cimport Packet, packet_l3
 
 cdef enum:
     ETHERNET_HEADER = 14
-    IPV6_MIN_MTU = 1280
+    IPV4_MIN_MTU = 68       # RFC 791
+    IPV6_MIN_MTU = 1280     # RFC 8200, section 5
     MS_PER_DAY = 86400000
 
     OPTION_END = 0          # RFC 791, section 3.1
@@ -47,6 +49,7 @@ cdef struct Forward:
     uint32_t ingress        # interface, NO_INTERFACE: there is no Host
     uint32_t egress         # interface, NO_INTERFACE: it goes nowhere
     uint32_t mtu
+    uint32_t tunnel         # server that the packet is to be wrapped for, 0: none
     uint32_t largest        # fragment that the packet came in, 0: it came whole
     uint32_t option_error   # offset of the byte that is wrong
     uint8_t family          # of the next hop
@@ -311,23 +314,33 @@ cdef inline uint8_t forward_pass(const Routes* routes, Packet* packet, const Tup
     return REASON_NONE
 
 
-cdef inline uint8_t forward_request(const Routes* routes, Packet* packet,
-                                    const Address* server, Forward* forward) noexcept nogil:
-    """A request's way to its server (__ip_vs_get_out_rt): route, TTL, one hop less, MTU."""
+cdef inline uint8_t forward_request(const Routes* routes, Packet* packet, uint8_t family,
+                                    const Address* server, uint32_t overhead, bint cut,
+                                    Forward* forward) noexcept nogil:
+    """A request's way to its server (__ip_vs_get_out_rt): route, TTL, one hop less, MTU.
+
+    ``family``: of the server's address; ``overhead``: bytes that a tunnel puts in front;
+    ``cut``: what is too long is cut whatever it says (pmtu_disc=0).
+    """
     cdef uint8_t* ip = packet_l3(packet)
     cdef const Route* route
+    cdef uint32_t mtu
     forward.request = True
-    if address_is_local(routes, packet.family, server):
+    if address_is_local(routes, family, server):
         return REASON_NONE
-    route = forward_route(routes, packet.family, server, forward)
+    route = forward_route(routes, family, server, forward)
     if route == NULL or route.kind != ROUTE_UNICAST:
         forward.egress = NO_INTERFACE
         return REASON_NO_ROUTE
     if ip[8 if packet.family == IPV4 else 7] <= 1:
         return REASON_TTL_EXPIRED
     ttl_decrease(ip, packet.family)
-    if (exceeds_mtu(packet, forward, forward.mtu) and packet.protocol != PROTOCOL_ICMP
+    mtu = forward.mtu - overhead
+    if overhead and forward.mtu < overhead + (IPV4_MIN_MTU if family == IPV4 else IPV6_MIN_MTU):
+        return REASON_TUNNEL_MTU
+    if (not cut and exceeds_mtu(packet, forward, mtu) and packet.protocol != PROTOCOL_ICMP
             and packet.protocol != PROTOCOL_ICMPV6):
+        forward.mtu = mtu
         return REASON_FRAGMENTATION_NEEDED
     forward.record_pending = False      # ip_forward_options is not on this way
     return REASON_NONE

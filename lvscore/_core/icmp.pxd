@@ -16,29 +16,39 @@ from lvscore._core.checksum cimport (
     sum_fold,
 )
 from lvscore._core.connection cimport (
-    FLAG_SERVICE, Meta, Table, connection_count, connection_translated, connection_tuple,
-    table_find, table_meta,
+    FLAG_SERVICE, Meta, Table, connection_count, connection_method, connection_translated,
+    connection_tuple, table_find, table_meta,
 )
 from lvscore._core.consts cimport (
     IPV4, IPV6, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_UDP,
     REASON_BAD_ICMP_CHECKSUM, REASON_ICMP_NOT_RELATED, REASON_NONE, REASON_RELATED_ICMP,
-    VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
+    REASON_TABLE_FULL, TICKS_PER_SECOND, VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL,
+    VERDICT_PASS,
 )
 from lvscore._core.flow cimport (
-    Tuple, address_equal, has_ports, transport_ports, tuple_hash, tuple_inverse, tuple_load,
+    Tuple, address_equal, has_ports, ports_source, transport_ports, tuple_hash, tuple_inverse,
+    tuple_load,
 )
 from lvscore._core.forward cimport forward_pass, forward_request
 from lvscore._core.route cimport NO_INTERFACE, address_is_local
-from lvscore._core.server cimport SERVER_AVAILABLE, Server
+from lvscore._core.schedule cimport (
+    Choice, choice_open, choice_reply, service_choose, service_of,
+)
+from lvscore._core.server cimport (
+    METHOD_MASQUERADE, SERVER_AVAILABLE, Server, server_bind, server_unbind,
+)
+from lvscore._core.service cimport FTP_DATA_PORT
 from lvscore._core.state cimport (
-    State, TRACE_FOUND, TRACE_ICMP_ERROR, TRACE_NOT_FOUND, TRACE_TRANSLATED, is_hooked, is_hosted,
-    table_of, trace_step,
+    State, SYSCTL_SCHEDULE_ICMP, TRACE_FOUND, TRACE_ICMP_ERROR, TRACE_NOT_FOUND, TRACE_TRANSLATED,
+    connection_total, is_hooked, is_hosted, table_of, trace_step,
 )
 from lvscore._core.translate cimport addresses_delta, addresses_write, transport_write
+from lvscore._core.transmit cimport request_transmit
 from lvscore._core.wire cimport Packet, ipv4_parse, ipv6_parse, packet_l3, packet_l4
 
 cdef enum:
     ICMP_PARAMETER_PROBLEM = 12
+    NEW_TICKS = 3 * TICKS_PER_SECOND    # of a connection before its first packet (ip_vs_conn_new)
 
 
 cdef inline bint icmp_is_error(const Packet* packet) noexcept nogil:
@@ -123,10 +133,49 @@ cdef inline uint8_t error_forward(State* s, Packet* packet, const Tuple* t, cons
                                   bint service, uint32_t direction) noexcept nogil:
     """With a Host: find an error's way on; why there is none."""
     if service and direction == ORIGINAL:
-        return forward_request(&s.routes, packet, &outer.destination, &s.forward)
+        return forward_request(&s.routes, packet, packet.family, &outer.destination, 0, False,
+                               &s.forward)
     if service or address_is_local(&s.routes, outer.family, &outer.destination):
         return REASON_NONE
     return forward_pass(&s.routes, packet, t, &outer.destination, &s.forward)
+
+
+cdef inline uint8_t icmp_schedule(State* s, const Packet* packet, const Tuple* about,
+                                  uint32_t* reference, uint8_t* reason) noexcept nogil:
+    """An error about no connection, with schedule_icmp=1: open that connection, if there is a
+    service for it; PASS if there is none, else FORWARD or DROP."""
+    cdef uint32_t service = service_of(s, packet, about)
+    cdef Choice choice
+    cdef Tuple reply
+    cdef uint32_t i
+    if service == NIL or ports_source(about.ports) == htons(FTP_DATA_PORT):
+        return VERDICT_PASS
+    reason[0] = service_choose(s, service, about, &choice)
+    if reason[0] == REASON_NONE and connection_total(s) >= s.max_connections:
+        reason[0] = REASON_TABLE_FULL
+    if reason[0]:
+        return VERDICT_DROP
+    server_bind(&s.services.server[choice.server])
+    choice_reply(s, &choice, about, &reply)
+    i = choice_open(s, &choice, about, &reply, s.tick_up + NEW_TICKS)
+    if i == NIL:
+        server_unbind(&s.services.server[choice.server], True, s.tick)
+        reason[0] = REASON_TABLE_FULL
+        return VERDICT_DROP
+    reference[0] = i << 1 | ORIGINAL
+    return VERDICT_FORWARD
+
+
+cdef inline uint8_t icmp_error_untranslated(State* s, Packet* packet, const Tuple* t,
+                                            uint32_t reference,
+                                            uint8_t* reason) noexcept nogil:
+    """An error about a connection that is not masqueraded: to its server in the connection's
+    own way, from its server as it is (ip_vs_icmp_xmit, handle_response_icmp)."""
+    cdef const Meta* meta = table_meta(table_of(s, packet.family), reference >> 1)
+    reason[0] = REASON_RELATED_ICMP
+    if reference & 1 == ORIGINAL:
+        return request_transmit(s, packet, t, t, meta.server, connection_method(meta), reason)
+    return VERDICT_FORWARD
 
 
 cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
@@ -141,10 +190,11 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
     cdef Server* server
     cdef uint64_t delta
     cdef uint8_t* icmp = packet_l4(packet)
-    cdef bint service
+    cdef bint service, quoting, local
     cdef uint8_t failed
     reason[0] = REASON_ICMP_NOT_RELATED
-    if quote_parse(packet, &quote):
+    quoting = quote_parse(packet, &quote)
+    if quoting:
         tuple_load(&quoted, quote.family, quote.protocol, packet_l3(&quote), transport_ports(
             quote.protocol, packet_l4(&quote), quote.l4_captured))
         about = tuple_inverse(&quoted)
@@ -157,16 +207,20 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
     if reference != NIL and not is_hooked(s, packet.family) and table_meta(
             table, reference >> 1).flags & FLAG_SERVICE:
         reference = NIL
+    local = address_is_local(&s.routes, t.family, &t.destination)
+    if (reference == NIL and local and quoting and s.sysctl[SYSCTL_SCHEDULE_ICMP]
+            and is_hooked(s, packet.family)):
+        if icmp_schedule(s, packet, &about, &reference, reason) == VERDICT_DROP:
+            return VERDICT_DROP
     if reference == NIL:
         trace_step(s, TRACE_NOT_FOUND, 0, 0, t)
-        if address_is_local(&s.routes, t.family, &t.destination):
-            return VERDICT_LOCAL
-        return VERDICT_PASS
+        reason[0] = REASON_ICMP_NOT_RELATED
+        return VERDICT_LOCAL if local else VERDICT_PASS
     trace_step(s, TRACE_FOUND, reference, 0, &about)
     direction = reference & 1
     meta = table_meta(table, reference >> 1)
     service = meta.flags & FLAG_SERVICE
-    if is_hosted(s) and service and not address_is_local(&s.routes, t.family, &t.destination):
+    if is_hosted(s) and service and not local:
         failed = forward_pass(&s.routes, packet, t, &t.destination, &s.forward)
         if failed:
             reason[0] = failed
@@ -187,6 +241,8 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
         server.packets[direction] += 1
         server.bytes[direction] += packet.l3_length
     connection_count(table, reference >> 1, direction, packet.l3_length)
+    if service and connection_method(meta) != METHOD_MASQUERADE:
+        return icmp_error_untranslated(s, packet, t, reference, reason)
     if is_hosted(s):
         failed = error_forward(s, packet, t, &outer, service, direction)
         if failed:

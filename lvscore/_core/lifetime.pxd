@@ -1,14 +1,24 @@
-"""How long a connection lives: its timer, the state that sets it, and its end."""
+"""How long a connection lives: its timer, the state that sets it, what it depends on, its end.
+
+A connection may depend on another, or on a persistence template, its *control*: that one
+outlives it (ip_vs_conn.c).
+"""
 
 from libc.stdint cimport uint8_t, uint32_t
 
 from lvscore._core.connection cimport (
-    FLAG_INACTIVE, FLAG_SERVICE, Meta, Table, connection_close, table_meta,
+    FLAG_ASSURED, FLAG_INACTIVE, FLAG_SERVICE, FLAG_TEMPLATE, Meta, Table, connection_close,
+    connection_control, connection_controls, connection_extension, table_meta,
 )
-from lvscore._core.server cimport Server, server_unbind
-from lvscore._core.state cimport State
-from lvscore._core.track cimport state_is_active
+from lvscore._core.consts cimport NIL, TICKS_PER_SECOND
+from lvscore._core.server cimport Server, server_unbind, server_unbind_template
+from lvscore._core.state cimport State, table_of, templates_of
+from lvscore._core.track cimport SERVICE_TCP_ESTABLISHED, state_is_active
 from lvscore._core.wheel cimport Timer, wheel_link, wheel_unlink
+
+cdef enum:
+    CONTROL_TEMPLATE = 0x80000000U      # in a control: the index is one of a template
+    CONTROL_TICKS = 60 * TICKS_PER_SECOND
 
 
 cdef inline void connection_timer_set(Table* table, uint32_t i, uint32_t deadline) noexcept nogil:
@@ -21,6 +31,39 @@ cdef inline void connection_timer_set(Table* table, uint32_t i, uint32_t deadlin
         wheel_link(&table.wheel, i)
     else:
         timer.deadline = deadline
+
+
+cdef inline Table* control_table(State* s, uint8_t family, uint32_t control) noexcept nogil:
+    """The table that a control lies in."""
+    return templates_of(s, family) if control & CONTROL_TEMPLATE else table_of(s, family)
+
+
+cdef inline uint32_t control_index(uint32_t control) noexcept nogil:
+    return control & ~<uint32_t>CONTROL_TEMPLATE
+
+
+cdef inline void control_add(State* s, Table* table, uint32_t i, uint32_t control) noexcept nogil:
+    """Let a connection depend on ``control`` (ip_vs_control_add)."""
+    cdef Table* other = control_table(s, table.family, control)
+    connection_extension(table, i).control = control
+    connection_extension(other, control_index(control)).controls += 1
+
+
+cdef inline void control_release(State* s, Table* table, uint32_t i) noexcept nogil:
+    cdef uint32_t control = connection_control(table, i)
+    if control != NIL:
+        connection_extension(table, i).control = NIL
+        connection_extension(control_table(s, table.family, control),
+                             control_index(control)).controls -= 1
+
+
+cdef inline void control_assure(State* s, Table* table, uint32_t i) noexcept nogil:
+    """Note at a connection's template that the client is no spoofed one
+    (ip_vs_control_assure_ct)."""
+    cdef uint32_t control = connection_control(table, i)
+    if control != NIL and control & CONTROL_TEMPLATE:
+        table_meta(templates_of(s, table.family),
+                   control_index(control)).flags |= FLAG_ASSURED
 
 
 cdef inline void connection_state_set(State* s, Table* table, uint32_t i,
@@ -39,13 +82,49 @@ cdef inline void connection_state_set(State* s, Table* table, uint32_t i,
             server.active -= 1
             server.inactive += 1
             meta.flags |= FLAG_INACTIVE
+        if state == SERVICE_TCP_ESTABLISHED and meta.state != state:
+            control_assure(s, table, i)
     meta.state = state
     connection_timer_set(table, i, s.tick_up + s.tracker.timeout[state])
 
 
 cdef inline void connection_end(State* s, Table* table, uint32_t i, bint linked) noexcept nogil:
-    """Remove a connection and take it from its server's counts."""
+    """Remove a connection and take it from its server's counts and its control's."""
     cdef Meta* meta = table_meta(table, i)
-    if meta.flags & FLAG_SERVICE:
+    if meta.flags & FLAG_TEMPLATE:
+        server_unbind_template(&s.services.server[meta.server], s.tick)
+    elif meta.flags & FLAG_SERVICE:
         server_unbind(&s.services.server[meta.server], meta.flags & FLAG_INACTIVE != 0, s.tick)
+    control_release(s, table, i)
     connection_close(table, &s.key, i, linked)
+
+
+cdef inline bint connection_expire(State* s, Table* table, uint32_t i) noexcept nogil:
+    """Remove a connection whose timer came up, unless others depend on it: then it is given
+    another minute (ip_vs_conn_expire). Whether it was removed."""
+    cdef Meta* meta = table_meta(table, i)
+    if connection_controls(table, i):
+        connection_extension(table, i).timeout = CONTROL_TICKS
+        meta.timer.deadline = <uint32_t>table.wheel.tick + CONTROL_TICKS
+        wheel_link(&table.wheel, i)
+        return False
+    connection_end(s, table, i, False)
+    return True
+
+
+cdef inline void connection_drop(State* s, Table* table, uint32_t i) noexcept nogil:
+    """Remove a connection before its time; with it what it depends on, if nothing else does
+    and it is no assured template (ip_vs_conn_del)."""
+    cdef uint32_t control
+    cdef Meta* meta
+    while connection_controls(table, i) == 0:
+        control = connection_control(table, i)
+        connection_end(s, table, i, True)
+        s.expired += 1
+        if control == NIL:
+            return
+        table = control_table(s, table.family, control)
+        i = control_index(control)
+        meta = table_meta(table, i)
+        if meta.flags & FLAG_TEMPLATE and meta.flags & FLAG_ASSURED:
+            return

@@ -44,6 +44,7 @@ from lvscore._core.state cimport (
     TRACE_PARSED, is_hooked, is_hosted, table_of, trace_step,
 )
 from lvscore._core.track cimport TCP_SYN
+from lvscore._core.transmit cimport tunnel_emit
 from lvscore._core.wire cimport ETHERTYPE_IPV4, Packet, link_parse, packet_parse
 
 
@@ -54,6 +55,7 @@ cdef struct Frames:
     uint32_t* length
     const uint32_t* original_length
     const int64_t* timestamp
+    const uint32_t* mark        # NULL: none has a mark
     uint8_t* verdict
     uint8_t* reason
     uint32_t count
@@ -168,11 +170,14 @@ cdef inline uint8_t packet_host(State* s, Packet* packet, const Tuple* t,
 cdef inline uint8_t packet_whole(State* s, Packet* packet, uint8_t* reason) noexcept nogil:
     """Take a whole packet through look-up, tracking and translation; its verdict."""
     cdef Tuple t
+    cdef uint8_t verdict
     packet_tuple(packet, &t)
     trace_step(s, TRACE_PARSED, packet.l3_length, packet.l4_length, &t)
-    if is_hosted(s):
-        return packet_host(s, packet, &t, reason)
-    return packet_dispatch(s, packet, &t, reason)
+    verdict = packet_host(s, packet, &t, reason) if is_hosted(s) else packet_dispatch(
+        s, packet, &t, reason)
+    if verdict == VERDICT_FORWARD and s.forward.tunnel:
+        return tunnel_emit(s, packet, &t, reason)
+    return verdict
 
 
 cdef inline uint8_t fragment_process(State* s, Packet* fragment, int link_type,
@@ -188,9 +193,10 @@ cdef inline uint8_t fragment_process(State* s, Packet* fragment, int link_type,
     if verdict != VERDICT_FORWARD:
         return verdict
     s.forward.largest = s.fragments.datagram[datagram].largest
+    whole.mark = fragment.mark
     verdict = packet_whole(s, &whole, reason)
-    # A Host quotes a datagram that was dropped.
-    if verdict != VERDICT_DROP or is_hosted(s):
+    # A Host quotes a datagram that was dropped; one in a tunnel has been put out already.
+    if verdict != VERDICT_STOLEN and (verdict != VERDICT_DROP or is_hosted(s)):
         datagram_emit(s, &s.fragments.datagram[datagram], &whole, verdict, reason[0])
         verdict = VERDICT_STOLEN if verdict != VERDICT_DROP else VERDICT_DROP
     datagram_discard(&s.fragments, datagram)
@@ -198,12 +204,14 @@ cdef inline uint8_t fragment_process(State* s, Packet* fragment, int link_type,
 
 
 cdef inline uint8_t packet_process(State* s, uint8_t* frame, uint32_t length,
-                                   uint32_t wire_length, int link_type,
+                                   uint32_t wire_length, int link_type, uint32_t mark,
                                    uint8_t* reason) noexcept nogil:
     """Take one frame through all stages; its verdict."""
     cdef Packet packet
     cdef Tuple t
+    s.forward.tunnel = 0
     reason[0] = packet_parse(&packet, frame, length, wire_length, link_type)
+    packet.mark = mark
     if reason[0]:
         return VERDICT_PASS if reason[0] == REASON_NOT_IP else VERDICT_DROP
     if is_hosted(s):
@@ -369,7 +377,9 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
         else:
             s.emitted.cause = first + j
             verdict[j] = packet_process(s, data + offset[j], length[j], wire_length[j],
-                                        link_type, &reason[j])
+                                        link_type,
+                                        0 if frames.mark == NULL else frames.mark[first + j],
+                                        &reason[j])
             s.verdicts[verdict[j]] += 1
             s.reasons[reason[j]] += 1
             # A candidate matches still, but a newer connection may have its tuple now.

@@ -207,6 +207,16 @@ cdef inline const Route* route_find(const Routes* routes, uint8_t family,
     return NULL
 
 
+cdef inline bint source_towards(const Routes* routes, uint8_t family,
+                                const Address* destination, Address* source) noexcept nogil:
+    """The address of this host that a packet to ``destination`` would have; False: none."""
+    cdef const Route* route = route_find(routes, family, destination)
+    if route == NULL or not route.has_source:
+        return False
+    source[0] = route.source
+    return True
+
+
 cdef inline uint32_t neighbour_slot(const Routes* routes, uint8_t family, uint32_t interface,
                                     const Address* address) noexcept nogil:
     """The entry of a neighbour, or the free one where it would be put."""

@@ -7,16 +7,17 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from lvscore._core.connection cimport (
-    FLAG_EXTENDED, FLAG_INACTIVE, FLAG_SERVICE, Meta, Table, connection_shadowed,
-    connection_tuple, table_find, table_meta,
+    FLAG_EXTENDED, FLAG_INACTIVE, FLAG_SERVICE, FLAG_TEMPLATE, Meta, Table, connection_control,
+    connection_controls, connection_shadowed, connection_tuple, table_find, table_meta,
 )
 from lvscore._core.consts cimport IPV4, MAX_DISPLACEMENT, NIL
 from lvscore._core.flow cimport Tuple, tuple_hash
 from lvscore._core.fragment cimport MAX_PAYLOAD, Datagram, Fragments
 from lvscore._core.hash cimport HashKey
 from lvscore._core.index cimport SLOTS, SPARE_BUCKETS, Bucket, Index, slot_displacement
+from lvscore._core.lifetime cimport CONTROL_TEMPLATE, control_index
 from lvscore._core.server cimport Server
-from lvscore._core.state cimport State
+from lvscore._core.state cimport State, TABLES, TEMPLATES
 from lvscore._core.wheel cimport AT_HEAD, LEVELS, WHEEL_SLOTS, Timer, Wheel, wheel_timer
 
 cdef enum Fault:
@@ -34,6 +35,7 @@ cdef enum Fault:
     FAULT_WHEEL_COUNT = 11      # a live connection without timer, or the reverse
     FAULT_SERVER_COUNT = 12     # active and inactive are not those of the connections
     FAULT_FRAGMENTS = 13        # datagrams in reassembly, their bytes or their order miscounted
+    FAULT_CONTROLS = 14         # a connection miscounts those that depend on it
 
 
 cdef inline int index_check(const Index* index) noexcept nogil:
@@ -121,7 +123,7 @@ cdef inline int table_check(const Table* table, const HashKey* key) noexcept nog
             continue
         live += 1
         extended += meta.flags & FLAG_EXTENDED != 0
-        for direction in range(2):
+        for direction in range(1 if meta.flags & FLAG_TEMPLATE else 2):
             reference = i << 1 | direction
             connection_tuple(table, i, direction, &t)
             found = table_find(table, tuple_hash(key, &t), &t)
@@ -183,6 +185,31 @@ cdef inline int fragments_check(const Fragments* f) noexcept nogil:
     return FAULT_NONE
 
 
+cdef inline int controls_check(const State* s, uint32_t f) noexcept nogil:
+    """Whether each record of a table counts those that depend on it."""
+    cdef const Table* table = &s.table[f]
+    cdef const Table* other
+    cdef uint32_t* counted = <uint32_t*>calloc(<size_t>table.used + 1, sizeof(uint32_t))
+    cdef uint32_t i, k, control
+    cdef int fault = FAULT_NONE
+    if counted == NULL:
+        return FAULT_MEMORY
+    for k in range(TABLES):
+        other = &s.table[k]
+        if other.family != table.family:
+            continue
+        for i in range(other.used):
+            control = NIL if table_meta(other, i).protocol == 0 \
+                else connection_control(other, i)
+            if control != NIL and (control & CONTROL_TEMPLATE != 0) == (f >= TEMPLATES):
+                counted[control_index(control)] += 1
+    for i in range(table.used):
+        if table_meta(table, i).protocol and counted[i] != connection_controls(table, i):
+            fault = FAULT_CONTROLS
+    free(counted)
+    return fault
+
+
 cdef inline int state_check(const State* s) noexcept nogil:
     cdef uint32_t f, i
     cdef const Meta* meta
@@ -191,21 +218,26 @@ cdef inline int state_check(const State* s) noexcept nogil:
     cdef int fault = fragments_check(&s.fragments)
     if fault:
         return fault
-    for f in range(2):
+    for f in range(TABLES):
         fault = table_check(&s.table[f], &s.key)
+        if fault == FAULT_NONE:
+            fault = controls_check(s, f)
         if fault:
             return fault
-    counted = <uint32_t*>calloc(2 * <size_t>s.services.server_used, sizeof(uint32_t))
+    counted = <uint32_t*>calloc(3 * <size_t>s.services.server_used, sizeof(uint32_t))
     if counted == NULL:
         return FAULT_MEMORY
-    for f in range(2):
+    for f in range(TABLES):
         for i in range(s.table[f].used):
             meta = table_meta(&s.table[f], i)
-            if meta.protocol and meta.flags & FLAG_SERVICE:
-                counted[2 * meta.server + (meta.flags & FLAG_INACTIVE != 0)] += 1
+            if meta.protocol and meta.flags & FLAG_TEMPLATE:
+                counted[3 * meta.server + 2] += 1
+            elif meta.protocol and meta.flags & FLAG_SERVICE:
+                counted[3 * meta.server + (meta.flags & FLAG_INACTIVE != 0)] += 1
     for i in range(s.services.server_used):
         server = &s.services.server[i]
-        if server.active != counted[2 * i] or server.inactive != counted[2 * i + 1]:
+        if (server.active != counted[3 * i] or server.inactive != counted[3 * i + 1]
+                or server.persistent != counted[3 * i + 2]):
             fault = FAULT_SERVER_COUNT
     free(counted)
     return fault

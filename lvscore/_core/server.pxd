@@ -9,6 +9,29 @@ cdef enum ServerFlag:
     SERVER_AVAILABLE = 1        # belongs to its service; cleared when it is removed
     SERVER_OVERLOADED = 2       # reached its upper threshold, and is not yet below the lower
 
+cdef enum ForwardingMethod:     # include/uapi/linux/ip_vs.h
+    METHOD_MASQUERADE = 0
+    METHOD_LOCAL = 1
+    METHOD_TUNNEL = 2
+    METHOD_ROUTE = 3
+    METHOD_BYPASS = 4
+
+cdef enum TunnelType:           # IP_VS_CONN_F_TUNNEL_TYPE_*
+    TUNNEL_IPIP = 0
+    TUNNEL_GUE = 1
+    TUNNEL_GRE = 2
+
+cdef enum TunnelFlag:           # IP_VS_TUNNEL_ENCAP_FLAG_*
+    TUNNEL_CHECKSUM = 1
+    TUNNEL_REMOTE_CHECKSUM = 2
+
+
+# How packets to a server of METHOD_TUNNEL are wrapped.
+cdef struct Tunnel:
+    uint8_t type
+    uint8_t flags
+    uint16_t port               # of GUE, as on the wire
+
 
 # A real server: its first cache line is what every packet touches.
 cdef struct Server:
@@ -33,14 +56,15 @@ cdef struct Server:
     int32_t last_weight         # the last that was not 0, or 0 if it was added so
     uint16_t virtual_port
     uint8_t virtual_protocol
-    uint8_t reserved
+    uint8_t virtual_family
     # third line
     uint64_t base[5]            # counters when it joined its service; see service.pxd
     uint32_t held               # by the caches of lblc and lblcr
     uint32_t place              # mh, while the table is filled: next slot to try,
     uint32_t skip               # step to the one after,
     uint32_t turns              # and slots to take in a row
-    uint64_t reserved_line
+    uint32_t persistent         # templates that lead here
+    Tunnel tunnel
     # fourth and fifth line
     Estimator estimator
     uint64_t reserved_last
@@ -81,6 +105,17 @@ cdef inline void server_set(Server* server, int32_t weight, uint32_t upper,
         server.last_weight = weight
     server.upper_threshold = upper
     server.lower_threshold = lower
+    server_judge(server)
+
+
+cdef inline void server_bind_template(Server* server) noexcept nogil:
+    server.persistent += 1
+    server_judge(server)
+
+
+cdef inline void server_unbind_template(Server* server, uint64_t tick) noexcept nogil:
+    server.persistent -= 1
+    server.idle_since = tick
     server_judge(server)
 
 

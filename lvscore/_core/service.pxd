@@ -9,6 +9,8 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 
+from lvscore._core.bytes cimport htonl, htons, ntohs
+from lvscore._core.consts cimport NIL, PROTOCOL_MARK, PROTOCOL_TCP, TICKS_PER_SECOND
 from lvscore._core.consts cimport NIL, TICKS_PER_SECOND
 from lvscore._core.estimator cimport (
     COUNTERS, Estimator, estimator_rebase, estimator_update, estimator_zero,
@@ -20,17 +22,37 @@ from lvscore._core.scheduler cimport (
     scheduler_free, scheduler_removed, scheduler_start,
 )
 from lvscore._core.scheduler_types cimport Scheduler
-from lvscore._core.server cimport SERVER_AVAILABLE, Server, server_set
+from lvscore._core.server cimport SERVER_AVAILABLE, Server, Tunnel, server_set
 
 cdef enum:
     MAX_SERVERS = 1048576
     MAX_SERVICES = 131072
     TRASH_TICKS = 120 * TICKS_PER_SECOND
+    FTP_PORT = 21
+    FTP_DATA_PORT = 20
+    FIRST_UNPRIVILEGED_PORT = 1024
+
+cdef enum ServiceFlag:          # include/uapi/linux/ip_vs.h: IP_VS_SVC_F_*
+    SERVICE_PERSISTENT = 1
+    SERVICE_ONE_PACKET = 4
+
+
+# How a service schedules, besides its scheduler.
+cdef struct ServiceOptions:
+    Address netmask         # of persistence: clients that are one client
+    uint32_t flags
+    uint32_t timeout        # ticks, of persistence
+    uint32_t engine         # persistence engine
+
+cdef enum PersistenceEngine:
+    ENGINE_NONE = 0
+    ENGINE_SIP = 1          # clients are told apart by the Call-ID of their dialogs
 
 
 cdef struct Service:
     Scheduler scheduler
-    Address address
+    ServiceOptions options
+    Address address         # of protocol PROTOCOL_MARK: the mark, as an IPv4 address is written
     Estimator estimator
     uint64_t kept[5]        # counters of servers that left
     uint64_t serial         # order of adding
@@ -47,6 +69,9 @@ cdef struct Services:
     uint32_t slot_mask
     uint32_t slots_taken    # slots that are or were in use
     uint32_t count
+    uint32_t marks          # services on a firewall mark
+    uint32_t ftp            # services on port 21
+    uint32_t any_port       # services on port 0
     uint32_t service_used   # entries of service that were ever used
     uint32_t server_used
     uint32_t removed        # servers that were removed and still have their entry
@@ -93,6 +118,9 @@ cdef inline bint services_copy(Services* s, const Services* other) noexcept nogi
     s.slot_mask = other.slot_mask
     s.slots_taken = other.slots_taken
     s.count = other.count
+    s.marks = other.marks
+    s.ftp = other.ftp
+    s.any_port = other.any_port
     s.server_used = other.server_used
     s.removed = other.removed
     s.serial = other.serial
@@ -131,6 +159,51 @@ cdef inline uint32_t service_find(const Services* s, uint8_t family, uint8_t pro
                 and service.family == family and address_equal(&service.address, address)):
             return i
         slot += 1
+
+
+cdef inline Address mark_address(uint32_t mark) noexcept nogil:
+    """A firewall mark where a service has its address."""
+    cdef Address address
+    cdef uint32_t wire = htonl(mark)
+    address.word[0] = 0
+    address.word[1] = 0
+    memcpy(&address, &wire, 4)
+    return address
+
+
+cdef inline bint may_be_ftp_data(uint8_t protocol, uint16_t port) noexcept nogil:
+    """Whether a port may be that of an FTP service's data connection."""
+    return protocol == PROTOCOL_TCP and (
+        ntohs(port) == FTP_DATA_PORT or ntohs(port) >= FIRST_UNPRIVILEGED_PORT)
+
+
+cdef inline uint32_t service_lookup(const Services* s, uint8_t family, uint8_t protocol,
+                                    uint32_t mark, const Address* address,
+                                    uint16_t port) noexcept nogil:
+    """The service that takes a packet, or NIL: that of its mark, that of its port, the FTP
+    service if it may be a data connection, the service on port 0 (ip_vs_service_find)."""
+    cdef uint32_t i = NIL
+    cdef Address marked
+    if mark and s.marks:
+        marked = mark_address(mark)
+        i = service_find(s, family, PROTOCOL_MARK, &marked, 0)
+    if i == NIL:
+        i = service_find(s, family, protocol, address, port)
+    if i == NIL and s.ftp and may_be_ftp_data(protocol, port):
+        i = service_find(s, family, protocol, address, htons(FTP_PORT))
+    if i == NIL and s.any_port:
+        i = service_find(s, family, protocol, address, 0)
+    return i
+
+
+cdef inline void services_note(Services* s, const Service* service, int32_t change) noexcept nogil:
+    """Count a service that comes (1) or goes (-1) among those that look-ups try in vain."""
+    if service.protocol == PROTOCOL_MARK:
+        s.marks += change
+    elif service.port == 0:
+        s.any_port += change
+    elif ntohs(service.port) == FTP_PORT:
+        s.ftp += change
 
 
 cdef inline bint services_rebuild_slots(Services* s) noexcept nogil:
@@ -172,7 +245,8 @@ cdef inline bint scheduler_set(Services* s, uint32_t i, uint32_t kind, uint32_t 
 
 cdef inline uint32_t service_add(Services* s, uint8_t family, uint8_t protocol,
                                  const Address* address, uint16_t port, uint32_t kind,
-                                 uint32_t flags, uint64_t tick) noexcept nogil:
+                                 uint32_t flags, const ServiceOptions* options,
+                                 uint64_t tick) noexcept nogil:
     """Add a service that is not there; its index, or NIL at a bound."""
     cdef uint32_t i = 0
     cdef uint32_t slot
@@ -195,6 +269,8 @@ cdef inline uint32_t service_add(Services* s, uint8_t family, uint8_t protocol,
     service.address = address[0]
     service.port = port
     service.used = True
+    service.options = options[0]
+    services_note(s, service, 1)
     s.serial += 1
     service.serial = s.serial
     if i == s.service_used:
@@ -240,15 +316,16 @@ cdef inline void service_counters(const Services* s, uint32_t i,
         server_leaves(&s.server[service.scheduler.list[k]], counters)
 
 
-cdef inline uint32_t server_find(const Services* s, uint32_t service, const Address* address,
-                                 uint16_t port) noexcept nogil:
+cdef inline uint32_t server_find(const Services* s, uint32_t service, uint8_t family,
+                                 const Address* address, uint16_t port) noexcept nogil:
     """The server of a service, or NIL."""
     cdef const Scheduler* scheduler = &s.service[service].scheduler
     cdef const Server* server
     cdef uint32_t i
     for i in range(scheduler.count):
         server = &s.server[scheduler.list[i]]
-        if server.port == port and address_equal(&server.address, address):
+        if (server.port == port and server.family == family
+                and address_equal(&server.address, address)):
             return scheduler.list[i]
     return NIL
 
@@ -256,11 +333,12 @@ cdef inline uint32_t server_find(const Services* s, uint32_t service, const Addr
 cdef inline bint server_is_spent(const Server* server, uint64_t tick) noexcept nogil:
     """Whether a removed server's entry may be used for another."""
     return (not server.flags & SERVER_AVAILABLE and server.active == 0 and server.inactive == 0
-            and server.held == 0 and tick >= server.idle_since + TRASH_TICKS)
+            and server.persistent == 0 and server.held == 0
+            and tick >= server.idle_since + TRASH_TICKS)
 
 
 cdef inline uint32_t server_place(Services* s, uint32_t i, const Address* address,
-                                  uint16_t port, uint64_t tick) noexcept nogil:
+                                  uint8_t family, uint16_t port, uint64_t tick) noexcept nogil:
     """The entry for a new server: its own from the trash, else a spent or a fresh one."""
     cdef const Service* service = &s.service[i]
     cdef uint64_t counters[5]
@@ -274,7 +352,7 @@ cdef inline uint32_t server_place(Services* s, uint32_t i, const Address* addres
         if server_is_spent(server, tick):
             spent = k
         elif (server.port == port and address_equal(&server.address, address)
-                and server.family == service.family
+                and server.family == family and server.virtual_family == service.family
                 and server.virtual_protocol == service.protocol
                 and server.virtual_port == service.port
                 and address_equal(&server.virtual_address, &service.address)):
@@ -297,9 +375,9 @@ cdef inline uint32_t server_place(Services* s, uint32_t i, const Address* addres
     return spent
 
 
-cdef inline uint32_t server_add(Services* s, uint32_t i, const Address* address, uint16_t port,
-                                uint8_t method, int32_t weight, uint32_t upper, uint32_t lower,
-                                uint64_t tick) noexcept nogil:
+cdef inline uint32_t server_add(Services* s, uint32_t i, const Address* address, uint8_t family,
+                                uint16_t port, uint8_t method, int32_t weight, uint32_t upper,
+                                uint32_t lower, Tunnel tunnel, uint64_t tick) noexcept nogil:
     """Put a server at the head of service ``i``'s list; its index, or NIL at a bound."""
     cdef const Service* service = &s.service[i]
     cdef Scheduler* scheduler = &s.service[i].scheduler
@@ -314,19 +392,21 @@ cdef inline uint32_t server_add(Services* s, uint32_t i, const Address* address,
         scheduler.list = grown
         scheduler.capacity = capacity
     scheduler_advance(scheduler, s.server, tick)
-    k = server_place(s, i, address, port, tick)
+    k = server_place(s, i, address, family, port, tick)
     if k == NIL:
         return NIL
     server = &s.server[k]
     server.address = address[0]
     server.port = port
-    server.family = service.family
+    server.family = family
     server.method = method
+    server.tunnel = tunnel
     server.service = i
     server.service_serial = service.serial
     server.virtual_address = service.address
     server.virtual_port = service.port
     server.virtual_protocol = service.protocol
+    server.virtual_family = service.family
     server.flags |= SERVER_AVAILABLE
     server.last_weight = 0
     server_set(server, weight, upper, lower)
@@ -338,8 +418,11 @@ cdef inline uint32_t server_add(Services* s, uint32_t i, const Address* address,
     return k
 
 
-cdef inline void server_edit(Services* s, uint32_t i, int32_t weight, uint32_t upper,
-                             uint32_t lower) noexcept nogil:
+cdef inline void server_edit(Services* s, uint32_t i, uint8_t method, int32_t weight,
+                             uint32_t upper, uint32_t lower, Tunnel tunnel) noexcept nogil:
+    """Change a server; its connections keep their forwarding method."""
+    s.server[i].method = method
+    s.server[i].tunnel = tunnel
     server_set(&s.server[i], weight, upper, lower)
     scheduler_changed(&s.service[s.server[i].service].scheduler, s.server)
 
@@ -369,6 +452,7 @@ cdef inline void service_remove(Services* s, uint32_t i, uint64_t tick) noexcept
         s.kept[k] += service.kept[k]
     scheduler_forget(&service.scheduler, s.server, tick)
     scheduler_free(&service.scheduler)
+    services_note(s, service, -1)
     service.used = False
     s.count -= 1
 

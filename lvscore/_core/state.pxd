@@ -41,21 +41,30 @@ cdef enum TraceCode:
     TRACE_STATE = 14            # a: from, b: to
     TRACE_TIMEOUT = 15          # a: ticks
     TRACE_TRANSLATED = 16
+    TRACE_TEMPLATE = 17         # a: server
+    TRACE_DIRECT = 18           # a: server
+    TRACE_TUNNEL = 19           # a: server
 
 cdef enum:
     MAX_TRACE = 32
+    TABLES = 4
+    TEMPLATES = 2           # where the tables of templates begin
 
 cdef enum:  # net.ipv4.vs.*, indices of State.sysctl
     SYSCTL_AM_DROPRATE = 0
-    SYSCTL_CONN_REUSE_MODE = 1
-    SYSCTL_DROP_PACKET = 2
-    SYSCTL_EXPIRE_NODEST_CONN = 3
-    SYSCTL_NAT_ICMP_SEND = 4
-    SYSCTL_RUN_ESTIMATION = 5
-    SYSCTL_SECURE_TCP = 6
-    SYSCTL_SLOPPY_SCTP = 7
-    SYSCTL_SLOPPY_TCP = 8
-    SYSCTL_COUNT = 9
+    SYSCTL_CACHE_BYPASS = 1
+    SYSCTL_CONN_REUSE_MODE = 2
+    SYSCTL_DROP_PACKET = 3
+    SYSCTL_EXPIRE_NODEST_CONN = 4
+    SYSCTL_EXPIRE_QUIESCENT_TEMPLATE = 5
+    SYSCTL_NAT_ICMP_SEND = 6
+    SYSCTL_PMTU_DISC = 7
+    SYSCTL_RUN_ESTIMATION = 8
+    SYSCTL_SCHEDULE_ICMP = 9
+    SYSCTL_SECURE_TCP = 10
+    SYSCTL_SLOPPY_SCTP = 11
+    SYSCTL_SLOPPY_TCP = 12
+    SYSCTL_COUNT = 13
 
 
 cdef struct TraceStep:
@@ -71,7 +80,7 @@ cdef struct Trace:
 
 
 cdef struct State:
-    Table table[2]          # IPv4, IPv6
+    Table table[4]          # connections of IPv4, of IPv6; persistence templates of either
     Tracker tracker
     HashKey key
     uint64_t chance         # state of the random generator
@@ -87,7 +96,7 @@ cdef struct State:
     # configuration
     Services services
     uint32_t hooked[2]      # services of IPv4, IPv6
-    uint32_t sysctl[9]
+    uint32_t sysctl[13]
     uint32_t drop_counter   # until the next packet that drop_packet takes
     Routes routes
     Forward forward         # of the packet at hand
@@ -103,13 +112,14 @@ cdef struct State:
     uint64_t opened
     uint64_t expired
     uint64_t verdicts[5]
-    uint64_t reasons[48]
+    uint64_t reasons[49]
     uint8_t last_reason     # of the latest single frame
     Trace* trace            # NULL but while explaining
 
 
 cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_low,
                             uint64_t seed_high) noexcept nogil:
+    cdef uint32_t f
     memset(s, 0, sizeof(State))
     s.max_connections = max_connections
     hash_key_init(&s.key, seed_low, seed_high)
@@ -119,17 +129,20 @@ cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_lo
     s.forward.ingress = NO_INTERFACE
     s.sysctl[SYSCTL_AM_DROPRATE] = 10
     s.sysctl[SYSCTL_CONN_REUSE_MODE] = 1
+    s.sysctl[SYSCTL_PMTU_DISC] = 1
     s.sysctl[SYSCTL_RUN_ESTIMATION] = 1
     s.estimation = ESTIMATOR_TICKS
-    return (table_init(&s.table[0], IPV4, max_connections)
-            and table_init(&s.table[1], IPV6, max_connections)
-            and services_init(&s.services) and routes_init(&s.routes)
+    for f in range(TABLES):
+        if not table_init(&s.table[f], IPV6 if f & 1 else IPV4, max_connections):
+            return False
+    return (services_init(&s.services) and routes_init(&s.routes)
             and fragments_init(&s.fragments))
 
 
 cdef inline void state_free(State* s) noexcept nogil:
-    table_free(&s.table[0])
-    table_free(&s.table[1])
+    cdef uint32_t f
+    for f in range(TABLES):
+        table_free(&s.table[f])
     services_free(&s.services)
     routes_free(&s.routes)
     fragments_free(&s.fragments)
@@ -153,6 +166,7 @@ cdef inline bint chain_copy(Chain* chain, const Chain* other) noexcept nogil:
 
 cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
     """Make ``s`` a copy of ``other``; False if memory ends, then free it all the same."""
+    cdef uint32_t f
     s[0] = other[0]
     memset(s.table, 0, sizeof(s.table))
     memset(&s.services, 0, sizeof(Services))
@@ -162,8 +176,10 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
     memset(&s.prerouting, 0, sizeof(Chain))
     memset(&s.postrouting, 0, sizeof(Chain))
     s.trace = NULL
-    return (table_copy(&s.table[0], &other.table[0]) and table_copy(&s.table[1], &other.table[1])
-            and services_copy(&s.services, &other.services)
+    for f in range(TABLES):
+        if not table_copy(&s.table[f], &other.table[f]):
+            return False
+    return (services_copy(&s.services, &other.services)
             and routes_copy(&s.routes, &other.routes)
             and fragments_copy(&s.fragments, &other.fragments)
             and chain_copy(&s.prerouting, &other.prerouting)
@@ -182,6 +198,10 @@ cdef inline bint is_hooked(const State* s, uint8_t family) noexcept nogil:
 
 cdef inline Table* table_of(State* s, uint8_t family) noexcept nogil:
     return &s.table[family == IPV6]
+
+
+cdef inline Table* templates_of(State* s, uint8_t family) noexcept nogil:
+    return &s.table[TEMPLATES + (family == IPV6)]
 
 
 cdef inline uint32_t connection_total(const State* s) noexcept nogil:

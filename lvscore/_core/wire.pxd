@@ -39,6 +39,7 @@ cdef struct Packet:
     uint32_t l4_captured    # of these, bytes that were captured
     uint32_t fragment_header    # IPv6: offset of the fragment header, 0: none
     uint32_t fragment_announced  # IPv6: offset of the field that announces it
+    uint32_t mark           # firewall mark, 0: none
     uint16_t fragment_offset
     uint8_t family
     uint8_t protocol
@@ -206,6 +207,7 @@ cdef inline uint8_t packet_parse(Packet* packet, uint8_t* frame, uint32_t length
     packet.frame = frame
     packet.length = length
     packet.wire_length = wire_length
+    packet.mark = 0
     reason = link_parse(frame, length, link_type, &packet.l3, &family)
     if reason != REASON_NONE:
         return reason

@@ -5,9 +5,10 @@ would do but this engine cannot is refused with "... is not available". Both lea
 as it was.
 """
 
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import astuple
+from typing import TYPE_CHECKING, NoReturn, TypedDict
 
-from lvscore.addresses import Endpoint
+from lvscore.addresses import Address, Endpoint
 from lvscore.errors import CommandError, ConfigError, DuplicateError, LimitError, NotFoundError
 from lvscore.ipvsadm.grammar import Command, ServiceKey
 from lvscore.ipvsadm.help import HELP, VERSION_TEXT
@@ -17,7 +18,8 @@ from lvscore.ipvsadm.listing import (
     format_listing,
     format_saved,
 )
-from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS
+from lvscore.model import SCHEDULERS, Tunnel
+from lvscore.services import PERSISTENCE_ENGINES
 
 if TYPE_CHECKING:
     from lvscore.engine import Engine
@@ -38,6 +40,23 @@ CONFIGURING = frozenset(
     }
 )
 """Commands that change the configuration, and can therefore stand in a file of it."""
+
+
+class _ServiceOptions(TypedDict):
+    scheduler: str
+    scheduler_flags: tuple[str, ...]
+    persistence: int
+    netmask: Address | int
+    one_packet: bool
+    persistence_engine: str
+
+
+class _ServerOptions(TypedDict):
+    weight: int
+    method: str
+    tunnel: Tunnel | None
+    upper_threshold: int
+    lower_threshold: int
 
 
 def apply(engine: "Engine", command: Command) -> str:
@@ -96,10 +115,9 @@ def _unavailable(what: str, instead: str = "") -> NoReturn:
 
 
 def _lookup(engine: "Engine", key: ServiceKey) -> "Service | None":
-    # No service on a mark or on port 0 can have been added.
-    if key.address is None or key.port == 0:
-        return None
     try:
+        if key.address is None:
+            return engine.find_fwmark_service(key.mark, key.family)
         return engine.find_service(key.protocol, Endpoint(key.address, key.port))
     except NotFoundError:
         return None
@@ -118,43 +136,48 @@ def _put_service(engine: "Engine", command: Command) -> None:
     adding = command.name == "add-service"
     if adding == (_lookup(engine, key) is not None):
         raise CommandError("Service already exists" if adding else "No such service", 255)
-    if key.address is None:
-        _unavailable("a service on a firewall mark (-f)")
-    if command.scheduler not in SCHEDULERS:
+    if command.scheduler not in SCHEDULERS or command.persistence_engine not in PERSISTENCE_ENGINES:
         raise CommandError("Scheduler or persistence engine not found", 255)
-    for option, what in (
-        ("persistent", "persistence (-p)"),
-        ("netmask", "a persistence mask (-M)"),
-        ("ops", "one-packet scheduling (-o)"),
-        ("pe", "a persistence engine (--pe)"),
-    ):
-        if option in command.options:
-            _unavailable(what)
-    for flag in command.scheduler_flags:
-        if flag not in SCHEDULER_FLAGS.get(command.scheduler, {}):
-            _unavailable(f"scheduler flag {flag}")
-    put = engine.add_service if adding else engine.edit_service
-    put(
-        key.protocol,
-        Endpoint(key.address, key.port),
+    netmask = command.netmask
+    options = _ServiceOptions(
         scheduler=command.scheduler,
         scheduler_flags=command.scheduler_flags,
+        persistence=command.persistence,
+        netmask=(32 if key.family == 4 else 128) if netmask is None else netmask,
+        one_packet=command.one_packet,
+        persistence_engine=command.persistence_engine,
     )
+    if not adding:
+        # What is not repeated goes back to its default.
+        _find(engine, key, "No such service").edit(**options)
+    elif key.address is None:
+        engine.add_fwmark_service(key.mark, family=key.family, **options)
+    else:
+        engine.add_service(key.protocol, Endpoint(key.address, key.port), **options)
 
 
 def _server_endpoint(command: Command) -> Endpoint:
+    assert command.service is not None
     assert command.server is not None
-    return Endpoint(*command.server)
+    address, port = command.server
+    # Direct routing and tunnelling leave the port as it is.
+    if (
+        command.name != "delete-server"
+        and command.method != "masquerade"
+        and command.service.address is not None
+    ):
+        port = command.service.port
+    return Endpoint(address, port)
 
 
-def _check_method(command: Command) -> None:
-    if command.method != "masquerade":
-        given = "forwarding-method" in command.options
-        what = {"route": "direct routing (-g)", "tunnel": "tunnelling (-i)"}[command.method]
-        _unavailable(
-            what if given else f"{what}, which ipvsadm takes without -m,",
-            "only masquerading (-m) is" if given else "add -m for masquerading",
-        )
+def _server_options(command: Command) -> _ServerOptions:
+    return _ServerOptions(
+        weight=command.weight,
+        method=command.method,
+        tunnel=Tunnel(*astuple(command.tunnel)) if command.method == "tunnel" else None,
+        upper_threshold=command.upper_threshold,
+        lower_threshold=command.lower_threshold,
+    )
 
 
 def _check_thresholds(command: Command) -> None:
@@ -166,7 +189,6 @@ def _add_server(engine: "Engine", command: Command) -> None:
     service = _find(engine, command.service, "Service not defined")
     endpoint = _server_endpoint(command)
     _check_thresholds(command)
-    _check_method(command)
     address = endpoint.address
     if (
         address.is_multicast
@@ -177,12 +199,7 @@ def _add_server(engine: "Engine", command: Command) -> None:
             "Invalid operation.  Possibly wrong module version, address not unicast, ...", 255
         )
     try:
-        service.add_server(
-            endpoint,
-            weight=command.weight,
-            upper_threshold=command.upper_threshold,
-            lower_threshold=command.lower_threshold,
-        )
+        service.add_server(endpoint, **_server_options(command))
     except DuplicateError:
         raise CommandError("Destination already exists", 255) from None
 
@@ -198,12 +215,7 @@ def _change_server(engine: "Engine", command: Command) -> None:
     if command.name == "delete-server":
         server.remove()
         return
-    _check_method(command)
-    server.edit(
-        weight=command.weight,
-        upper_threshold=command.upper_threshold,
-        lower_threshold=command.lower_threshold,
-    )
+    server.edit(**_server_options(command))
 
 
 def _list(engine: "Engine", command: Command) -> str:

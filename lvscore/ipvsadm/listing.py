@@ -6,9 +6,11 @@ Everything here only reads; trailing blanks are ipvsadm's own.
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from functools import cmp_to_key
-from typing import TYPE_CHECKING
+from ipaddress import IPv4Address, IPv6Address
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
-from lvscore.addresses import Endpoint, parse_protocol
+from lvscore.addresses import Address, Endpoint, parse_protocol
 from lvscore.ipvsadm.values import FORWARD, HEADER, format_endpoint
 
 if TYPE_CHECKING:
@@ -63,13 +65,21 @@ class _Format:
     current: bool
 
     def service(self, service: "Service") -> str:
-        name = f"{service.protocol.upper():<4} {self._name(service.endpoint, service.protocol)}"
-        if service.endpoint.address.version == 4:
-            name = name[:33]
+        if service.endpoint is None:
+            name = f"FWM  {_signed(service.mark)}" + (" IPv6" if service.family == 6 else "")
+        else:
+            name = f"{service.protocol.upper():<4} {self._name(service.endpoint, service.protocol)}"
+            if service.family == 4:
+                name = name[:33]
         if self.columns in ("stats", "rate"):
             return f"{name:<33}{self._counts(self._numbers(service))}"
         flags = ",".join(service.scheduler_flags)
-        return f"{name} {service.scheduler}" + (f" ({flags})" if flags else "")
+        line = f"{name} {service.scheduler}" + (f" ({flags})" if flags else "")
+        if service.persistence:
+            line += f" persistent {service.persistence}"
+            line += "" if _is_default_mask(service) else f" mask {service.netmask}"
+            line += f" pe {service.persistence_engine}" if service.persistence_engine else ""
+        return line + (" ops" if service.one_packet else "")
 
     def server(self, server: "Server") -> str:
         name = self._name(server.endpoint, server.service.protocol)
@@ -88,15 +98,15 @@ class _Format:
             case "thresholds":
                 return f"{line} {server.upper_threshold:<10} {server.lower_threshold:<10} {counts}"
             case "persistent-conn":
-                return f"{line} {server.weight:<9} {0:<11} {counts}"
+                return f"{line} {server.weight:<9} {server.persistent:<11} {counts}"
             case "tun-info":
-                tunnel = f" {'n/a':<13}"
+                tunnel = f" {_tunnel(server):<13}"
             case _:
                 tunnel = ""
         return f"{line} {FORWARD[server.method]:<7}{tunnel} {server.weight:<6} {counts}"
 
     def _name(self, endpoint: Endpoint, protocol: str) -> str:
-        return format_endpoint(endpoint, parse_protocol(protocol), numeric=self.numeric)
+        return format_endpoint(endpoint, _protocol_number(protocol), numeric=self.numeric)
 
     def _numbers(self, of: "Service | Server") -> tuple[int, ...]:
         if self.columns == "rate":
@@ -105,6 +115,35 @@ class _Format:
 
     def _counts(self, numbers: Iterable[int]) -> str:
         return "".join(format_count(number, exact=self.exact) for number in numbers)
+
+
+def _protocol_number(protocol: str) -> int:
+    """The number of a service's or connection's protocol; 0 where a mark stands for it."""
+    return parse_protocol(protocol) if protocol not in ("", "ip") else 0
+
+
+def _signed(mark: int) -> int:
+    """A firewall mark as ipvsadm prints it."""
+    return mark - 2**32 if mark >= 2**31 else mark
+
+
+def _is_default_mask(service: "Service") -> bool:
+    return str(service.netmask) in ("255.255.255.255", "128")
+
+
+def _tunnel(server: "Server") -> str:
+    """What ``--tun-info`` shows of a server."""
+    if server.method != "tunnel":
+        return "n/a"
+    tunnel = server.tunnel
+    flag = {"": "-c", "nocsum": "-c", "csum": "+c", "remcsum": "r+c"}[tunnel.checksum]
+    match tunnel.type:
+        case "gue":
+            return f"gue:{tunnel.port}:{flag}"
+        case "gre":
+            return f"gre:{flag}"
+        case _:
+            return "ipip"
 
 
 def format_count(number: int, *, exact: bool = False) -> str:
@@ -171,10 +210,10 @@ def format_connections(
     if persistence_engines:
         title += "        pe name          pe_data"
     lines = ["IPVS connection entries", title]
-    for connection in engine.connections:
-        if connection.kind != "service":
+    for connection in chain(engine.connections, engine.templates):
+        if connection.kind == "rule":
             continue
-        protocol = parse_protocol(connection.protocol)
+        protocol = _protocol_number(connection.protocol)
         client, virtual, server = (
             format_endpoint(endpoint, protocol, numeric=numeric)
             for endpoint in (connection.client, connection.virtual, connection.server)
@@ -200,40 +239,83 @@ def format_saved(engine: "Engine", *, numeric: bool = True, complete: bool = Fal
     lines = []
     services = engine.services
     for service in services if complete else sorted_services(services):
-        number = parse_protocol(service.protocol)
-        key = _SELECTOR[service.protocol]
-        key += f" {format_endpoint(service.endpoint, number, numeric=numeric)}"
-        flags = ",".join(service.scheduler_flags)
-        lines.append(f"-A {key} -s {service.scheduler}" + (f" -b {flags}" if flags else ""))
+        number = _protocol_number(service.protocol)
+        key = _selector(service, numeric)
+        lines.append(f"-A {key} -s {service.scheduler}{_saved_options(service)}")
         servers = service.servers
         for server in reversed(servers) if complete else sorted_servers(servers):
             name = format_endpoint(server.endpoint, number, numeric=numeric)
             method = _METHOD_OPTION[server.method]
-            line = f"-a {key} -r {name} {method} -w {server.weight}"
+            line = f"-a {key} -r {name} {method} -w {server.weight}{_saved_tunnel(server)}"
             if complete and server.upper_threshold:
                 line += f" -x {server.upper_threshold} -y {server.lower_threshold}"
             lines.append(line)
     return "".join(f"{line}\n" for line in lines)
 
 
+def _selector(service: "Service", numeric: bool) -> str:
+    """The option that selects a service."""
+    if service.endpoint is None:
+        return f"-f {_signed(service.mark)}" + (" -6" if service.family == 6 else "")
+    number = parse_protocol(service.protocol)
+    endpoint = format_endpoint(service.endpoint, number, numeric=numeric)
+    return f"{_SELECTOR[service.protocol]} {endpoint}"
+
+
+def _saved_options(service: "Service") -> str:
+    options = ""
+    if service.persistence:
+        options += f" -p {service.persistence}"
+        options += "" if _is_default_mask(service) else f" -M {service.netmask}"
+    options += f" --pe {service.persistence_engine}" if service.persistence_engine else ""
+    options += " -o" if service.one_packet else ""
+    flags = ",".join(service.scheduler_flags)
+    return options + (f" -b {flags}" if flags else "")
+
+
+def _saved_tunnel(server: "Server") -> str:
+    if server.method != "tunnel":
+        return ""
+    tunnel = server.tunnel
+    options = f" --tun-type {tunnel.type}"
+    if tunnel.type == "gue":
+        options += f" --tun-port {tunnel.port}"
+    return options + (f" --tun-{tunnel.checksum}" if tunnel.checksum else "")
+
+
 def sorted_services(services: Iterable["Service"]) -> list["Service"]:
-    """Services by family, protocol, address and port."""
-    return sorted(services, key=lambda s: _place((parse_protocol(s.protocol), s.endpoint)))
+    """Services by mark, family, protocol, address and port."""
+    return sorted(services, key=_service_place)
 
 
 def sorted_servers(servers: Iterable["Server"]) -> list["Server"]:
     """Servers by address and port."""
-    return sorted(servers, key=lambda server: _place((0, server.endpoint)))
+    return sorted(servers, key=lambda server: _place((0, 0, server.endpoint)))
 
 
-def _compare(a: tuple[int, Endpoint], b: tuple[int, Endpoint]) -> int:
-    """IPv4 by the sign of a 32-bit difference, as ipvsadm has it: 172.x comes before 10.x."""
-    (protocol, (address, port)), (other_protocol, (other_address, other_port)) = a, b
+def _service_place(service: "Service") -> Any:
+    # A mark has no address: any of its family will do.
+    address: Address = IPv4Address(0) if service.family == 4 else IPv6Address(0)
+    endpoint = service.endpoint or Endpoint(address, 0)
+    return _place((service.mark, _protocol_number(service.protocol), endpoint))
+
+
+def _difference(a: int, b: int) -> int:
+    """The difference of two 32-bit numbers, as C has it."""
+    return (a - b + 2**31) % 2**32 - 2**31
+
+
+def _compare(a: tuple[int, int, Endpoint], b: tuple[int, int, Endpoint]) -> int:
+    """Marks and IPv4 addresses by the sign of a 32-bit difference, as ipvsadm has it: 172.x comes
+    before 10.x, and services without a mark have the mark 0."""
+    (mark, protocol, (address, port)), (other_mark, other_protocol, other_endpoint) = a, b
+    other_address, other_port = other_endpoint
     difference = int(address) - int(other_address)
-    if address.version == 4:
-        difference = (difference + 2**31) % 2**32 - 2**31
+    if address.version == other_address.version == 4:
+        difference = _difference(int(address), int(other_address))
     return (
-        address.version - other_address.version
+        _difference(mark, other_mark)
+        or address.version - other_address.version
         or protocol - other_protocol
         or difference
         or port - other_port

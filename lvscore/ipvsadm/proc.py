@@ -4,6 +4,7 @@ Formats of ip_vs_ctl.c and ip_vs_conn.c: hexadecimal; trailing blanks are the ke
 """
 
 from dataclasses import astuple
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from lvscore.addresses import Address, Endpoint
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from lvscore.services import Service
 
 __all__ = ["format_ip_vs", "format_ip_vs_conn", "format_ip_vs_stats"]
+
+_JIFFIES = 250  # a second, as Debian builds its kernel
 
 
 def format_ip_vs(engine: "Engine") -> str:
@@ -33,9 +36,19 @@ def format_ip_vs(engine: "Engine") -> str:
 
 
 def _service(service: "Service") -> str:
-    flags = " " if service.endpoint.address.version == 4 else ""
-    name = f"{service.protocol.upper()}  {_endpoint(service.endpoint)}"
-    return f"{name} {service.scheduler} {flags}"
+    if service.endpoint is None:
+        line = f"FWM  {service.mark:08X} {service.scheduler} "
+        line += "ops " if service.one_packet else ""
+    else:
+        line = f"{service.protocol.upper()}  {_endpoint(service.endpoint)} {service.scheduler} "
+        if service.family == 4:
+            line += "ops " if service.one_packet else " "
+    if not service.persistence:
+        return line
+    mask = service.netmask
+    # A prefix length is printed as if it was a mask in network order.
+    word = int.from_bytes(mask.to_bytes(4, "little")) if isinstance(mask, int) else int(mask)
+    return f"{line}persistent {service.persistence * _JIFFIES} {word:08X}"
 
 
 def format_ip_vs_conn(engine: "Engine") -> str:
@@ -43,7 +56,7 @@ def format_ip_vs_conn(engine: "Engine") -> str:
     lines = [
         "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData",
     ]
-    for connection in engine.connections:
+    for connection in chain(engine.connections, engine.templates):
         if connection.kind == "rule":
             continue
         ends = " ".join(

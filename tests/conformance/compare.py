@@ -2,7 +2,7 @@
 
 import re
 
-ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+ICMP, IPIP, TCP, UDP, ICMPV6 = 1, 4, 6, 17, 58
 
 _ERRORS = {3, 4, 5, 11, 12}
 _TEMPLATE_SLACK = 3  # seconds: see the recordings' notes on templates that are armed again
@@ -14,8 +14,8 @@ def masked(packet: str, arrived: bytes | None, own: set) -> bytes:
     """A packet without the bytes that cannot be compared.
 
     Of packets that the director makes: IPv4 identification (and with it the header checksum)
-    of ICMP, the flow label of ICMPv6, clocks in ICMP timestamp replies. Of all: identification
-    of IPv6 fragments, clocks in IP timestamp options.
+    of ICMP and IPIP, the flow label of ICMPv6, clocks in ICMP timestamp replies. Of all:
+    identification of IPv6 fragments, clocks in IP timestamp options.
     """
     data = bytearray.fromhex(packet)
     if len(data) >= 20 and data[0] >> 4 == 4:
@@ -27,6 +27,8 @@ def masked(packet: str, arrived: bytes | None, own: set) -> bytes:
 
 def _mask_ipv4(data: bytearray, arrived: bytes | None, own: set) -> None:
     header = (data[0] & 15) * 4
+    if data[9] == IPIP and bytes(data[12:16]) in own:
+        data[4:6] = data[10:12] = b"\0\0"
     if data[9] == ICMP and bytes(data[12:16]) in own and not _passed_on(data, arrived):
         data[4:6] = data[10:12] = b"\0\0"
         if data[header] == 14:

@@ -13,7 +13,7 @@ from lvscore._core.bytes cimport htons
 from lvscore._core.clock cimport clock_set, state_expire
 from lvscore._core.consts cimport (
     IPV4, IPV6, LINK_ETHERNET, LINK_IPV4, LINK_IPV6, LINK_LINUX_SLL, LINK_LINUX_SLL2, LINK_NULL,
-    LINK_RAW, NIL, REASON_COUNT,
+    LINK_RAW, NIL, PROTOCOL_MARK, REASON_COUNT,
 )
 from lvscore._core.emit cimport emitted_clear
 from lvscore._core.flow cimport (
@@ -23,8 +23,10 @@ from lvscore._core.pipeline cimport Frames, batch_process, frame_count, packet_p
 from lvscore._core.route cimport local_remove
 from lvscore._core.rules cimport ANY_INTERFACE, Chain, Rule
 from lvscore._core.selfcheck cimport state_check
+from lvscore._core.server cimport Tunnel
 from lvscore._core.service cimport (
-    server_add, server_edit, server_remove, service_add, service_find, service_remove,
+    SERVICE_ONE_PACKET, SERVICE_PERSISTENT, ServiceOptions, mark_address, server_add, server_edit,
+    server_find, server_remove, service_add, service_find, service_remove,
 )
 from lvscore._core.state cimport (
     SYSCTL_SLOPPY_SCTP, SYSCTL_SLOPPY_TCP, State, local_announce, state_copy, state_free,
@@ -55,6 +57,7 @@ cdef struct Harness:
     uint32_t length[40]
     uint32_t wire_length[40]
     int64_t timestamp[40]
+    uint32_t mark[40]
     uint8_t verdict[40]
     uint8_t reason[40]
     Tuple last              # of the latest frame that has one
@@ -154,6 +157,17 @@ cdef inline void service_change(State* s, const Harness* h, uint32_t choice,
     cdef Address address = h.last.destination
     cdef uint32_t service, place, server
     cdef uint32_t* servers
+    cdef ServiceOptions options
+    cdef Tunnel tunnel
+    options.flags = more & (SERVICE_PERSISTENT | SERVICE_ONE_PACKET)
+    options.timeout = 1000 * (1 + (more >> 4))
+    options.netmask.word[0] = <uint64_t>0x00FFFFFFFFFFFFFFULL
+    options.netmask.word[1] = <uint64_t>-(more & 1)
+    tunnel.type = choice >> 1 & 3
+    tunnel.flags = choice >> 3 & 1
+    tunnel.port = htons(6080)
+    if tunnel.type > 2:
+        tunnel.type = 0
     if not has_ports(h.last.protocol):
         return
     if ports_destination(h.last.ports) == 0:
@@ -164,7 +178,13 @@ cdef inline void service_change(State* s, const Harness* h, uint32_t choice,
         if s.services.count < 6 and local_announce(s, h.last.family, &address):
             require(service_add(&s.services, h.last.family, h.last.protocol, &address,
                                 ports_destination(h.last.ports), choice % 15,
-                                choice & 0x18, s.tick) != NIL)
+                                choice & 0x18, &options, s.tick) != NIL)
+            if more & 8 and s.services.marks < 2:
+                address = mark_address(1)
+                if service_find(&s.services, h.last.family, PROTOCOL_MARK, &address, 0) == NIL:
+                    options.flags |= SERVICE_PERSISTENT
+                    require(service_add(&s.services, h.last.family, PROTOCOL_MARK, &address, 0,
+                                        choice % 15, 0, &options, s.tick) != NIL)
         return
     servers = s.services.service[service].scheduler.list
     place = s.services.service[service].scheduler.count
@@ -176,16 +196,25 @@ cdef inline void service_change(State* s, const Harness* h, uint32_t choice,
         if choice & 1:
             server_remove(&s.services, server, s.tick)
         else:
-            server_edit(&s.services, server, <int>(more & 3), more >> 2 & 3, 0)
+            server_edit(&s.services, server, more >> 6, <int>(more & 3), more >> 2 & 3, 0,
+                        tunnel)
     elif place < 5:
         address = server_address(more, h.last.family)
         for server in range(place):
             if s.services.server[servers[server]].address.word[0] == address.word[0] \
                     and s.services.server[servers[server]].address.word[1] == address.word[1]:
                 return
-        require(server_add(&s.services, service, &address, htons(8080), 0,
-                           <int>(1 + (more >> 2) % 3), more >> 4 & 3, more >> 4 & 1,
-                           s.tick) != NIL)
+        require(server_add(&s.services, service, &address, h.last.family, htons(8080),
+                           choice >> 4 & 3, <int>(1 + (more >> 2) % 3), more >> 4 & 3,
+                           more >> 4 & 1, tunnel, s.tick) != NIL)
+        if s.services.marks and more & 1:
+            address = mark_address(1)
+            service = service_find(&s.services, h.last.family, PROTOCOL_MARK, &address, 0)
+            address = server_address(more, h.last.family)
+            if service != NIL and server_find(&s.services, service, h.last.family, &address,
+                                              0) == NIL:
+                require(server_add(&s.services, service, &address, h.last.family, 0,
+                                   choice >> 4 & 3, 1, 0, 0, tunnel, s.tick) != NIL)
 
 
 cdef inline void frame_note(Harness* h, const uint8_t* data, uint32_t length,
@@ -203,6 +232,7 @@ cdef inline void frame_note(Harness* h, const uint8_t* data, uint32_t length,
     h.length[h.count] = length
     h.wire_length[h.count] = wire_length
     h.timestamp[h.count] = h.now
+    h.mark[h.count] = h.now & 1
     h.count += 1
 
 
@@ -237,6 +267,7 @@ cdef inline void frames_flush(Harness* h) noexcept nogil:
     frames.length = h.length
     frames.original_length = h.wire_length
     frames.timestamp = h.timestamp
+    frames.mark = h.mark
     frames.verdict = h.verdict
     frames.reason = h.reason
     frames.count = h.count
@@ -246,7 +277,7 @@ cdef inline void frames_flush(Harness* h) noexcept nogil:
         reason = 0
         clock_set(&h.one_by_one, h.timestamp[i])
         verdict = packet_process(&h.one_by_one, single[i], h.length[i], h.wire_length[i],
-                                 h.link_type, &reason)
+                                 h.link_type, h.mark[i], &reason)
         frame_count(&h.one_by_one, h.length[i], verdict, reason)
         require(verdict == h.verdict[i] and reason == h.reason[i])
         require(reason != 0 and reason < REASON_COUNT and verdict < 5)

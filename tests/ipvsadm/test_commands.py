@@ -56,17 +56,6 @@ def test_timeouts():
 @pytest.mark.parametrize(
     ("command", "named"),
     [
-        ("-A -t 1.2.3.4:81 -p", "persistence (-p)"),
-        ("-A -t 1.2.3.4:0 -p 60", "persistence (-p)"),
-        ("-A -t 1.2.3.4:81 -M 255.255.255.0", "-M"),
-        ("-A -u 1.2.3.4:81 --ops", "-o"),
-        ("-A -t 1.2.3.4:81 --pe sip", "--pe"),
-        ("-A -f 5", "-f"),
-        ("-A -t 1.2.3.4:81 -s sh -b flag-3", "flag-3"),
-        ("-a -t 1.2.3.4:80 -r 1.2.3.6", "without -m"),
-        ("-e -t 1.2.3.4:80 -r 1.2.3.5 -w 3", "without -m"),
-        ("-a -t 1.2.3.4:80 -r 1.2.3.6 -g", "-g"),
-        ("-a -t 1.2.3.4:80 -r 1.2.3.6 -i --tun-type gue --tun-port 6080", "-i"),
         ("-R", "-R"),
         ("--start-daemon master", "--start-daemon"),
     ],

@@ -97,6 +97,8 @@ def test_statistics():
     )
     service = SimpleNamespace(
         protocol="tcp",
+        family=4,
+        mark=0,
         endpoint=parse_endpoint("172.16.1.100:80"),
         listed_statistics=numbers,
         rate=Rate(100000001, 1, 2, 100000001, 3),
@@ -140,7 +142,12 @@ def test_connections():
                        "[2001:db8:1::8]:8080", 872),
             connection("udp", "UDP", "10.0.0.1:4", "172.16.1.100:53", "172.16.1.8:53", 7000),
             connection("tcp", "ESTABLISHED", "10.0.0.1:5", "1.1.1.1:1", "2.2.2.2:2", 1, "rule"),
-        ]
+        ],
+        templates=[
+            connection("tcp", "NONE", "10.0.0.1:0", "172.16.1.100:80", "172.16.1.8:80", 49,
+                       "template"),
+            connection("ip", "ASSURED", "10.0.0.2:0", "0.0.0.7:0", "172.16.1.7:0", 299, "template"),
+        ],
     )  # fmt: skip
     assert listing.format_connections(engine) == (
         "IPVS connection entries\n"
@@ -148,6 +155,8 @@ def test_connections():
         "TCP 01:32  TIME_WAIT   10.0.0.1:40001     172.16.1.100:80    172.16.1.8:8080\n"
         "TCP 14:32  ESTABLISHED [2001:db8:a::1]:40003 [2001:db8::1]:80   [2001:db8:1::8]:8080\n"
         "UDP 116:40 UDP         10.0.0.1:4         172.16.1.100:53    172.16.1.8:53\n"
+        "TCP 00:49  NONE        10.0.0.1:0         172.16.1.100:80    172.16.1.8:80\n"
+        "IP  04:59  ASSURED     10.0.0.2:0         0.0.0.7:0          172.16.1.7:0\n"
     )
 
 

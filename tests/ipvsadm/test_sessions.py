@@ -113,4 +113,6 @@ def test_session(recorded):
         expected = step["rc"], step.get("stdout", ""), step.get("stderr", "")
         if step["rc"] == 0:
             expected = 0, session.without_parted(expected[1]), expected[2]
+        if "--nosort" in words:  # the kernel's order is that of a hash
+            result, expected = ((a, sorted(b.splitlines()), c) for a, b, c in (result, expected))
         assert result == expected, f"step {number}: {step['cmd']}"
