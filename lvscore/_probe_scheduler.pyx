@@ -17,8 +17,8 @@ from lvscore._core.flow cimport Address, Tuple, address_load, ports_make
 from lvscore._core.hash cimport hash_32 as _hash_32
 from lvscore._core.scheduler_maglev cimport sip_hash as _sip_hash
 from lvscore._core.service cimport (
-    ServiceOptions, Services, scheduler_set, server_add, server_edit, server_remove, service_add, services_copy,
-    services_free, services_init,
+    ServiceOptions, Services, scheduler_set, server_add, server_edit, server_remove, service_add,
+    services_copy, services_free, services_init,
 )
 
 __all__ = ["Scheduler", "hash_32", "sip_hash"]

@@ -1,10 +1,9 @@
 """ipvsadm's language: command lines in, its text out.
 
 :func:`run` reads a command line as ipvsadm 1.31 does and gives its text, messages and exit
-statuses. What this engine cannot do yet (persistence, firewall marks, direct routing, tunnels,
-one-packet scheduling, the sync daemon) is refused by name. :func:`execute` runs ``ipvsadm``,
-``ipvsadm-save`` and ``ipvsadm-restore`` as a shell would.
-Ports may be names of the services database; addresses are numeric, names are never looked up.
+statuses; :func:`execute` runs ``ipvsadm``, ``ipvsadm-save`` and ``ipvsadm-restore`` as a shell
+would. What this engine cannot do (the sync daemon) is refused by name. Ports may be names of the
+services database; addresses are numeric, names are never looked up.
 """
 
 import shlex

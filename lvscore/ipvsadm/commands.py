@@ -5,8 +5,8 @@ would do but this engine cannot is refused with "... is not available". Both lea
 as it was.
 """
 
-from dataclasses import astuple
-from typing import TYPE_CHECKING, NoReturn, TypedDict
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lvscore.addresses import Address, Endpoint
 from lvscore.errors import CommandError, ConfigError, DuplicateError, LimitError, NotFoundError
@@ -18,7 +18,7 @@ from lvscore.ipvsadm.listing import (
     format_listing,
     format_saved,
 )
-from lvscore.model import SCHEDULERS, Tunnel
+from lvscore.model import SCHEDULERS
 from lvscore.services import PERSISTENCE_ENGINES
 
 if TYPE_CHECKING:
@@ -40,23 +40,6 @@ CONFIGURING = frozenset(
     }
 )
 """Commands that change the configuration, and can therefore stand in a file of it."""
-
-
-class _ServiceOptions(TypedDict):
-    scheduler: str
-    scheduler_flags: tuple[str, ...]
-    persistence: int
-    netmask: Address | int
-    one_packet: bool
-    persistence_engine: str
-
-
-class _ServerOptions(TypedDict):
-    weight: int
-    method: str
-    tunnel: Tunnel | None
-    upper_threshold: int
-    lower_threshold: int
 
 
 def apply(engine: "Engine", command: Command) -> str:
@@ -133,89 +116,83 @@ def _find(engine: "Engine", key: ServiceKey | None, message: str, status: int = 
 def _put_service(engine: "Engine", command: Command) -> None:
     key = command.service
     assert key is not None
+    service = _lookup(engine, key)
     adding = command.name == "add-service"
-    if adding == (_lookup(engine, key) is not None):
+    if adding == (service is not None):
         raise CommandError("Service already exists" if adding else "No such service", 255)
-    if command.scheduler not in SCHEDULERS or command.persistence_engine not in PERSISTENCE_ENGINES:
-        raise CommandError("Scheduler or persistence engine not found", 255)
-    netmask = command.netmask
-    options = _ServiceOptions(
-        scheduler=command.scheduler,
-        scheduler_flags=command.scheduler_flags,
-        persistence=command.persistence,
-        netmask=(32 if key.family == 4 else 128) if netmask is None else netmask,
-        one_packet=command.one_packet,
-        persistence_engine=command.persistence_engine,
-    )
-    if not adding:
-        # What is not repeated goes back to its default.
-        _find(engine, key, "No such service").edit(**options)
-    elif key.address is None:
-        engine.add_fwmark_service(key.mark, family=key.family, **options)
-    else:
-        engine.add_service(key.protocol, Endpoint(key.address, key.port), **options)
-
-
-def _server_endpoint(command: Command) -> Endpoint:
-    assert command.service is not None
-    assert command.server is not None
-    address, port = command.server
-    # Direct routing and tunnelling leave the port as it is.
-    if (
-        command.name != "delete-server"
-        and command.method != "masquerade"
-        and command.service.address is not None
+    if command.scheduler not in SCHEDULERS or command.persistence_engine not in (
+        "",
+        *PERSISTENCE_ENGINES,
     ):
-        port = command.service.port
-    return Endpoint(address, port)
+        raise CommandError("Scheduler or persistence engine not found", 255)
+    # What was not written out goes back to its default, also in an edit.
+    settings: dict[str, Any] = {
+        "scheduler": command.scheduler,
+        "scheduler_flags": command.scheduler_flags,
+        "persistence": command.persistence,
+        "netmask": command.netmask or (32 if key.family == 4 else 128),
+        "one_packet": command.one_packet,
+        "persistence_engine": command.persistence_engine,
+    }
+    if service is not None:
+        service.edit(**settings)
+    elif key.address is None:
+        engine.add_fwmark_service(key.mark, family=key.family, **settings)
+    else:
+        engine.add_service(key.protocol, Endpoint(key.address, key.port), **settings)
 
 
-def _server_options(command: Command) -> _ServerOptions:
-    return _ServerOptions(
-        weight=command.weight,
-        method=command.method,
-        tunnel=Tunnel(*astuple(command.tunnel)) if command.method == "tunnel" else None,
-        upper_threshold=command.upper_threshold,
-        lower_threshold=command.lower_threshold,
-    )
-
-
-def _check_thresholds(command: Command) -> None:
+def _server_settings(command: Command) -> dict[str, Any]:
     if command.lower_threshold > command.upper_threshold:
         raise CommandError("Numerical result out of range", 255)
+    return {
+        "weight": command.weight,
+        "method": command.method,
+        "tunnel": command.tunnel if command.method == "tunnel" else None,
+        "upper_threshold": command.upper_threshold,
+        "lower_threshold": command.lower_threshold,
+    }
 
 
 def _add_server(engine: "Engine", command: Command) -> None:
     service = _find(engine, command.service, "Service not defined")
-    endpoint = _server_endpoint(command)
-    _check_thresholds(command)
-    address = endpoint.address
-    if (
-        address.is_multicast
-        or (address.version == 4 and (address.packed[0] == 0 or int(address) == 2**32 - 1))
-        or (address.version == 6 and (address.is_unspecified or address.is_link_local))
-    ):
+    settings = _server_settings(command)
+    assert command.server is not None
+    if not _is_unicast(command.server[0]):
         raise CommandError(
             "Invalid operation.  Possibly wrong module version, address not unicast, ...", 255
         )
     try:
-        service.add_server(endpoint, **_server_options(command))
+        service.add_server(Endpoint(*command.server), **settings)
     except DuplicateError:
         raise CommandError("Destination already exists", 255) from None
 
 
+def _is_unicast(address: Address) -> bool:
+    """Whether the kernel takes an address for a host's (inet_addr_type, ipv6_addr_type)."""
+    if isinstance(address, IPv4Address):
+        return not (address.is_multicast or address.packed[0] == 0 or int(address) == 2**32 - 1)
+    return not (
+        address.is_multicast
+        or address.is_unspecified
+        or address.is_link_local
+        or address.ipv4_mapped is not None
+    )
+
+
 def _change_server(engine: "Engine", command: Command) -> None:
     service = _find(engine, command.service, "Service not defined")
-    if command.name == "edit-server":
-        _check_thresholds(command)
+    editing = command.name == "edit-server"
+    settings = _server_settings(command) if editing else {}
+    assert command.server is not None
     try:
-        server = service.find_server(_server_endpoint(command))
+        server = service.find_server(Endpoint(*command.server))
     except NotFoundError:
         raise CommandError("No such destination", 255) from None
-    if command.name == "delete-server":
+    if editing:
+        server.edit(**settings)
+    else:
         server.remove()
-        return
-    server.edit(**_server_options(command))
 
 
 def _list(engine: "Engine", command: Command) -> str:

@@ -21,13 +21,15 @@ from lvscore.ipvsadm.values import (
     parse_ipv4,
     parse_number,
 )
+from lvscore.model import Tunnel
 
-__all__ = ["TRY_HELP", "Command", "ServiceKey", "Tunnel", "parse"]
+__all__ = ["TRY_HELP", "Command", "ServiceKey", "parse"]
 
 TRY_HELP = "Try `ipvsadm -h' or 'ipvsadm --help' for more information."
 
 MAX_TIMEOUT = 31 * 24 * 60 * 60
 _INT_MAX = 2**31 - 1
+_IPIP = Tunnel()
 
 
 class ServiceKey(NamedTuple):
@@ -38,15 +40,6 @@ class ServiceKey(NamedTuple):
     port: int
     mark: int = 0
     family: int = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Tunnel:
-    """How a tunnel server's packets are wrapped."""
-
-    type: str = "ipip"
-    port: int = 0
-    checksum: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +64,7 @@ class Command:
     weight: int = 1
     upper_threshold: int = 0
     lower_threshold: int = 0
-    tunnel: Tunnel = Tunnel()
+    tunnel: Tunnel = _IPIP
     timeouts: tuple[int, int, int] = (0, 0, 0)
     daemon: str = ""
     sort: bool = True

@@ -3,17 +3,17 @@
 Everything here only reads; trailing blanks are ipvsadm's own.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
 from functools import cmp_to_key
-from ipaddress import IPv4Address, IPv6Address
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
 
-from lvscore.addresses import Address, Endpoint, parse_protocol
-from lvscore.ipvsadm.values import FORWARD, HEADER, format_endpoint
+from lvscore.addresses import Endpoint
+from lvscore.ipvsadm.values import FORWARD, HEADER, PROTOCOLS, format_endpoint
 
 if TYPE_CHECKING:
+    from lvscore.connections import Connection
     from lvscore.engine import Engine
     from lvscore.services import Server, Service
 
@@ -68,21 +68,26 @@ class _Format:
         if service.endpoint is None:
             name = f"FWM  {_signed(service.mark)}" + (" IPv6" if service.family == 6 else "")
         else:
-            name = f"{service.protocol.upper():<4} {self._name(service.endpoint, service.protocol)}"
-            if service.family == 4:
-                name = name[:33]
+            name = f"{service.protocol.upper():<4} {self._name(service.endpoint, service)}"
+        if service.family == 4:
+            name = name[:33]
         if self.columns in ("stats", "rate"):
             return f"{name:<33}{self._counts(self._numbers(service))}"
-        flags = ",".join(service.scheduler_flags)
-        line = f"{name} {service.scheduler}" + (f" ({flags})" if flags else "")
+        parts = [name, service.scheduler]
+        if flags := service.scheduler_flags:
+            parts.append(f"({','.join(flags)})")
         if service.persistence:
-            line += f" persistent {service.persistence}"
-            line += "" if _is_default_mask(service) else f" mask {service.netmask}"
-            line += f" pe {service.persistence_engine}" if service.persistence_engine else ""
-        return line + (" ops" if service.one_packet else "")
+            parts.append(f"persistent {service.persistence}")
+            if (mask := netmask(service)) is not None:
+                parts.append(f"mask {mask}")
+            if service.persistence_engine:
+                parts.append(f"pe {service.persistence_engine}")
+        if service.one_packet:
+            parts.append("ops")
+        return " ".join(parts)
 
     def server(self, server: "Server") -> str:
-        name = self._name(server.endpoint, server.service.protocol)
+        name = self._name(server.endpoint, server.service)
         if server.address.version == 4:
             name = name[:28]
         line = f"  -> {name:<28}"
@@ -100,13 +105,14 @@ class _Format:
             case "persistent-conn":
                 return f"{line} {server.weight:<9} {server.persistent:<11} {counts}"
             case "tun-info":
-                tunnel = f" {_tunnel(server):<13}"
+                tunnel = f" {_tunnel_info(server):<13}"
             case _:
                 tunnel = ""
         return f"{line} {FORWARD[server.method]:<7}{tunnel} {server.weight:<6} {counts}"
 
-    def _name(self, endpoint: Endpoint, protocol: str) -> str:
-        return format_endpoint(endpoint, _protocol_number(protocol), numeric=self.numeric)
+    def _name(self, endpoint: Endpoint, service: "Service") -> str:
+        protocol = PROTOCOLS.get(service.protocol, 0)
+        return format_endpoint(endpoint, protocol, numeric=self.numeric)
 
     def _numbers(self, of: "Service | Server") -> tuple[int, ...]:
         if self.columns == "rate":
@@ -117,33 +123,40 @@ class _Format:
         return "".join(format_count(number, exact=self.exact) for number in numbers)
 
 
-def _protocol_number(protocol: str) -> int:
-    """The number of a service's or connection's protocol; 0 where a mark stands for it."""
-    return parse_protocol(protocol) if protocol not in ("", "ip") else 0
-
-
 def _signed(mark: int) -> int:
-    """A firewall mark as ipvsadm prints it."""
+    """A firewall mark as ipvsadm prints it: marks of 2**31 and more are negative."""
     return mark - 2**32 if mark >= 2**31 else mark
 
 
-def _is_default_mask(service: "Service") -> bool:
-    return str(service.netmask) in ("255.255.255.255", "128")
+def netmask(service: "Service") -> str | None:
+    """The mask of a persistent service, or ``None`` if it is the default one."""
+    mask = service.netmask
+    return None if mask in (128, IPv4Address(2**32 - 1)) else str(mask)
 
 
-def _tunnel(server: "Server") -> str:
-    """What ``--tun-info`` shows of a server."""
+def _tunnel_info(server: "Server") -> str:
     if server.method != "tunnel":
         return "n/a"
     tunnel = server.tunnel
-    flag = {"": "-c", "nocsum": "-c", "csum": "+c", "remcsum": "r+c"}[tunnel.checksum]
+    checksum = {"": "-c", "nocsum": "-c", "csum": "+c", "remcsum": "r+c"}[tunnel.checksum]
     match tunnel.type:
         case "gue":
-            return f"gue:{tunnel.port}:{flag}"
+            return f"gue:{tunnel.port}:{checksum}"
         case "gre":
-            return f"gre:{flag}"
-        case _:
-            return "ipip"
+            return f"gre:{checksum}"
+    return tunnel.type
+
+
+def _tunnel_options(server: "Server") -> str:
+    if server.method != "tunnel":
+        return ""
+    tunnel = server.tunnel
+    options = f" --tun-type {tunnel.type}"
+    if tunnel.type == "gue":
+        options += f" --tun-port {tunnel.port}"
+    if tunnel.type != "ipip":
+        options += f" --tun-{tunnel.checksum or 'nocsum'}"
+    return options
 
 
 def format_count(number: int, *, exact: bool = False) -> str:
@@ -199,7 +212,7 @@ def format_listing(
 def format_connections(
     engine: "Engine", *, numeric: bool = True, persistence_engines: bool = False
 ) -> str:
-    """Return what ``ipvsadm -L -c`` prints: the connections of services, in table order.
+    """Return what ``ipvsadm -L -c`` prints: the connections and templates of services.
 
     Args:
         engine: the engine to list.
@@ -210,21 +223,29 @@ def format_connections(
     if persistence_engines:
         title += "        pe name          pe_data"
     lines = ["IPVS connection entries", title]
-    for connection in chain(engine.connections, engine.templates):
-        if connection.kind == "rule":
-            continue
-        protocol = _protocol_number(connection.protocol)
+    for connection in listed_connections(engine):
+        protocol = PROTOCOLS.get(connection.protocol, 0)
         client, virtual, server = (
             format_endpoint(endpoint, protocol, numeric=numeric)
             for endpoint in (connection.client, connection.virtual, connection.server)
         )
         minutes, seconds = divmod(max(connection.expires_ns, 0) // 10**9, 60)
-        state = _STATES.get(connection.state, connection.state)
         lines.append(
             f"{connection.protocol.upper():<3} {f'{minutes:02}:{seconds:02}':<6} "
-            f"{state:<11} {client:<18} {virtual:<18} {server}"
+            f"{listed_state(connection):<11} {client:<18} {virtual:<18} {server}"
         )
     return "".join(f"{line}\n" for line in lines)
+
+
+def listed_connections(engine: "Engine") -> Iterator["Connection"]:
+    """The connections of services, and the templates, in table order."""
+    yield from (one for one in engine.connections if one.kind == "service")
+    yield from engine.templates
+
+
+def listed_state(connection: "Connection") -> str:
+    """The name of a connection's state as IPVS prints it."""
+    return _STATES.get(connection.state, connection.state)
 
 
 def format_saved(engine: "Engine", *, numeric: bool = True, complete: bool = False) -> str:
@@ -239,87 +260,70 @@ def format_saved(engine: "Engine", *, numeric: bool = True, complete: bool = Fal
     lines = []
     services = engine.services
     for service in services if complete else sorted_services(services):
-        number = _protocol_number(service.protocol)
-        key = _selector(service, numeric)
-        lines.append(f"-A {key} -s {service.scheduler}{_saved_options(service)}")
+        number = PROTOCOLS.get(service.protocol, 0)
+        if service.endpoint is None:
+            mark = service.mark if complete else _signed(service.mark)
+            key = f"-f {mark}" + (" -6" if service.family == 6 else "")
+        else:
+            key = _SELECTOR[service.protocol]
+            key += f" {format_endpoint(service.endpoint, number, numeric=numeric)}"
+        lines.append(f"-A {key} -s {service.scheduler}{_service_options(service)}")
         servers = service.servers
         for server in reversed(servers) if complete else sorted_servers(servers):
             name = format_endpoint(server.endpoint, number, numeric=numeric)
             method = _METHOD_OPTION[server.method]
-            line = f"-a {key} -r {name} {method} -w {server.weight}{_saved_tunnel(server)}"
+            line = f"-a {key} -r {name} {method} -w {server.weight}{_tunnel_options(server)}"
             if complete and server.upper_threshold:
                 line += f" -x {server.upper_threshold} -y {server.lower_threshold}"
             lines.append(line)
     return "".join(f"{line}\n" for line in lines)
 
 
-def _selector(service: "Service", numeric: bool) -> str:
-    """The option that selects a service."""
-    if service.endpoint is None:
-        return f"-f {_signed(service.mark)}" + (" -6" if service.family == 6 else "")
-    number = parse_protocol(service.protocol)
-    endpoint = format_endpoint(service.endpoint, number, numeric=numeric)
-    return f"{_SELECTOR[service.protocol]} {endpoint}"
-
-
-def _saved_options(service: "Service") -> str:
+def _service_options(service: "Service") -> str:
     options = ""
     if service.persistence:
         options += f" -p {service.persistence}"
-        options += "" if _is_default_mask(service) else f" -M {service.netmask}"
-    options += f" --pe {service.persistence_engine}" if service.persistence_engine else ""
-    options += " -o" if service.one_packet else ""
-    flags = ",".join(service.scheduler_flags)
-    return options + (f" -b {flags}" if flags else "")
-
-
-def _saved_tunnel(server: "Server") -> str:
-    if server.method != "tunnel":
-        return ""
-    tunnel = server.tunnel
-    options = f" --tun-type {tunnel.type}"
-    if tunnel.type == "gue":
-        options += f" --tun-port {tunnel.port}"
-    return options + (f" --tun-{tunnel.checksum}" if tunnel.checksum else "")
+        if (mask := netmask(service)) is not None:
+            options += f" -M {mask}"
+    if service.persistence_engine:
+        options += f" --pe {service.persistence_engine}"
+    if service.one_packet:
+        options += " -o"
+    if flags := service.scheduler_flags:
+        options += f" -b {','.join(flags)}"
+    return options
 
 
 def sorted_services(services: Iterable["Service"]) -> list["Service"]:
-    """Services by mark, family, protocol, address and port."""
-    return sorted(services, key=_service_place)
+    """Services by mark, family, protocol, address and port (ipvs_cmp_services)."""
+    return sorted(services, key=lambda service: _place(_service_numbers(service)))
+
+
+def _service_numbers(service: "Service") -> tuple[int, ...]:
+    if service.endpoint is None:
+        return service.mark, service.family
+    return 0, service.family, PROTOCOLS[service.protocol], *_numbers(service.endpoint)
 
 
 def sorted_servers(servers: Iterable["Server"]) -> list["Server"]:
-    """Servers by address and port."""
-    return sorted(servers, key=lambda server: _place((0, 0, server.endpoint)))
-
-
-def _service_place(service: "Service") -> Any:
-    # A mark has no address: any of its family will do.
-    address: Address = IPv4Address(0) if service.family == 4 else IPv6Address(0)
-    endpoint = service.endpoint or Endpoint(address, 0)
-    return _place((service.mark, _protocol_number(service.protocol), endpoint))
-
-
-def _difference(a: int, b: int) -> int:
-    """The difference of two 32-bit numbers, as C has it."""
-    return (a - b + 2**31) % 2**32 - 2**31
-
-
-def _compare(a: tuple[int, int, Endpoint], b: tuple[int, int, Endpoint]) -> int:
-    """Marks and IPv4 addresses by the sign of a 32-bit difference, as ipvsadm has it: 172.x comes
-    before 10.x, and services without a mark have the mark 0."""
-    (mark, protocol, (address, port)), (other_mark, other_protocol, other_endpoint) = a, b
-    other_address, other_port = other_endpoint
-    difference = int(address) - int(other_address)
-    if address.version == other_address.version == 4:
-        difference = _difference(int(address), int(other_address))
-    return (
-        _difference(mark, other_mark)
-        or address.version - other_address.version
-        or protocol - other_protocol
-        or difference
-        or port - other_port
+    """Servers by family, address and port (ipvs_cmp_dests)."""
+    return sorted(
+        servers, key=lambda server: _place((server.address.version, *_numbers(server.endpoint)))
     )
+
+
+def _numbers(endpoint: Endpoint) -> tuple[int, ...]:
+    """An address in words of 32 bits, and the port."""
+    packed = endpoint.address.packed
+    words = (int.from_bytes(packed[i : i + 4], "big") for i in range(0, len(packed), 4))
+    return *words, endpoint.port
+
+
+def _compare(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    """The first difference, taken as a signed number of 32 bits as ipvsadm does: 172.x comes
+    before 10.x, and the mark 4294967295 before all others."""
+    differences = ((one - other + 2**31) % 2**32 - 2**31 for one, other in zip(a, b, strict=False))
+    return next(filter(None, differences), 0)
 
 
 _place = cmp_to_key(_compare)

@@ -4,10 +4,10 @@ Formats of ip_vs_ctl.c and ip_vs_conn.c: hexadecimal; trailing blanks are the ke
 """
 
 from dataclasses import astuple
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from lvscore.addresses import Address, Endpoint
+from lvscore.ipvsadm.listing import listed_connections, listed_state
 from lvscore.ipvsadm.values import FORWARD, HEADER
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["format_ip_vs", "format_ip_vs_conn", "format_ip_vs_stats"]
 
-_JIFFIES = 250  # a second, as Debian builds its kernel
+HZ = 250
+"""Clock ticks in a second, in which the kernel tells of persistence."""
 
 
 def format_ip_vs(engine: "Engine") -> str:
@@ -36,35 +37,35 @@ def format_ip_vs(engine: "Engine") -> str:
 
 
 def _service(service: "Service") -> str:
+    flags = "ops " if service.one_packet else ""
     if service.endpoint is None:
-        line = f"FWM  {service.mark:08X} {service.scheduler} "
-        line += "ops " if service.one_packet else ""
+        line = f"FWM  {service.mark:08X} {service.scheduler} {flags}"
     else:
         line = f"{service.protocol.upper()}  {_endpoint(service.endpoint)} {service.scheduler} "
         if service.family == 4:
-            line += "ops " if service.one_packet else " "
-    if not service.persistence:
-        return line
-    mask = service.netmask
-    # A prefix length is printed as if it was a mask in network order.
-    word = int.from_bytes(mask.to_bytes(4, "little")) if isinstance(mask, int) else int(mask)
-    return f"{line}persistent {service.persistence * _JIFFIES} {word:08X}"
+            line += f"{flags} "
+    if service.persistence:
+        mask = service.netmask
+        # The length of a prefix comes in the byte order of an address.
+        number = mask << 24 if isinstance(mask, int) else int(mask)
+        line += f"persistent {service.persistence * HZ} {number:08X}"
+    return line
 
 
 def format_ip_vs_conn(engine: "Engine") -> str:
-    """Return /proc/net/ip_vs_conn: the connections of services, expiry in seconds."""
+    """Return /proc/net/ip_vs_conn: the connections and templates of services, expiry in seconds."""
     lines = [
         "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData",
     ]
-    for connection in chain(engine.connections, engine.templates):
-        if connection.kind == "rule":
-            continue
+    for connection in listed_connections(engine):
         ends = " ".join(
             f"{_address(address)} {port:04X}"
             for address, port in (connection.client, connection.virtual, connection.server)
         )
         seconds = max(connection.expires_ns, 0) // 10**9
-        lines.append(f"{connection.protocol.upper():<3} {ends} {connection.state:<11} {seconds:>7}")
+        lines.append(
+            f"{connection.protocol.upper():<3} {ends} {listed_state(connection):<11} {seconds:>7}"
+        )
     return "".join(f"{line}\n" for line in lines)
 
 

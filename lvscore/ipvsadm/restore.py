@@ -4,6 +4,7 @@ The real ``ipvsadm -R`` stops in the middle and leaves what it had done until th
 whole text is read, and tried on an engine of its own, before the engine is touched.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -49,10 +50,18 @@ def parse_words(words: Sequence[str]) -> Command:
     Raises:
         CommandError: it cannot be read, or is another command.
     """
-    command = parse([word for word in words if word != "ipvsadm"])
+    command = parse(_unsigned([word for word in words if word != "ipvsadm"]))
     if command.name not in CONFIGURING:
         raise CommandError(f"the '{command.name}' command has no place in saved rules")
     return command
+
+
+def _unsigned(words: list[str]) -> list[str]:
+    """Words with marks as ``-f`` takes them: ``-S`` prints those of 2**31 and more negative."""
+    for i in range(1, len(words)):
+        if words[i - 1] == "-f" and re.fullmatch(r"-\d+", words[i]):
+            words[i] = str(int(words[i]) % 2**32)
+    return words
 
 
 def apply_lines(engine: "Engine", lines: Iterable[Line]) -> None:

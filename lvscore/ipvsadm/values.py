@@ -12,6 +12,7 @@ from lvscore.addresses import Address, Endpoint
 __all__ = [
     "FORWARD",
     "HEADER",
+    "PROTOCOLS",
     "VERSION",
     "format_address",
     "format_endpoint",
@@ -27,7 +28,8 @@ HEADER = f"IP Virtual Server version {VERSION} (size=4096)\n"
 FORWARD = {"masquerade": "Masq", "route": "Route", "tunnel": "Tunnel", "local": "Local"}
 """The names of the forwarding methods in listings."""
 
-_DATABASE_NAMES = {TCP: "tcp", UDP: "udp", SCTP: "sctp"}
+PROTOCOLS = {"tcp": TCP, "udp": UDP, "sctp": SCTP}
+_DATABASE_NAMES = {number: name for name, number in PROTOCOLS.items()}
 
 
 def parse_number(text: str, low: int, high: int) -> int | None:
@@ -56,9 +58,8 @@ def _parse_port(text: str, protocol: int) -> int | None:
     if number is not None or not text:
         return number
     try:
-        name = _DATABASE_NAMES.get(protocol)
-        return socket.getservbyname(text, name) if name else socket.getservbyname(text)
-    except (OSError, UnicodeError, ValueError):
+        return socket.getservbyname(text, _DATABASE_NAMES[protocol])
+    except (OSError, UnicodeError, ValueError, KeyError):
         return None
 
 

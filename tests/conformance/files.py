@@ -48,6 +48,8 @@ class Files:
             "/proc/net/ip_vs": lambda: ipvsadm.format_ip_vs(engine),
             "/proc/net/ip_vs_conn": lambda: ipvsadm.format_ip_vs_conn(engine),
             "/proc/net/ip_vs_stats": lambda: ipvsadm.format_ip_vs_stats(engine),
+            # The recorder saved the table between two steps, just before it was restored.
+            "/tmp/save": lambda: ipvsadm.save(engine),
             "/sys/module/ip_vs/parameters/conn_tab_bits": lambda: "12\n",
         }
         for name, value in _OTHER_SETTINGS.items():

@@ -21,17 +21,27 @@ class UnknownCommandError(AssertionError):
 
 # for NAME in WORDS; do COMMANDS; done [| COMMANDS]
 _LOOP = re.compile(r"for\s+(\w+)\s+in\s+([^;]+);\s*do\s+(.+?)\s*;?\s*done\s*(?:\|(?!\|)(.+))?$")
+# cd FOLDER; COMMANDS
+_CHANGE = re.compile(r"cd\s+(\S+?)\s*(?:;|&&)\s*(.+)$")
 
 
 class Shell:
-    """Runs command lines: ``;``, ``||``, ``|``, ``<`` and ``>`` between commands, ``for``."""
+    """Runs command lines: ``;``, ``&&``, ``||``, ``|``, ``<`` and ``>`` between commands,
+    ``cd``, ``for`` over words and files, ``$NAME`` and ``$(COMMANDS)`` in its body."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.files = Files(network)
+        self.folder = "/"
 
     def run(self, line: str, stdin: str = "") -> tuple[int, str, str]:
         """Exit status, standard output and standard error of a command line."""
+        if change := _CHANGE.match(line.strip()):
+            folder, line = change.groups()
+            self.folder, before = folder.rstrip("/") + "/", self.folder
+            result = self.run(line, stdin)
+            self.folder = before
+            return result
         if loop := _LOOP.match(line.strip()):
             return self._loop(*loop.groups())
         status, out, err = 0, "", ""
@@ -40,16 +50,19 @@ class Shell:
         lexer.commenters = ""
         for alternatives in _split(lexer, ";"):
             for pipeline in _split(alternatives, "||"):
-                status, text, errors = self._pipeline(pipeline, stdin)
-                out += text
-                err += errors
+                for required in _split(pipeline, "&&"):
+                    status, text, errors = self._pipeline(required, stdin)
+                    out += text
+                    err += errors
+                    if status:
+                        break
                 if status == 0:
                     break
         return status, out, err
 
     def _loop(self, name: str, words: str, body: str, rest: str | None) -> tuple[int, str, str]:
         status, out, err = 0, "", ""
-        for word in self._matching(shlex.split(words)):
+        for word in self._matching(shlex.split(self._printed(words))):
             status, text, errors = self.run(self._expanded(body, name, word))
             out += text
             err += errors
@@ -62,26 +75,30 @@ class Shell:
         """Words, those with wildcards as the paths that they match."""
         found: list[str] = []
         for word in words:
-            folder, _, pattern = word.rpartition("/")
+            path = self._path(word)
+            folder, _, pattern = path.rpartition("/")
             if re.search(r"[*?[]", pattern):
+                left_out = path.removesuffix(word)
                 found += [
-                    path
-                    for path in self.files.below(folder)
-                    if "/" not in path[len(folder) + 1 :] and fnmatch(path, f"{folder}/{pattern}")
+                    one.removeprefix(left_out)
+                    for one in self.files.below(folder)
+                    if "/" not in one[len(folder) + 1 :] and fnmatch(one, path)
                 ]
             else:
                 found.append(word)
         return found
 
+    def _path(self, word: str) -> str:
+        return word if word.startswith("/") else self.folder + word
+
     def _expanded(self, text: str, name: str, value: str) -> str:
         """A command with its variable, and what commands in it print, put in."""
         text = re.sub(rf"\$\{{{name}##\*/\}}", value.rpartition("/")[2], text)
-        text = re.sub(rf"\$(?:{name}\b|\{{{name}\}})", value, text)
+        return self._printed(re.sub(rf"\$(?:{name}\b|\{{{name}\}})", value, text))
 
-        def printed(match: re.Match[str]) -> str:
-            return self.run(match[1])[1].rstrip("\n")
-
-        return re.sub(r"\$\(([^()]*)\)", printed, text)
+    def _printed(self, text: str) -> str:
+        """A command with what commands in it print put in."""
+        return re.sub(r"\$\(([^()]*)\)", lambda match: self.run(match[1])[1].rstrip("\n"), text)
 
     def _pipeline(self, words: list[str], text: str) -> tuple[int, str, str]:
         status, err = 0, ""
@@ -115,6 +132,12 @@ class Shell:
                 case ["grep", pattern]:
                     found = [line for line in stdin.splitlines() if re.search(pattern, line)]
                     return (0 if found else 1), "".join(f"{line}\n" for line in found), ""
+                case ["ls", folder]:
+                    names = {path.removeprefix(f"{folder.rstrip('/')}/").split("/")[0]
+                             for path in self.files.below(folder)}  # fmt: skip
+                    return 0, "".join(f"{name}\n" for name in sorted(names)), ""
+                case ["[", "-f" | "-r" | "-e", path, "]"]:
+                    return (1 if self.files.read(self._path(path)) is None else 0), "", ""
                 case ["basename", path]:
                     return 0, path.rpartition("/")[2] + "\n", ""
                 case ["sysctl", "-a"]:
@@ -144,7 +167,7 @@ class Shell:
         raise UnknownCommandError(f"unknown command: {shlex.join(words)}")
 
     def _cat(self, paths: list[str]) -> tuple[int, str, str]:
-        texts = [self.files.read(path) for path in paths]
+        texts = [self.files.read(self._path(path)) for path in paths]
         if None in texts:
             raise UnknownCommandError(f"no file {paths[texts.index(None)]}")
         return 0, "".join(map(str, texts)), ""

@@ -74,13 +74,25 @@ def test_rows_are_sorted_by_a_32_bit_difference():
         engine.add_service("tcp", f"{address}:80")
     engine.add_service("udp", "172.16.1.1:53")
     engine.add_service("tcp", "172.16.1.1:8")
+    engine.add_service("tcp", "[fd00::1]:80")
+    engine.add_service("tcp", "[2001:db8::1]:8")
+    for mark in (2**31, 2**32 - 1, 1, 2**31 - 1):
+        engine.add_fwmark_service(mark, family=4)
+    engine.add_fwmark_service(1, family=6)
     assert [str(service) for service in listing.sorted_services(engine.services)] == [
+        "fwmark 2147483648",
+        "fwmark 4294967295",
         "tcp 172.16.1.1:8",
         "tcp 172.16.1.1:80",
         "tcp 9.9.9.9:80",
         "tcp 10.0.0.1:80",
         "udp 172.16.1.1:53",
+        "tcp [fd00::1]:80",
+        "tcp [2001:db8::1]:8",
         "tcp [2001:db8::1]:80",
+        "fwmark 1",
+        "fwmark 1 IPv6",
+        "fwmark 2147483647",
     ]
 
 
@@ -98,7 +110,6 @@ def test_statistics():
     service = SimpleNamespace(
         protocol="tcp",
         family=4,
-        mark=0,
         endpoint=parse_endpoint("172.16.1.100:80"),
         listed_statistics=numbers,
         rate=Rate(100000001, 1, 2, 100000001, 3),
@@ -144,9 +155,8 @@ def test_connections():
             connection("tcp", "ESTABLISHED", "10.0.0.1:5", "1.1.1.1:1", "2.2.2.2:2", 1, "rule"),
         ],
         templates=[
-            connection("tcp", "NONE", "10.0.0.1:0", "172.16.1.100:80", "172.16.1.8:80", 49,
-                       "template"),
-            connection("ip", "ASSURED", "10.0.0.2:0", "0.0.0.7:0", "172.16.1.7:0", 299, "template"),
+            connection("tcp", "ASSURED", "10.0.0.0:0", "172.16.1.101:443", "172.16.1.7:443", 572),
+            connection("ip", "NONE", "10.0.0.1:0", "0.0.0.7:0", "172.16.1.8:0", 299, "template"),
         ],
     )  # fmt: skip
     assert listing.format_connections(engine) == (
@@ -155,8 +165,8 @@ def test_connections():
         "TCP 01:32  TIME_WAIT   10.0.0.1:40001     172.16.1.100:80    172.16.1.8:8080\n"
         "TCP 14:32  ESTABLISHED [2001:db8:a::1]:40003 [2001:db8::1]:80   [2001:db8:1::8]:8080\n"
         "UDP 116:40 UDP         10.0.0.1:4         172.16.1.100:53    172.16.1.8:53\n"
-        "TCP 00:49  NONE        10.0.0.1:0         172.16.1.100:80    172.16.1.8:80\n"
-        "IP  04:59  ASSURED     10.0.0.2:0         0.0.0.7:0          172.16.1.7:0\n"
+        "TCP 09:32  ASSURED     10.0.0.0:0         172.16.1.101:443   172.16.1.7:443\n"
+        "IP  04:59  NONE        10.0.0.1:0         0.0.0.7:0          172.16.1.8:0\n"
     )
 
 

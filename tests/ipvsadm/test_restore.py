@@ -32,6 +32,8 @@ def test_comments_blank_lines_and_the_program_name():
         ("-A -t 172.16.1.100:80", "Service already exists", 255),
         ("-A -t 1.2.3.4:80 -w 1", "Illegal 'weight' option with the 'add-service' command", 2),
         ("-A -t 1.2.3.4:80 # web", "unexpected argument #", 2),
+        ("-A -t 1.2.3.4:0 -o", "Zero port specified for non-persistent service", 2),
+        ("-A -f -x", "invalid fwmark value `-x' specified", 2),
         ("-L", "the 'list' command has no place in saved rules", 2),
         ("bogus", "Try `ipvsadm -h' or 'ipvsadm --help' for more information.", 255),
     ],
