@@ -71,6 +71,9 @@ class Sysctl(MutableMapping[str, int]):
     def __delitem__(self, name: str) -> None:
         self[name] = self._setting(name).default
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._settings
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._settings)
 

@@ -16,13 +16,11 @@ _OTHER_SETTINGS = {
     "cache_bypass": "0",
     "conntrack": "0",
     "drop_entry": "0",
-    "expire_quiescent_template": "0",
     "ignore_tunneled": "0",
     "lblc_expiration": "86400",
     "lblcr_expiration": "86400",
     "pmtu_disc": "1",
     "schedule_icmp": "0",
-    "sloppy_sctp": "0",
     "snat_reroute": "1",
     "sync_persist_mode": "0",
     "sync_ports": "1",
@@ -73,5 +71,5 @@ class Files:
 
     def has_setting(self, key: str, value: str) -> bool:
         """Whether a setting that the engine does not have has this value."""
-        name = key.removeprefix("net.ipv4.vs.")
-        return _OTHER_SETTINGS.get(name, "").split() == value.split()
+        other = _OTHER_SETTINGS.get(key.removeprefix("net.ipv4.vs."), "")
+        return key not in self.network.engine.sysctl and other.split() == value.split()

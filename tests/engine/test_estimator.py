@@ -80,6 +80,8 @@ def test_an_average_ends_at_nothing(engine):
 
 
 def test_run_estimation(engine):
+    assert "net.ipv4.vs.run_estimation" in engine.sysctl
+    assert "net.ipv4.vs.run" not in engine.sysctl
     engine.sysctl["net.ipv4.vs.run_estimation"] = 0
     send(engine, 1000, SECOND)
     engine.expire(9 * SECOND)
