@@ -445,3 +445,25 @@ def test_captures(path):
         assert translated[2:4] != packet[2:4]
         assert translated[4:8] + translated[12:] == packet[4:8] + packet[12:]
         assert _probe.sctp_checksummed(translated) == translated
+
+
+@pytest.mark.parametrize(("method", "verdict"), [("-g", "FORWARD"), ("-i", "STOLEN")])
+def test_requests_whose_answers_do_not_come_by(method, verdict):
+    """Direct routing and tunnels: the INPUT_ONLY rows, and a checksum that stays."""
+    engine = Engine(seed=1)
+    engine.ipvsadm(f"-A --sctp-service {VIP}:132 -s rr")
+    engine.ipvsadm(f"-a --sctp-service {VIP}:132 -r {RS1}:132 {method}")
+    for kind, name in (
+        (INIT, "INIT1"),
+        (INIT, "INIT"),
+        (COOKIE_ECHO, "ESTABLISHED"),
+        (DATA, "ESTABLISHED"),
+        (SHUTDOWN, "SHUTDOWN_RECEIVED"),
+        (SHUTDOWN_COMPLETE, "CLOSED"),
+    ):
+        frame = request(kind)
+        before = bytes(frame[14:])
+        assert engine.process(frame, 0).name == verdict
+        assert state(engine) == name
+        out = bytes(frame) if method == "-g" else bytes(engine.emitted[0])
+        assert out.endswith(before)
