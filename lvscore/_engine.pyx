@@ -39,7 +39,8 @@ from lvscore._core.rules cimport MAX_RULES, Chain, Rule
 from lvscore._core.scheduler_maglev cimport MAGLEV_SLOTS
 from lvscore._core.scheduler_types cimport SCHEDULER_MH
 from lvscore._core.server cimport (
-    METHOD_BYPASS, METHOD_MASQUERADE, SERVER_AVAILABLE, SERVER_OVERLOADED, Server, Tunnel,
+    METHOD_BYPASS, METHOD_MASQUERADE, SERVER_AVAILABLE, SERVER_OVERLOADED, SERVER_ROUTED, Server,
+    Tunnel,
 )
 from lvscore._core.selfcheck cimport state_check
 from lvscore._core.service cimport (

@@ -59,6 +59,8 @@ def host_set(EngineCore engine not None, list interfaces, list routes, list neig
     for k in range(<uint32_t>len(routes)):
         route_fill(&s.routes.route[k], routes[k])
     s.routes.count = <uint32_t>len(routes)
+    for k in range(1, s.services.server_used):
+        s.services.server[k].flags &= ~<uint32_t>SERVER_ROUTED
     for family, packed, number, mac in neighbours:
         address = address_from(packed)
         entry.family = family

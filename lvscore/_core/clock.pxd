@@ -18,15 +18,24 @@ from lvscore._core.wheel cimport wheel_pop
 
 
 cdef inline uint64_t state_expire(State* s) noexcept nogil:
-    """Remove what is due at the present tick; the number of connections removed."""
+    """Remove what is due at the present tick, in order of time, since a template outlives the
+    connections that depend on it; the number removed."""
     cdef uint64_t removed = 0
+    cdef uint64_t until
     cdef uint32_t f, i
-    for f in range(TABLES):
-        while True:
-            i = wheel_pop(&s.table[f].wheel, s.tick)
-            if i == NIL:
-                break
-            removed += connection_expire(s, &s.table[f], i)
+    while True:
+        until = s.tick
+        for f in range(TABLES):
+            if s.table[f].wheel.event < until:
+                until = s.table[f].wheel.event
+        for f in range(TABLES):
+            while True:
+                i = wheel_pop(&s.table[f].wheel, until)
+                if i == NIL:
+                    break
+                removed += connection_expire(s, &s.table[f], i)
+        if until == s.tick:
+            break
     s.expired += removed
     return removed
 

@@ -8,6 +8,8 @@ from lvscore._core.flow cimport Address
 cdef enum ServerFlag:
     SERVER_AVAILABLE = 1        # belongs to its service; cleared when it is removed
     SERVER_OVERLOADED = 2       # reached its upper threshold, and is not yet below the lower
+    SERVER_ROUTED = 4           # the way to it is cached ...
+    SERVER_ROUTED_BY = 8        # ... as one to the server whatever a packet's destination
 
 cdef enum ForwardingMethod:     # include/uapi/linux/ip_vs.h
     METHOD_MASQUERADE = 0
@@ -105,6 +107,7 @@ cdef inline void server_set(Server* server, int32_t weight, uint32_t upper,
         server.last_weight = weight
     server.upper_threshold = upper
     server.lower_threshold = lower
+    server.flags &= ~<uint32_t>SERVER_ROUTED
     server_judge(server)
 
 

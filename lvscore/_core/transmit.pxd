@@ -8,11 +8,13 @@ from lvscore._core.consts cimport (
 )
 from lvscore._core.emit cimport emit_commit, emit_reserve
 from lvscore._core.event cimport header_is_whole
-from lvscore._core.flow cimport Address, Tuple, tuple_hash
+from lvscore._core.flow cimport Address, Tuple, address_equal, tuple_hash
 from lvscore._core.forward cimport forward_request
 from lvscore._core.hash cimport random_next
 from lvscore._core.route cimport NO_INTERFACE, source_towards
-from lvscore._core.server cimport METHOD_MASQUERADE, METHOD_ROUTE, METHOD_TUNNEL, Server
+from lvscore._core.server cimport (
+    METHOD_MASQUERADE, METHOD_ROUTE, METHOD_TUNNEL, SERVER_ROUTED, SERVER_ROUTED_BY, Server,
+)
 from lvscore._core.state cimport (
     State, SYSCTL_PMTU_DISC, TRACE_DIRECT, TRACE_TRANSLATED, TRACE_TUNNEL, is_hosted, trace_step,
 )
@@ -24,12 +26,21 @@ from lvscore._core.wire cimport Packet
 cdef inline uint8_t request_route(State* s, Packet* packet, const Tuple* translated, uint32_t k,
                                   uint32_t method) noexcept nogil:
     """With a Host: find the way to server ``k``; why there is none."""
-    cdef const Server* server = &s.services.server[k]
+    cdef Server* server = &s.services.server[k]
+    cdef uint8_t failed
     if not is_hosted(s):
         return REASON_NONE
+    if not server.flags & SERVER_ROUTED:
+        server.flags &= ~<uint32_t>SERVER_ROUTED_BY
+        server.flags |= SERVER_ROUTED | (SERVER_ROUTED_BY if method == METHOD_ROUTE else 0)
     if method == METHOD_ROUTE:
-        return forward_request(&s.routes, packet, server.family, &server.address, 0, False,
-                               &s.forward)
+        failed = forward_request(&s.routes, packet, server.family, &server.address, 0, False,
+                                 &s.forward)
+        # A way that another method has cached looks for the neighbour that the packet names.
+        if (not server.flags & SERVER_ROUTED_BY and s.forward.egress != NO_INTERFACE
+                and address_equal(&s.forward.next_hop, &server.address)):
+            s.forward.next_hop = translated.destination
+        return failed
     if method == METHOD_TUNNEL:
         return forward_request(&s.routes, packet, server.family, &server.address,
                                tunnel_overhead(server),

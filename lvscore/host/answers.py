@@ -117,7 +117,8 @@ def tcp_reset(packet: Packet, ttl: int) -> bytes | None:
     if packet.version == 6:
         return ipv6(source, destination, TCP, bytes(reset), tos=packet.tos, ttl=ttl)
     return ipv4(
-        source, destination, TCP, bytes(reset), tos=packet.tos, ttl=ttl, dont_fragment=True,
+        source, destination, TCP, bytes(reset), tos=packet.tos & 0xFC, ttl=ttl,
+        dont_fragment=True,
         options=options_echo(packet, source),
     )  # fmt: skip
 

@@ -249,9 +249,7 @@ class Machine:
                 identification=self._next_identification(),
             )
         )  # fmt: skip
-        # Like all that leaves: it may be about a connection, and is then translated.
-        _engine.host_output(self.engine, message)
-        self.output(packet.source, bytes(message))
+        self.output(packet.source, message)
 
     def _error_source(self, number: int, packet: Packet) -> Address | None:
         """The packet's destination if it is this host's, else the address towards its sender."""
@@ -264,8 +262,11 @@ class Machine:
         route = _engine.route_get(self.engine, packet.version, packet.source.packed)
         return None if route is None or route[3] is None else ip_address(route[3])
 
-    def output(self, destination: Address, packet: bytes) -> None:
-        """Send a packet of this host's own."""
+    def output(self, destination: Address, packet: bytes | bytearray) -> None:
+        """Send a packet of this host's own; it passes the engine, which may translate it."""
+        packet = bytearray(packet)
+        _engine.host_output(self.engine, packet)
+        packet = bytes(packet)
         route = _engine.route_get(self.engine, destination.version, destination.packed)
         if route is None or route[0] != _UNICAST or self.is_own(destination):
             return
