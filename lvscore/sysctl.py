@@ -21,9 +21,12 @@ ENGINE_SETTINGS = {
     "net.ipv4.vs.am_droprate": Setting(10, 1, 2**31 - 1),
     "net.ipv4.vs.cache_bypass": Setting(0),
     "net.ipv4.vs.conn_reuse_mode": Setting(1, 0, 3),
+    "net.ipv4.vs.drop_entry": Setting(0, 0, 3),
     "net.ipv4.vs.drop_packet": Setting(0, 0, 3),
     "net.ipv4.vs.expire_nodest_conn": Setting(0),
     "net.ipv4.vs.expire_quiescent_template": Setting(0),
+    "net.ipv4.vs.lblc_expiration": Setting(86400, 0, 2**31 - 1),
+    "net.ipv4.vs.lblcr_expiration": Setting(86400, 0, 2**31 - 1),
     "net.ipv4.vs.nat_icmp_send": Setting(0),
     "net.ipv4.vs.pmtu_disc": Setting(1),
     "net.ipv4.vs.run_estimation": Setting(1),
@@ -31,6 +34,7 @@ ENGINE_SETTINGS = {
     "net.ipv4.vs.secure_tcp": Setting(0, 0, 3),
     "net.ipv4.vs.sloppy_sctp": Setting(0),
     "net.ipv4.vs.sloppy_tcp": Setting(0),
+    "net.ipv4.vs.snat_reroute": Setting(1),
 }
 """What an engine has, in the order of the core's indices."""
 

@@ -28,6 +28,7 @@ CORE_LAYERS = [
     {"lifetime", "tunnel"},
     {"persistence", "transmit"},
     {"schedule"},
+    {"defence"},
     {"clock", "director", "icmp", "defragment", "selfcheck"},
     {"conntrack"},
     {"pipeline"},

@@ -5,13 +5,17 @@ from libc.string cimport memcpy
 
 from lvscore._core.bytes cimport load_be16
 from lvscore._core.consts cimport (
-    IPV6, NIL, NS_PER_TICK, REASON_FRAGMENT_TIMEOUT, VERDICT_DROP,
+    IPV4, IPV6, NIL, NS_PER_TICK, REASON_FRAGMENT_TIMEOUT, VERDICT_DROP,
 )
+from lvscore._core.defence cimport defence_run
 from lvscore._core.emit cimport emit_commit, emit_reserve
 from lvscore._core.estimator cimport ESTIMATOR_TICKS
+from lvscore._core.flow cimport Address, address_load
+from lvscore._core.forward cimport ttl_decrease
 from lvscore._core.fragment cimport Datagram, MAX_HEADERS, datagram_discard, fragments_due
 from lvscore._core.lifetime cimport connection_expire
 from lvscore._core.machine cimport likely
+from lvscore._core.route cimport address_is_local
 from lvscore._core.service cimport services_estimate
 from lvscore._core.state cimport State, SYSCTL_RUN_ESTIMATION, TABLES
 from lvscore._core.wheel cimport wheel_pop
@@ -49,6 +53,7 @@ cdef inline void fragment_report(State* s, const Datagram* d) noexcept nogil:
     """Put out the first fragment of a datagram that was given up: a Host tells its sender
     (ip_expire), who hears nothing if that fragment did not come."""
     cdef const uint8_t* head = d.head + MAX_HEADERS - d.headers
+    cdef Address destination
     cdef uint32_t length
     cdef uint8_t* room
     if d.headers == 0 or d.family == IPV6:
@@ -60,6 +65,9 @@ cdef inline void fragment_report(State* s, const Datagram* d) noexcept nogil:
         return
     memcpy(room, head, d.headers)
     memcpy(room + d.headers, d.data, length - d.headers)
+    destination = address_load(head + d.l3 + 16, IPV4)
+    if not s.tracking and not address_is_local(&s.routes, IPV4, &destination):
+        ttl_decrease(room + d.l3, IPV4)     # it was on its way out (ip_forward)
     emit_commit(&s.emitted, length, s.now, VERDICT_DROP, REASON_FRAGMENT_TIMEOUT)
 
 
@@ -107,6 +115,8 @@ cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
         s.tick_end = <int64_t>(<uint64_t>s.origin + (s.tick + 1) * NS_PER_TICK)
     if s.tick >= s.estimation:
         estimation_run(s)
+    if s.tick >= s.defence:
+        defence_run(s)
     if s.tick >= s.fragments.deadline:
         fragments_expire(s)
     for f in range(TABLES):

@@ -4,8 +4,8 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from lvscore._core.consts cimport (
-    IPV4, IPV6, PROTOCOL_ICMP, REASON_FRAGMENT, REASON_FRAGMENT_HELD, VERDICT_DROP, VERDICT_FORWARD,
-    VERDICT_PASS, VERDICT_STOLEN,
+    IPV4, IPV6, PROTOCOL_ICMP, REASON_FRAGMENT, REASON_FRAGMENT_HELD, REASON_TTL_EXPIRED,
+    VERDICT_DROP, VERDICT_FORWARD, VERDICT_PASS, VERDICT_STOLEN,
 )
 from lvscore._core.emit cimport emit_commit, emit_reserve
 from lvscore._core.flow cimport Address, address_load, has_ports
@@ -27,6 +27,13 @@ cdef inline bint fragment_is_local(const State* s, const Packet* packet) noexcep
     destination = address_load(packet_l3(packet) + (16 if packet.family == IPV4 else 24),
                                packet.family)
     return address_is_local(&s.routes, packet.family, &destination)
+
+
+cdef inline bint fragment_is_dying(const State* s, const Packet* packet) noexcept nogil:
+    """Whether an IPv4 fragment is at the end of its way before it would be put together: on a
+    Host, what is for others is put together on its way out only (ip_vs_out)."""
+    return (is_hosted(s) and not s.tracking and packet.family == IPV4
+            and packet_l3(packet)[8] <= 1 and not fragment_is_local(s, packet))
 
 
 cdef inline bint fragment_is_wanted(const State* s, const Packet* packet) noexcept nogil:
@@ -54,6 +61,9 @@ cdef inline uint8_t fragment_take(State* s, const Packet* fragment, int link_typ
     if not fragment_is_wanted(s, fragment):
         reason[0] = REASON_FRAGMENT
         return VERDICT_PASS
+    if fragment_is_dying(s, fragment):
+        reason[0] = REASON_TTL_EXPIRED
+        return VERDICT_DROP
     reason[0] = fragment_add(&s.fragments, fragment, s.tick, datagram)
     if reason[0]:
         return VERDICT_STOLEN if reason[0] == REASON_FRAGMENT_HELD else VERDICT_DROP

@@ -26,7 +26,8 @@ from lvscore._core.server cimport (
     METHOD_MASQUERADE, SERVER_AVAILABLE, Server, server_bind, server_unbind,
 )
 from lvscore._core.state cimport (
-    State, SYSCTL_CONN_REUSE_MODE, SYSCTL_EXPIRE_NODEST_CONN, TRACE_REUSED, TRACE_SERVICE,
+    State, SYSCTL_CONN_REUSE_MODE, SYSCTL_EXPIRE_NODEST_CONN,
+    SYSCTL_SNAT_REROUTE, TRACE_REUSED, TRACE_SERVICE,
     TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_total, is_hosted, table_of,
     trace_step,
 )
@@ -224,6 +225,7 @@ cdef inline uint8_t reply_packet(State* s, Packet* packet, const Tuple* t, uint3
                              s.tick_up + s.tracker.timeout[table_meta(table, i).state])
         reason[0] = REASON_TRUNCATED_TRANSPORT_HEADER
         return VERDICT_DROP
+    s.forward.rerouted = s.sysctl[SYSCTL_SNAT_REROUTE] != 0
     service_count(s, table, packet, i, REPLY)
     if header_is_whole(packet):
         service_track(s, table, packet, i, REPLY)

@@ -56,6 +56,7 @@ cdef struct Forward:
     bint options_changed
     bint record_pending     # record route: the address of the way out is still to be put in
     uint32_t record         # offset of that address in the IP header
+    bint rerouted           # routed again after its source was translated (snat_reroute)
     bint request            # to a server: errors are those of ip_vs_xmit.c
     bint redirect           # a router on the same wire is nearer (RFC 1122, section 3.2.2.2)
     bint resolved           # the frame has the next hop's link address
@@ -227,6 +228,7 @@ cdef inline uint8_t forward_receive(const Routes* routes, Packet* packet, const 
     forward.options_changed = False
     forward.record_pending = False
     forward.largest = 0
+    forward.rerouted = False
     forward.request = False
     forward.redirect = False
     forward.resolved = False
@@ -359,7 +361,8 @@ cdef inline void forward_output(const Routes* routes, Packet* packet,
             # source (ip_rt_get_source).
             source = address_load(ip + 12, IPV4)
             route = route_find(routes, IPV4, &forward.next_hop)
-            if not address_is_local(routes, IPV4, &source) and route != NULL and route.has_source:
+            if (route != NULL and route.has_source
+                    and (not forward.rerouted or not address_is_local(routes, IPV4, &source))):
                 source = route.source
             memcpy(ip + forward.record, &source, 4)
         store16(ip + 10, 0)

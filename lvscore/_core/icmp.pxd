@@ -22,7 +22,7 @@ from lvscore._core.connection cimport (
 from lvscore._core.consts cimport (
     IPV4, IPV6, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_UDP,
     REASON_BAD_ICMP_CHECKSUM, REASON_ICMP_NOT_RELATED, REASON_NONE, REASON_RELATED_ICMP,
-    REASON_TABLE_FULL, TICKS_PER_SECOND, VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL,
+    REASON_TABLE_FULL, REPLY, TICKS_PER_SECOND, VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL,
     VERDICT_PASS,
 )
 from lvscore._core.flow cimport (
@@ -39,8 +39,8 @@ from lvscore._core.server cimport (
 )
 from lvscore._core.service cimport FTP_DATA_PORT
 from lvscore._core.state cimport (
-    State, SYSCTL_SCHEDULE_ICMP, TRACE_FOUND, TRACE_ICMP_ERROR, TRACE_NOT_FOUND, TRACE_TRANSLATED,
-    connection_total, is_hooked, is_hosted, table_of, trace_step,
+    State, SYSCTL_SCHEDULE_ICMP, SYSCTL_SNAT_REROUTE, TRACE_FOUND, TRACE_ICMP_ERROR,
+    TRACE_NOT_FOUND, TRACE_TRANSLATED, connection_total, is_hooked, is_hosted, table_of, trace_step,
 )
 from lvscore._core.translate cimport addresses_delta, addresses_write, transport_write
 from lvscore._core.transmit cimport request_transmit
@@ -248,6 +248,8 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
         if failed:
             reason[0] = failed
             return VERDICT_DROP
+    if service and direction == REPLY:
+        s.forward.rerouted = s.sysctl[SYSCTL_SNAT_REROUTE] != 0
     delta = quote_translate(&quote, &quoted, &sent, service)
     if packet.family == IPV6:
         delta += addresses_delta(t, &outer)

@@ -13,7 +13,9 @@ from lvscore._core.connection cimport (
 from lvscore._core.consts cimport NIL, TICKS_PER_SECOND
 from lvscore._core.server cimport Server, server_unbind, server_unbind_template
 from lvscore._core.state cimport State, table_of, templates_of
-from lvscore._core.track cimport SERVICE_TCP_ESTABLISHED, state_is_active
+from lvscore._core.track cimport (
+    SERVICE_SCTP_ESTABLISHED, SERVICE_TCP_ESTABLISHED, state_is_active,
+)
 from lvscore._core.wheel cimport Timer, wheel_link, wheel_unlink
 
 cdef enum:
@@ -82,7 +84,8 @@ cdef inline void connection_state_set(State* s, Table* table, uint32_t i,
             server.active -= 1
             server.inactive += 1
             meta.flags |= FLAG_INACTIVE
-        if state == SERVICE_TCP_ESTABLISHED and meta.state != state:
+        if meta.state != state and (state == SERVICE_TCP_ESTABLISHED
+                                    or state == SERVICE_SCTP_ESTABLISHED):
             control_assure(s, table, i)
     meta.state = state
     connection_timer_set(table, i, s.tick_up + s.tracker.timeout[state])

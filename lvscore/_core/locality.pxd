@@ -23,7 +23,7 @@ cdef enum:
     CHECK_TICKS = 60 * TICKS_PER_SECOND         # CHECK_EXPIRE_INTERVAL
     CHECKS_TO_FULL = 30                         # COUNT_FOR_FULL_EXPIRATION
     EARLY_TICKS = 6 * 60 * TICKS_PER_SECOND     # ENTRY_TIMEOUT
-    EXPIRY_TICKS = 24 * 3600 * TICKS_PER_SECOND     # sysctl lblc_expiration, lblcr_expiration
+    EXPIRY_TICKS = 24 * 3600 * TICKS_PER_SECOND
 
 
 cdef struct Member:
@@ -43,6 +43,7 @@ cdef struct Entry:
 
 cdef struct Cache:
     uint64_t check_at       # tick of the next check
+    uint64_t expiry         # ticks after which what was not used goes
     uint32_t checks         # since the last full one, this included
     uint32_t rover          # bucket at which the last early check ended
     uint32_t count
@@ -60,6 +61,7 @@ cdef inline Cache* cache_new(uint64_t tick) noexcept nogil:
     cdef Cache* c = <Cache*>memory_reserve(sizeof(Cache))
     if c != NULL:
         c.check_at = tick + CHECK_TICKS
+        c.expiry = EXPIRY_TICKS
         c.checks = 1
         c.entries_free = NIL
         c.members_free = NIL
@@ -197,7 +199,7 @@ cdef inline void cache_check(Cache* c, Server* servers, uint64_t tick) noexcept 
     cdef uint32_t bucket, goal, _step, dropped
     if c.checks % CHECKS_TO_FULL == 0:
         for bucket in range(CACHE_BUCKETS):
-            bucket_expire(c, bucket, servers, EXPIRY_TICKS, tick)
+            bucket_expire(c, bucket, servers, c.expiry, tick)
         c.checks = 1
         return
     if c.count <= CACHE_ENOUGH:

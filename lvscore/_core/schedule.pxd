@@ -1,6 +1,6 @@
 """A connection of a virtual service begins: who takes it (ip_vs_core.c, ip_vs_schedule)."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from lvscore._core.bytes cimport htons, ntohs
 from lvscore._core.connection cimport (
@@ -11,7 +11,8 @@ from lvscore._core.consts cimport (
     NIL, PROTOCOL_MARK, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, REASON_DROP_RATE,
     REASON_LOCAL_ADDRESS, REASON_NONE, REASON_NO_REAL_SERVER, REASON_SCTP_NOT_INIT,
     REASON_SOURCE_PORT_20, REASON_TABLE_FULL, REASON_TCP_NOT_SYN,
-    REASON_TRUNCATED_TRANSPORT_HEADER, VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL,
+    REASON_TRUNCATED_TRANSPORT_HEADER, TICKS_PER_SECOND, VERDICT_DROP, VERDICT_FORWARD,
+    VERDICT_LOCAL,
 )
 from lvscore._core.event cimport is_opening, is_reset, opening_is_whole
 from lvscore._core.flow cimport (
@@ -21,6 +22,7 @@ from lvscore._core.lifetime cimport CONTROL_TEMPLATE, control_add
 from lvscore._core.persistence cimport template_find, template_open, template_touch
 from lvscore._core.route cimport address_is_local
 from lvscore._core.scheduler cimport scheduler_pick
+from lvscore._core.scheduler_types cimport SCHEDULER_LBLC
 from lvscore._core.server cimport (
     METHOD_BYPASS, METHOD_MASQUERADE, Server, server_bind, server_unbind,
 )
@@ -28,7 +30,8 @@ from lvscore._core.service cimport (
     FTP_DATA_PORT, FTP_PORT, SERVICE_ONE_PACKET, SERVICE_PERSISTENT, Service, service_lookup,
 )
 from lvscore._core.state cimport (
-    State, SYSCTL_AM_DROPRATE, SYSCTL_CACHE_BYPASS, SYSCTL_DROP_PACKET, SYSCTL_SLOPPY_SCTP,
+    State, SYSCTL_AM_DROPRATE, SYSCTL_CACHE_BYPASS, SYSCTL_DROP_PACKET,
+    SYSCTL_LBLCR_EXPIRATION, SYSCTL_LBLC_EXPIRATION, SYSCTL_SLOPPY_SCTP,
     SYSCTL_SLOPPY_TCP, TRACE_NO_SERVER, TRACE_OPENED, TRACE_SCHEDULED, connection_total,
     table_of, templates_of, trace_step,
 )
@@ -110,6 +113,10 @@ cdef inline uint8_t service_choose(State* s, uint32_t i, const Tuple* t,
     if choice.template != NIL:
         k = table_meta(templates_of(s, t.family), choice.template).server
     elif persistent or takes_port(service, t):
+        if service.scheduler.cache != NULL:
+            service.scheduler.cache.expiry = <uint64_t>s.sysctl[
+                SYSCTL_LBLC_EXPIRATION if service.scheduler.kind == SCHEDULER_LBLC
+                else SYSCTL_LBLCR_EXPIRATION] * TICKS_PER_SECOND
         k = scheduler_pick(&service.scheduler, s.services.server, t, s.tick, &s.chance)
     if k == NIL:
         return REASON_NO_REAL_SERVER

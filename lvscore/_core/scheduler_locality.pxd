@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from lvscore._core.consts cimport NIL
 from lvscore._core.flow cimport Address
 from lvscore._core.locality cimport (
-    Cache, EXPIRY_TICKS, Entry, cache_add, cache_find, entry_has, entry_join, entry_leave,
+    Cache, Entry, cache_add, cache_find, entry_has, entry_join, entry_leave,
 )
 from lvscore._core.scheduler_load cimport is_lighter, wlc_pick
 from lvscore._core.scheduler_types cimport Scheduler
@@ -100,7 +100,7 @@ cdef inline uint32_t lblcr_pick(Scheduler* s, Server* servers, const Address* de
     if entry != NULL:
         entry.used = tick
         server = set_least(s.cache, entry, servers)
-        if entry.size > 1 and tick > entry.changed + EXPIRY_TICKS:
+        if entry.size > 1 and tick > entry.changed + s.cache.expiry:
             # What was chosen is used once more even if it leaves.
             most = set_most(s.cache, entry, servers)
             if most != NIL:

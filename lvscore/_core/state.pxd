@@ -8,7 +8,7 @@ from lvscore._core.connection cimport (
     FLAG_SERVICE, FLAG_SLOW, Meta, Table, connection_translated, table_copy, table_free,
     table_init, table_meta,
 )
-from lvscore._core.consts cimport IPV4, IPV6
+from lvscore._core.consts cimport IPV4, IPV6, TICKS_PER_SECOND
 from lvscore._core.emit cimport Emitted, emitted_free
 from lvscore._core.estimator cimport ESTIMATOR_TICKS
 from lvscore._core.flow cimport Address, Tuple, address_equal
@@ -48,23 +48,28 @@ cdef enum TraceCode:
 cdef enum:
     MAX_TRACE = 32
     TABLES = 4
+    DAY_SECONDS = 86400
     TEMPLATES = 2           # where the tables of templates begin
 
 cdef enum:  # net.ipv4.vs.*, indices of State.sysctl
     SYSCTL_AM_DROPRATE = 0
     SYSCTL_CACHE_BYPASS = 1
     SYSCTL_CONN_REUSE_MODE = 2
-    SYSCTL_DROP_PACKET = 3
-    SYSCTL_EXPIRE_NODEST_CONN = 4
-    SYSCTL_EXPIRE_QUIESCENT_TEMPLATE = 5
-    SYSCTL_NAT_ICMP_SEND = 6
-    SYSCTL_PMTU_DISC = 7
-    SYSCTL_RUN_ESTIMATION = 8
-    SYSCTL_SCHEDULE_ICMP = 9
-    SYSCTL_SECURE_TCP = 10
-    SYSCTL_SLOPPY_SCTP = 11
-    SYSCTL_SLOPPY_TCP = 12
-    SYSCTL_COUNT = 13
+    SYSCTL_DROP_ENTRY = 3
+    SYSCTL_DROP_PACKET = 4
+    SYSCTL_EXPIRE_NODEST_CONN = 5
+    SYSCTL_EXPIRE_QUIESCENT_TEMPLATE = 6
+    SYSCTL_LBLC_EXPIRATION = 7
+    SYSCTL_LBLCR_EXPIRATION = 8
+    SYSCTL_NAT_ICMP_SEND = 9
+    SYSCTL_PMTU_DISC = 10
+    SYSCTL_RUN_ESTIMATION = 11
+    SYSCTL_SCHEDULE_ICMP = 12
+    SYSCTL_SECURE_TCP = 13
+    SYSCTL_SLOPPY_SCTP = 14
+    SYSCTL_SLOPPY_TCP = 15
+    SYSCTL_SNAT_REROUTE = 16
+    SYSCTL_COUNT = 17
 
 
 cdef struct TraceStep:
@@ -96,7 +101,9 @@ cdef struct State:
     # configuration
     Services services
     uint32_t hooked[2]      # services of IPv4, IPv6
-    uint32_t sysctl[13]
+    uint32_t sysctl[17]
+    uint64_t defence        # tick of the next look at what floods leave (defence.pxd)
+    uint32_t ripe_counter[9]
     uint32_t drop_counter   # until the next packet that drop_packet takes
     Routes routes
     Forward forward         # of the packet at hand
@@ -129,8 +136,12 @@ cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_lo
     s.forward.ingress = NO_INTERFACE
     s.sysctl[SYSCTL_AM_DROPRATE] = 10
     s.sysctl[SYSCTL_CONN_REUSE_MODE] = 1
+    s.sysctl[SYSCTL_LBLC_EXPIRATION] = DAY_SECONDS
+    s.sysctl[SYSCTL_LBLCR_EXPIRATION] = DAY_SECONDS
     s.sysctl[SYSCTL_PMTU_DISC] = 1
     s.sysctl[SYSCTL_RUN_ESTIMATION] = 1
+    s.sysctl[SYSCTL_SNAT_REROUTE] = 1
+    s.defence = TICKS_PER_SECOND
     s.estimation = ESTIMATOR_TICKS
     for f in range(TABLES):
         if not table_init(&s.table[f], IPV6 if f & 1 else IPV4, max_connections):

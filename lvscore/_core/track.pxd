@@ -44,6 +44,9 @@ cdef enum:  # tracker and state in one byte
     SERVICE_TCP_SYNACK = 0x1A
     SERVICE_UDP = 0x20
     SERVICE_SCTP = 0x30         # track_sctp.pxd has the numbers
+    SERVICE_SCTP_INIT1 = 0x31
+    SERVICE_SCTP_INIT = 0x32
+    SERVICE_SCTP_ESTABLISHED = 0x38
     SERVICE_SCTP_CLOSED = 0x3D
 
     # netfilter's numbers: NONE, SYN_SENT, SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT,

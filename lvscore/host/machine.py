@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from lvscore import _engine
@@ -21,6 +21,7 @@ __all__ = ["Machine", "RouteEntry"]
 _UNICAST, _LOCAL, _BROADCAST = 0, 1, 2  # _core/route.pxd
 _EMITTING = (Verdict.STOLEN, Verdict.DROP)
 _MILLISECOND = 1_000_000
+_LOOPBACKS = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 # Redirects to one host (route.c): 20 ms after the first, then twice as long each time; after
 # nine of them silence, until 20.48 s have passed without a reason to send one.
 _REDIRECT_LOAD = 20 * _MILLISECOND
@@ -89,6 +90,11 @@ class Machine:
                         _packed(_BROADCAST, type(network)(end), interface, None, None)
                         for end in (network.network_address, network.broadcast_address)
                     ]
+        packed += [
+            (loopback.version, _LOCAL, loopback.network_address.packed, loopback.prefixlen, 0,
+             None, None)
+            for loopback in _LOOPBACKS
+        ]  # fmt: skip
         for route in routes:
             if route.local:
                 packed.append(

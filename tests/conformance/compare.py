@@ -50,6 +50,10 @@ def _mask_ipv6(data: bytearray, own: set) -> None:
     if data[6] == ICMPV6 and bytes(data[8:24]) in own:
         data[1] &= 0xF0
         data[2:4] = b"\0\0"
+    # A reset of the host's own stack has one, too.
+    if data[6] == TCP and data[7] == 64 and data[53] & 4 and bytes(data[8:24]) in own:
+        data[1] &= 0xF0
+        data[2:4] = b"\0\0"
     if data[6] == 44 and len(data) >= 48:
         data[44:48] = b"\0\0\0\0"
 

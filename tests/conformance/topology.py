@@ -12,7 +12,9 @@ import lvscore
 MACS = {"cli": "02:00:00:00:10:01", "srv": "02:00:00:00:11:01"}
 SIDES = {"cli": "client", "srv": "server"}
 
-_SERVERS = {f"rs{n}": (f"172.16.1.{n}", f"2001:db8:1::{n}") for n in range(7, 17)}
+_SERVERS = {f"rs{n}": (f"172.16.1.{n}", f"2001:db8:1::{n}") for n in range(7, 16)}
+# The recordings call the last one by another name where it has its IPv6 address.
+_SERVERS |= {"rs16": ("172.16.1.16",), "rs166": ("2001:db8:1::16",)}
 _VIPS = [f"172.16.1.{n}/32" for n in (100, 101, 102)] + ["2001:db8::1/128", "2001:db8::2/128"]
 
 
