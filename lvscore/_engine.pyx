@@ -46,7 +46,7 @@ from lvscore._core.selfcheck cimport state_check
 from lvscore._core.service cimport (
     Service, ServiceOptions, scheduler_set, server_add, server_counters, server_edit, server_find,
     server_remove, service_add, service_counters, service_find, service_remove, service_zero,
-    services_counters, services_zero,
+    services_counters, services_note, services_zero,
 )
 from lvscore._core.state cimport (
     SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_SECURE_TCP, State, TABLES, TEMPLATES, Trace, TraceStep,
@@ -66,12 +66,12 @@ from lvscore.errors import ConcurrencyError, ConfigError, LimitError
 from lvscore.sysctl import ENGINE_SETTINGS
 
 __all__ = [
-    "EngineCore", "connection_layout", "host_emitted", "host_output", "host_own", "host_receive",
-    "host_set", "route_get", "sctp_checksummed", "server_counts", "server_estimate",
-    "server_join", "server_leave", "server_lookup", "server_record", "server_update",
-    "service_counts", "service_estimate", "service_join", "service_leave", "service_members",
-    "service_number", "service_record", "service_update", "service_zeroed", "services_all",
-    "services_counts", "services_estimated", "services_zeroed",
+    "EngineCore", "connection_layout", "dialog_call_id", "host_emitted", "host_output",
+    "host_own", "host_receive", "host_set", "route_get", "sctp_checksummed", "server_counts",
+    "server_estimate", "server_join", "server_leave", "server_lookup", "server_record",
+    "server_update", "service_counts", "service_estimate", "service_join", "service_leave",
+    "service_members", "service_number", "service_record", "service_update", "service_zeroed",
+    "services_all", "services_counts", "services_estimated", "services_zeroed",
 ]
 
 cdef tuple VERDICTS = tuple(Verdict)
@@ -91,6 +91,7 @@ cdef struct ConnectionRecord:
     uint8_t server[16]
     uint8_t local[16]
     uint32_t server_index
+    uint32_t dialog
     uint16_t client_port
     uint16_t virtual_port
     uint16_t server_port
@@ -126,6 +127,7 @@ def connection_layout():
         ("local", "(16,)u1", <char*>&r.local - start),
         ("local_port", "u2", <char*>&r.local_port - start),
         ("server_index", "u4", <char*>&r.server_index - start),
+        ("dialog", "u4", <char*>&r.dialog - start),
         ("packets_in", "u8", <char*>&r.packets_in - start),
         ("packets_out", "u8", <char*>&r.packets_out - start),
         ("bytes_in", "u8", <char*>&r.bytes_in - start),
@@ -194,6 +196,7 @@ cdef void record_fill(State* s, Table* table, uint32_t i, ConnectionRecord* r) n
     r.state = public_state(meta.state)
     r.is_template = meta.flags & FLAG_TEMPLATE != 0
     if r.is_template:
+        r.dialog = table.extensions[table.extension_of[i]].next
         r.state = STATE_TEMPLATE_ASSURED if meta.flags & FLAG_ASSURED else 0
         if meta.protocol == PROTOCOL_MARK:
             r.protocol = 0

@@ -58,7 +58,9 @@ def service_update(EngineCore engine not None, index, uint32_t scheduler, uint32
                          f"most {MAGLEV_SLOTS}")
     if not scheduler_set(&engine.state.services, index, scheduler, flags, engine.state.tick):
         raise MemoryError()
+    services_note(&engine.state.services, service, -1)
     service.options = packed
+    services_note(&engine.state.services, service, 1)
 
 
 def service_leave(EngineCore engine not None, index):
@@ -201,3 +203,12 @@ def service_zeroed(EngineCore engine not None, index):
 def services_zeroed(EngineCore engine not None):
     """Show all counters from zero on."""
     services_zero(&engine.enter().services)
+
+
+def dialog_call_id(EngineCore engine not None, uint32_t dialog):
+    """The Call-ID of a template's dialog."""
+    cdef State* s = engine.enter()
+    if dialog == 0 or dialog > s.dialogs.used:
+        raise LookupError(f"no dialog {dialog}")
+    return <bytes>(<char*>s.dialogs.dialog[dialog - 1].call_id)[
+        :s.dialogs.dialog[dialog - 1].length]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from lvscore._engine import connection_layout
+from lvscore._engine import connection_layout, dialog_call_id
 from lvscore.addresses import (
     Address,
     Endpoint,
@@ -45,6 +45,8 @@ class Connection(NamedTuple):
     bytes_out: int
     expires_ns: int
     """Nanoseconds until it expires if no packet comes."""
+    call_id: str = ""
+    """Of a template of the persistence engine sip: the Call-ID that it stands for."""
 
 
 def connection_dtype() -> "np.dtype[np.void]":
@@ -60,7 +62,7 @@ def _address(packed: bytes) -> Address:
     return address.ipv4_mapped or address
 
 
-def _connection(row: Any) -> Connection:
+def _connection(engine: "Engine", row: Any) -> Connection:
     def address(name: str) -> Address:
         packed = row[name].tobytes()
         family = row["server_family" if name == "server" else "family"]
@@ -82,6 +84,7 @@ def _connection(row: Any) -> Connection:
         bytes_in=int(row["bytes_in"]),
         bytes_out=int(row["bytes_out"]),
         expires_ns=int(row["expires_ns"]),
+        call_id=dialog_call_id(engine, row["dialog"]).decode() if row["dialog"] else "",
     )
 
 
@@ -97,7 +100,7 @@ class Connections:
 
     def __iter__(self) -> Iterator[Connection]:
         """Iterate over a consistent copy, as :class:`Connection` tuples."""
-        return map(_connection, self.snapshot())
+        return (_connection(self._engine, row) for row in self.snapshot())
 
     def snapshot(self) -> "npt.NDArray[np.void]":
         """Copy all connections into a structured array, in no particular order.
@@ -105,7 +108,8 @@ class Connections:
         Fields: ``family`` (4, 6), ``server_family``, ``protocol`` (0: a template of a firewall
         mark, which is its ``virtual``), ``state`` (:class:`lvscore.State`), ``is_service``,
         ``is_template``, ``seen_reply``; ``client``, ``virtual``, ``server``, ``local`` (16
-        bytes each, IPv4 in IPv4-mapped form) and ``*_port`` (host order); ``server_index``;
+        bytes each, IPv4 in IPv4-mapped form) and ``*_port`` (host order);
+        ``server_index``, ``dialog`` (0: none);
         ``packets_in``, ``packets_out``, ``bytes_in``, ``bytes_out`` (IP lengths);
         ``expires_ns`` (from ``engine.now``).
         """
@@ -139,7 +143,7 @@ class Connections:
         )  # fmt: skip
         if record is None:
             return None
-        return _connection(numpy.frombuffer(record, connection_dtype())[0])
+        return _connection(self._engine, numpy.frombuffer(record, connection_dtype())[0])
 
     def __getitem__(
         self,

@@ -128,6 +128,9 @@ class Reason(IntEnum):
     TUNNEL_MTU = 48
     """The MTU leaves no room for a tunnel's headers, or the packet is too long for them:
     dropped."""
+    NO_CALL_ID = 49
+    """For a service with the persistence engine sip, and no SIP message that has a Call-ID:
+    dropped."""
 
 
 class State(IntEnum):

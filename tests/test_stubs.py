@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-MODULES = ["_engine", "_frames", "_probe", "_probe_scheduler", "io._pcap", "io._pcap_writer"]
+MODULES = [
+    "_engine", "_frames", "_probe", "_probe_payload", "_probe_scheduler", "io._pcap",
+    "io._pcap_writer",
+]  # fmt: skip
 
 
 def test_stubtest():

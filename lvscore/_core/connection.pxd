@@ -76,7 +76,7 @@ cdef struct Extension:
     uint64_t created        # tick
     uint32_t shadowed[2]    # next older reference with the same tuple, by direction
     uint32_t bytes_high[2]
-    uint32_t next           # of the free list
+    uint32_t next           # of the free list; of a template its SIP dialog, see sip.pxd
     uint32_t control        # the connection or template that this one depends on, or NIL
     uint32_t controls       # how many depend on this one
     uint32_t timeout        # ticks; of a template

@@ -63,7 +63,8 @@ cdef enum:  # lvscore.Reason
     REASON_NOT_UNICAST = 46
     REASON_SCTP_NOT_INIT = 47
     REASON_TUNNEL_MTU = 48
-    REASON_COUNT = 49
+    REASON_NO_CALL_ID = 49
+    REASON_COUNT = 50
 
 cdef enum:
     IPV4 = 4

@@ -7,29 +7,32 @@ from lvscore._core.connection cimport (
     connection_count, connection_method, connection_translated, table_meta,
 )
 from lvscore._core.consts cimport (
-    INPUT_ONLY, NIL, ORIGINAL, PROTOCOL_UDP, REASON_CONNECTION_REUSED, REASON_LOCAL_ADDRESS,
-    REASON_NEW_CONNECTION, REASON_NONE, REASON_REPLY, REASON_REQUEST, REASON_SERVER_REMOVED,
-    REASON_TABLE_FULL, REASON_TCP_NOT_SYN, REASON_TRUNCATED_TRANSPORT_HEADER, PROTOCOL_TCP,
-    REPLY, VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL,
+    INPUT_ONLY, NIL, ORIGINAL, PROTOCOL_MARK, PROTOCOL_TCP, PROTOCOL_UDP,
+    REASON_CONNECTION_REUSED, REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION, REASON_NONE,
+    REASON_NO_CALL_ID, REASON_REPLY, REASON_REQUEST, REASON_SERVER_REMOVED, REASON_TABLE_FULL,
+    REASON_TCP_NOT_SYN, REASON_TRUNCATED_TRANSPORT_HEADER, REPLY, VERDICT_DROP, VERDICT_FORWARD,
+    VERDICT_LOCAL,
 )
 from lvscore._core.event cimport header_is_whole, is_opening, service_event
-from lvscore._core.flow cimport Tuple, address_equal, ports_source, tuple_inverse
+from lvscore._core.flow cimport (
+    Tuple, ports_destination, ports_make, ports_source, tuple_inverse,
+)
 from lvscore._core.forward cimport forward_pass
 from lvscore._core.lifetime cimport (
     connection_end, connection_state_set, connection_timer_set, control_assure,
 )
 from lvscore._core.schedule cimport (
-    Choice, choice_open, choice_reply, is_one_packet, service_admits, service_choose,
-    service_leave, service_of,
+    Choice, choice_open, choice_reply, dialog_template, is_one_packet, server_at, service_admits,
+    service_choose, service_leave, service_of,
 )
 from lvscore._core.server cimport (
     METHOD_MASQUERADE, SERVER_AVAILABLE, Server, server_bind, server_unbind,
 )
+from lvscore._core.service cimport ENGINE_SIP, Service
 from lvscore._core.state cimport (
-    State, SYSCTL_CONN_REUSE_MODE, SYSCTL_EXPIRE_NODEST_CONN,
-    SYSCTL_SNAT_REROUTE, TRACE_REUSED, TRACE_SERVICE,
-    TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_total, is_hosted, table_of,
-    trace_step,
+    SYSCTL_CONN_REUSE_MODE, SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_SNAT_REROUTE, State, TRACE_REUSED,
+    TRACE_SERVICE, TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_total, is_hosted,
+    table_of, trace_step,
 )
 from lvscore._core.track cimport (
     SERVICE_SCTP_CLOSED, SERVICE_TCP_CLOSE, SERVICE_TCP_FIN_WAIT, SERVICE_TCP_TIME_WAIT,
@@ -113,8 +116,8 @@ cdef inline uint8_t service_schedule(State* s, Packet* packet, const Tuple* t, u
         if old == NIL and not once and connection_total(s) >= s.max_connections:
             reason[0] = REASON_TABLE_FULL
             return VERDICT_DROP
-        reason[0] = service_choose(s, service, t, &choice)
-        if reason[0] == REASON_TABLE_FULL:
+        reason[0] = service_choose(s, service, packet, t, &choice)
+        if reason[0] == REASON_TABLE_FULL or reason[0] == REASON_NO_CALL_ID:
             return VERDICT_DROP
         if reason[0]:
             verdict = service_leave(s, packet, t, service, &choice, reason)
@@ -246,18 +249,37 @@ cdef inline uint8_t service_packet(State* s, Packet* packet, const Tuple* t, uin
 
 
 cdef inline bint is_server_port(const State* s, const Tuple* t) noexcept nogil:
-    """Whether a packet's source is the port of a masqueraded server (ip_vs_has_real_service).
+    """Whether a packet comes from the port of a masqueraded server (ip_vs_has_real_service)."""
+    return server_at(s, t) != NIL
 
-    Only with nat_icmp_send=1, for packets that no connection knows: a search through all
-    servers will do.
-    """
-    cdef const Server* server
-    cdef uint32_t k
-    for k in range(1, s.services.server_used):
-        server = &s.services.server[k]
-        if (server.flags & SERVER_AVAILABLE and server.port == ports_source(t.ports)
-                and server.family == t.family and server.virtual_protocol == t.protocol
-                and server.method == METHOD_MASQUERADE
-                and address_equal(&server.address, &t.source)):
-            return True
-    return False
+
+cdef inline uint32_t dialog_answer(State* s, const Packet* packet, const Tuple* t) noexcept nogil:
+    """A SIP message of a masqueraded server, of no connection: open one, as if its other end had
+    (ip_vs_pe_sip.c, ip_vs_sip_conn_out). Its reference, or NIL."""
+    cdef uint32_t k = server_at(s, t)
+    cdef const Service* service
+    cdef Choice choice
+    cdef Tuple original, reply
+    cdef uint32_t i
+    if k == NIL or not header_is_whole(packet):
+        return NIL
+    service = &s.services.service[s.services.server[k].service]
+    if (service.options.engine != ENGINE_SIP or service.protocol == PROTOCOL_MARK
+            or is_one_packet(s, s.services.server[k].service, packet.protocol)
+            or connection_total(s) >= s.max_connections):
+        return NIL
+    original = tuple_inverse(t)
+    original.destination = service.address
+    original.ports = ports_make(ports_destination(t.ports), service.port)
+    choice.server = k
+    choice.method = METHOD_MASQUERADE
+    choice.port = ports_source(t.ports)
+    if not dialog_template(s, service, packet, &original, &choice):
+        return NIL
+    choice_reply(s, &choice, &original, &reply)
+    server_bind(&s.services.server[k])
+    i = choice_open(s, &choice, &original, &reply, s.tick_up)
+    if i == NIL:
+        server_unbind(&s.services.server[k], True, s.tick)
+        return NIL
+    return i << 1 | REPLY

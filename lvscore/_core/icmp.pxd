@@ -39,8 +39,9 @@ from lvscore._core.server cimport (
 )
 from lvscore._core.service cimport FTP_DATA_PORT
 from lvscore._core.state cimport (
-    State, SYSCTL_SCHEDULE_ICMP, SYSCTL_SNAT_REROUTE, TRACE_FOUND, TRACE_ICMP_ERROR,
-    TRACE_NOT_FOUND, TRACE_TRANSLATED, connection_total, is_hooked, is_hosted, table_of, trace_step,
+    SYSCTL_SCHEDULE_ICMP, SYSCTL_SNAT_REROUTE, State, TRACE_FOUND, TRACE_ICMP_ERROR,
+    TRACE_NOT_FOUND, TRACE_TRANSLATED, connection_total, is_hooked, is_hosted, table_of,
+    trace_step,
 )
 from lvscore._core.translate cimport addresses_delta, addresses_write, transport_write
 from lvscore._core.transmit cimport request_transmit
@@ -150,7 +151,7 @@ cdef inline uint8_t icmp_schedule(State* s, const Packet* packet, const Tuple* a
     cdef uint32_t i
     if service == NIL or ports_source(about.ports) == htons(FTP_DATA_PORT):
         return VERDICT_PASS
-    reason[0] = service_choose(s, service, about, &choice)
+    reason[0] = service_choose(s, service, packet, about, &choice)
     if reason[0] == REASON_NONE and connection_total(s) >= s.max_connections:
         reason[0] = REASON_TABLE_FULL
     if reason[0]:

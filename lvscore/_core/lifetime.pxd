@@ -12,6 +12,7 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport NIL, TICKS_PER_SECOND
 from lvscore._core.server cimport Server, server_unbind, server_unbind_template
+from lvscore._core.sip cimport dialog_forget
 from lvscore._core.state cimport State, table_of, templates_of
 from lvscore._core.track cimport (
     SERVICE_SCTP_ESTABLISHED, SERVICE_TCP_ESTABLISHED, state_is_active,
@@ -94,7 +95,11 @@ cdef inline void connection_state_set(State* s, Table* table, uint32_t i,
 cdef inline void connection_end(State* s, Table* table, uint32_t i, bint linked) noexcept nogil:
     """Remove a connection and take it from its server's counts and its control's."""
     cdef Meta* meta = table_meta(table, i)
+    cdef uint32_t dialog
     if meta.flags & FLAG_TEMPLATE:
+        dialog = connection_extension(table, i).next
+        if dialog:
+            dialog_forget(&s.dialogs, dialog)
         server_unbind_template(&s.services.server[meta.server], s.tick)
     elif meta.flags & FLAG_SERVICE:
         server_unbind(&s.services.server[meta.server], meta.flags & FLAG_INACTIVE != 0, s.tick)

@@ -5,26 +5,30 @@ A template remembers it: from the client's network and port 0 to the service. It
 its own and outlives the connections that depend on it.
 """
 
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from lvscore._core.bytes cimport ntohs
 from lvscore._core.connection cimport (
     FLAG_ASSURED, FLAG_SERVICE, FLAG_TEMPLATE, Meta, Table, connection_extension,
     connection_open, connection_tuple, table_find, table_meta, template_rename,
 )
-from lvscore._core.consts cimport NIL, ORIGINAL, PROTOCOL_MARK, REPLY
+from lvscore._core.consts cimport NIL, ORIGINAL, PROTOCOL_MARK, PROTOCOL_UDP, REPLY
 from lvscore._core.flow cimport (
-    Tuple, address_and, ports_destination, ports_make, tuple_hash,
+    Tuple, address_and, address_equal, ports_destination, ports_make, tuple_hash,
 )
 from lvscore._core.lifetime cimport (
     CONTROL_TEMPLATE, connection_timer_set, control_add,
 )
 from lvscore._core.server cimport SERVER_AVAILABLE, Server, server_bind_template
-from lvscore._core.service cimport FTP_PORT, Service
+from lvscore._core.service cimport ENGINE_SIP, FTP_PORT, Service
+from lvscore._core.sip cimport (
+    CallId, UDP_HEADER_LENGTH, call_id_find, call_id_hash, dialog_add, dialog_next,
+)
 from lvscore._core.state cimport (
     State, SYSCTL_EXPIRE_QUIESCENT_TEMPLATE, TRACE_TEMPLATE, templates_of, trace_step,
 )
 from lvscore._core.track cimport STATE_NONE
+from lvscore._core.wire cimport Packet, packet_l4
 
 cdef enum:
     INVALID_PORT = 0xFFFF       # both ports of a template that leads nowhere any more
@@ -69,26 +73,55 @@ cdef inline void template_invalidate(State* s, Table* templates, uint32_t i) noe
     template_rename(templates, &s.key, i, &original, &reply)
 
 
-cdef inline uint32_t template_find(State* s, const Service* service,
-                                   const Tuple* t) noexcept nogil:
-    """The valid template for a packet that opens a connection, or NIL."""
+cdef inline bint packet_call_id(const Packet* packet, CallId* id) noexcept nogil:
+    """The Call-ID of a SIP message over UDP, as far as it was captured (ip_vs_sip_fill_param)."""
+    return (packet.protocol == PROTOCOL_UDP and packet.l4_captured > UDP_HEADER_LENGTH
+            and call_id_find(packet_l4(packet) + UDP_HEADER_LENGTH,
+                             packet.l4_captured - UDP_HEADER_LENGTH, id))
+
+
+cdef inline uint32_t template_of_dialog(State* s, Table* templates, const Tuple* key,
+                                        const CallId* id) noexcept nogil:
+    """The template of a SIP dialog with a service, whoever its client is; or NIL."""
+    cdef uint64_t hash = call_id_hash(&s.key, id)
+    cdef uint32_t dialog = dialog_next(&s.dialogs, hash, key.family, id, 0)
+    cdef uint32_t i
+    cdef Tuple t
+    while dialog:
+        i = s.dialogs.dialog[dialog - 1].template
+        connection_tuple(templates, i, ORIGINAL, &t)
+        if (t.protocol == key.protocol and t.ports == key.ports
+                and address_equal(&t.destination, &key.destination)):
+            return i
+        dialog = dialog_next(&s.dialogs, hash, key.family, id, dialog)
+    return NIL
+
+
+cdef inline uint32_t template_find(State* s, const Service* service, const Tuple* t,
+                                   const CallId* id) noexcept nogil:
+    """The valid template for a packet that opens a connection, or NIL; ``id``: of a service that
+    goes by Call-IDs."""
     cdef Table* templates = templates_of(s, t.family)
     cdef Tuple key
-    cdef uint32_t reference
+    cdef uint32_t i
     template_tuple(service, t, &key)
-    reference = table_find(templates, tuple_hash(&s.key, &key), &key)
-    if reference == NIL:
+    if service.options.engine == ENGINE_SIP:
+        i = template_of_dialog(s, templates, &key, id)
+    else:
+        i = table_find(templates, tuple_hash(&s.key, &key), &key)
+        i = NIL if i == NIL else i >> 1
+    if i == NIL:
         return NIL
-    if not template_is_valid(s, table_meta(templates, reference >> 1)):
-        template_invalidate(s, templates, reference >> 1)
+    if not template_is_valid(s, table_meta(templates, i)):
+        template_invalidate(s, templates, i)
         return NIL
-    trace_step(s, TRACE_TEMPLATE, table_meta(templates, reference >> 1).server, 0, &key)
-    return reference >> 1
+    trace_step(s, TRACE_TEMPLATE, table_meta(templates, i).server, 0, &key)
+    return i
 
 
 cdef inline uint32_t template_open(State* s, const Service* service, const Tuple* t,
-                                   uint32_t k) noexcept nogil:
-    """Remember that a client went to server ``k``; the template, or NIL at the bound."""
+                                   uint32_t k, const CallId* id) noexcept nogil:
+    """Remember that a client, or a dialog, went to server ``k``; NIL at the bound."""
     cdef Table* templates = templates_of(s, t.family)
     cdef Server* server = &s.services.server[k]
     cdef Tuple key, reply
@@ -101,9 +134,13 @@ cdef inline uint32_t template_open(State* s, const Service* service, const Tuple
     reply.ports = ports_make(server.port if has_own_port(service, t) else 0, 0)
     i = connection_open(templates, &s.key, &key, &reply, k, STATE_NONE,
                         FLAG_SERVICE | FLAG_TEMPLATE, s.tick_up + service.options.timeout)
-    if i != NIL:
-        connection_extension(templates, i).timeout = service.options.timeout
-        server_bind_template(server)
+    if i == NIL:
+        return NIL
+    connection_extension(templates, i).timeout = service.options.timeout
+    server_bind_template(server)
+    if service.options.engine == ENGINE_SIP:
+        connection_extension(templates, i).next = dialog_add(
+            &s.dialogs, call_id_hash(&s.key, id), key.family, id, i)
     return i
 
 

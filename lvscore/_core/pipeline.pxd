@@ -26,7 +26,7 @@ from lvscore._core.consts cimport (
     VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS, VERDICT_STOLEN,
 )
 from lvscore._core.defragment cimport datagram_emit, fragment_take
-from lvscore._core.director cimport is_server_port, service_packet
+from lvscore._core.director cimport dialog_answer, is_server_port, service_packet
 from lvscore._core.event cimport is_reset
 from lvscore._core.flow cimport Tuple, has_ports, packet_tuple, ports_key, tuple_hash
 from lvscore._core.forward cimport (
@@ -126,6 +126,9 @@ cdef inline uint8_t packet_dispatch(State* s, Packet* packet, const Tuple* t,
         reason[0] = REASON_TRUNCATED_TRANSPORT_HEADER
         return verdict
     reference = connection_seen(s, packet, t)
+    if (reference == NIL and s.services.sip and t.protocol == PROTOCOL_UDP
+            and not (is_hosted(s) and address_is_local(&s.routes, t.family, &t.destination))):
+        reference = dialog_answer(s, packet, t)
     if reference == NIL:
         return packet_unknown(s, packet, t, reason)
     return packet_known(s, packet, t, reference, reason)

@@ -4,36 +4,39 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from lvscore._core.bytes cimport htons, ntohs
 from lvscore._core.connection cimport (
-    FLAG_INACTIVE, FLAG_NOOUTPUT, FLAG_SERVICE, FLAG_SLOW, METHOD_SHIFT, connection_open,
-    table_meta,
+    FLAG_INACTIVE, FLAG_NOOUTPUT, FLAG_SERVICE, FLAG_SLOW, METHOD_SHIFT, Table,
+    connection_open, table_meta,
 )
 from lvscore._core.consts cimport (
     NIL, PROTOCOL_MARK, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, REASON_DROP_RATE,
-    REASON_LOCAL_ADDRESS, REASON_NONE, REASON_NO_REAL_SERVER, REASON_SCTP_NOT_INIT,
-    REASON_SOURCE_PORT_20, REASON_TABLE_FULL, REASON_TCP_NOT_SYN,
+    REASON_LOCAL_ADDRESS, REASON_NONE, REASON_NO_CALL_ID, REASON_NO_REAL_SERVER,
+    REASON_SCTP_NOT_INIT, REASON_SOURCE_PORT_20, REASON_TABLE_FULL, REASON_TCP_NOT_SYN,
     REASON_TRUNCATED_TRANSPORT_HEADER, TICKS_PER_SECOND, VERDICT_DROP, VERDICT_FORWARD,
     VERDICT_LOCAL,
 )
 from lvscore._core.event cimport is_opening, is_reset, opening_is_whole
 from lvscore._core.flow cimport (
-    Tuple, ports_destination, ports_make, ports_source, tuple_inverse,
+    Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_inverse,
 )
 from lvscore._core.lifetime cimport CONTROL_TEMPLATE, control_add
-from lvscore._core.persistence cimport template_find, template_open, template_touch
+from lvscore._core.persistence cimport (
+    packet_call_id, template_find, template_invalidate, template_open, template_touch,
+)
 from lvscore._core.route cimport address_is_local
 from lvscore._core.scheduler cimport scheduler_pick
 from lvscore._core.scheduler_types cimport SCHEDULER_LBLC
 from lvscore._core.server cimport (
-    METHOD_BYPASS, METHOD_MASQUERADE, Server, server_bind, server_unbind,
+    METHOD_BYPASS, METHOD_MASQUERADE, SERVER_AVAILABLE, Server,
 )
 from lvscore._core.service cimport (
-    FTP_DATA_PORT, FTP_PORT, SERVICE_ONE_PACKET, SERVICE_PERSISTENT, Service, service_lookup,
+    ENGINE_SIP, FTP_DATA_PORT, FTP_PORT, SERVICE_ONE_PACKET, SERVICE_PERSISTENT, Service,
+    service_lookup,
 )
+from lvscore._core.sip cimport CallId
 from lvscore._core.state cimport (
-    State, SYSCTL_AM_DROPRATE, SYSCTL_CACHE_BYPASS, SYSCTL_DROP_PACKET,
-    SYSCTL_LBLCR_EXPIRATION, SYSCTL_LBLC_EXPIRATION, SYSCTL_SLOPPY_SCTP,
-    SYSCTL_SLOPPY_TCP, TRACE_NO_SERVER, TRACE_OPENED, TRACE_SCHEDULED, connection_total,
-    table_of, templates_of, trace_step,
+    SYSCTL_AM_DROPRATE, SYSCTL_CACHE_BYPASS, SYSCTL_DROP_PACKET, SYSCTL_LBLCR_EXPIRATION,
+    SYSCTL_LBLC_EXPIRATION, SYSCTL_SLOPPY_SCTP, SYSCTL_SLOPPY_TCP, State, TRACE_NO_SERVER,
+    TRACE_OPENED, TRACE_SCHEDULED, connection_total, table_of, templates_of, trace_step,
 )
 from lvscore._core.track cimport service_state_initial
 from lvscore._core.wire cimport Packet
@@ -43,7 +46,7 @@ from lvscore._core.wire cimport Packet
 cdef struct Choice:
     uint32_t server
     uint32_t method
-    uint32_t template          # that it depends on, or NIL
+    uint32_t template           # that it depends on, or NIL
     uint16_t port               # of the server, as on the wire
 
 
@@ -98,18 +101,22 @@ cdef inline bint takes_port(const Service* service, const Tuple* t) noexcept nog
     return service.protocol == PROTOCOL_MARK or ports_destination(t.ports) == service.port
 
 
-cdef inline uint8_t service_choose(State* s, uint32_t i, const Tuple* t,
+cdef inline uint8_t service_choose(State* s, uint32_t i, const Packet* packet, const Tuple* t,
                                    Choice* choice) noexcept nogil:
-    """Choose a server for a connection; REASON_NONE, or why there is none."""
+    """Choose a server for a connection that a packet opens; REASON_NONE, or why there is none."""
     cdef Service* service = &s.services.service[i]
     cdef const Server* server
     cdef uint32_t k = NIL
     cdef uint16_t port = ports_destination(t.ports)
     cdef bint persistent = service.options.flags & SERVICE_PERSISTENT
+    cdef CallId id
     choice.template = NIL
     choice.server = 0
+    if (persistent and service.options.engine == ENGINE_SIP
+            and not packet_call_id(packet, &id)):
+        return REASON_NO_CALL_ID
     if persistent:
-        choice.template = template_find(s, service, t)
+        choice.template = template_find(s, service, t, &id)
     if choice.template != NIL:
         k = table_meta(templates_of(s, t.family), choice.template).server
     elif persistent or takes_port(service, t):
@@ -121,7 +128,7 @@ cdef inline uint8_t service_choose(State* s, uint32_t i, const Tuple* t,
     if k == NIL:
         return REASON_NO_REAL_SERVER
     if persistent and choice.template == NIL:
-        choice.template = template_open(s, service, t, k)
+        choice.template = template_open(s, service, t, k, &id)
         if choice.template == NIL:
             return REASON_TABLE_FULL
     server = &s.services.server[k]
@@ -132,6 +139,45 @@ cdef inline uint8_t service_choose(State* s, uint32_t i, const Tuple* t,
         choice.port = server.port
     trace_step(s, TRACE_SCHEDULED, k, 0, t)
     return REASON_NONE
+
+
+cdef inline uint32_t server_at(const State* s, const Tuple* t) noexcept nogil:
+    """The masqueraded server that a packet comes from, or NIL (ip_vs_find_real_service).
+
+    Only with nat_icmp_send=1 or for SIP, for packets that no connection knows: a search through
+    all servers will do.
+    """
+    cdef const Server* server
+    cdef uint32_t k
+    for k in range(1, s.services.server_used):
+        server = &s.services.server[k]
+        if (server.flags & SERVER_AVAILABLE and server.port == ports_source(t.ports)
+                and server.family == t.family and server.virtual_protocol == t.protocol
+                and server.method == METHOD_MASQUERADE
+                and address_equal(&server.address, &t.source)):
+            return k
+    return NIL
+
+
+cdef inline bint dialog_template(State* s, const Service* service, const Packet* packet,
+                                 const Tuple* t, Choice* choice) noexcept nogil:
+    """Find or make the template of a dialog that a server takes part in; False if there can be
+    none. One that leads to another server is void (ip_vs_new_conn_out)."""
+    cdef Table* templates = templates_of(s, t.family)
+    cdef CallId id
+    choice.template = NIL
+    if not service.options.flags & SERVICE_PERSISTENT:
+        return True
+    if not packet_call_id(packet, &id):
+        return False
+    choice.template = template_find(s, service, t, &id)
+    if (choice.template != NIL
+            and table_meta(templates, choice.template).server != choice.server):
+        template_invalidate(s, templates, choice.template)
+        choice.template = NIL
+    if choice.template == NIL:
+        choice.template = template_open(s, service, t, choice.server, &id)
+    return choice.template != NIL
 
 
 cdef inline void choice_reply(const State* s, const Choice* choice, const Tuple* t,

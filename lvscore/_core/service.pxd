@@ -72,6 +72,7 @@ cdef struct Services:
     uint32_t marks          # services on a firewall mark
     uint32_t ftp            # services on port 21
     uint32_t any_port       # services on port 0
+    uint32_t sip            # services with the persistence engine sip
     uint32_t service_used   # entries of service that were ever used
     uint32_t server_used
     uint32_t removed        # servers that were removed and still have their entry
@@ -121,6 +122,7 @@ cdef inline bint services_copy(Services* s, const Services* other) noexcept nogi
     s.marks = other.marks
     s.ftp = other.ftp
     s.any_port = other.any_port
+    s.sip = other.sip
     s.server_used = other.server_used
     s.removed = other.removed
     s.serial = other.serial
@@ -204,6 +206,8 @@ cdef inline void services_note(Services* s, const Service* service, int32_t chan
         s.any_port += change
     elif ntohs(service.port) == FTP_PORT:
         s.ftp += change
+    if service.options.engine == ENGINE_SIP:
+        s.sip += change
 
 
 cdef inline bint services_rebuild_slots(Services* s) noexcept nogil:

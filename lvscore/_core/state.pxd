@@ -22,6 +22,7 @@ from lvscore._core.route cimport (
 )
 from lvscore._core.rules cimport Chain, Rule
 from lvscore._core.service cimport Services, services_copy, services_free, services_init
+from lvscore._core.sip cimport Dialogs, dialogs_copy, dialogs_free, dialogs_init
 from lvscore._core.track cimport Tracker, tracker_init
 
 cdef enum TraceCode:
@@ -110,6 +111,7 @@ cdef struct State:
     Chain prerouting
     Chain postrouting
     bint tracking           # there are NAT rules: every flow is tracked
+    Dialogs dialogs         # of services with the persistence engine sip
     Fragments fragments
     Emitted emitted         # frames put out by the latest call
     # counters
@@ -119,7 +121,7 @@ cdef struct State:
     uint64_t opened
     uint64_t expired
     uint64_t verdicts[5]
-    uint64_t reasons[49]
+    uint64_t reasons[50]
     uint8_t last_reason     # of the latest single frame
     Trace* trace            # NULL but while explaining
 
@@ -147,7 +149,7 @@ cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_lo
         if not table_init(&s.table[f], IPV6 if f & 1 else IPV4, max_connections):
             return False
     return (services_init(&s.services) and routes_init(&s.routes)
-            and fragments_init(&s.fragments))
+            and fragments_init(&s.fragments) and dialogs_init(&s.dialogs, max_connections))
 
 
 cdef inline void state_free(State* s) noexcept nogil:
@@ -157,6 +159,7 @@ cdef inline void state_free(State* s) noexcept nogil:
     services_free(&s.services)
     routes_free(&s.routes)
     fragments_free(&s.fragments)
+    dialogs_free(&s.dialogs)
     emitted_free(&s.emitted)
     free(s.prerouting.rule)
     free(s.postrouting.rule)
@@ -183,6 +186,7 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
     memset(&s.services, 0, sizeof(Services))
     memset(&s.routes, 0, sizeof(Routes))
     memset(&s.fragments, 0, sizeof(Fragments))
+    memset(&s.dialogs, 0, sizeof(Dialogs))
     memset(&s.emitted, 0, sizeof(Emitted))
     memset(&s.prerouting, 0, sizeof(Chain))
     memset(&s.postrouting, 0, sizeof(Chain))
@@ -193,6 +197,7 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
     return (services_copy(&s.services, &other.services)
             and routes_copy(&s.routes, &other.routes)
             and fragments_copy(&s.fragments, &other.fragments)
+            and dialogs_copy(&s.dialogs, &other.dialogs)
             and chain_copy(&s.prerouting, &other.prerouting)
             and chain_copy(&s.postrouting, &other.postrouting))
 

@@ -230,10 +230,14 @@ def format_connections(
             for endpoint in (connection.client, connection.virtual, connection.server)
         )
         minutes, seconds = divmod(max(connection.expires_ns, 0) // 10**9, 60)
-        lines.append(
+        line = (
             f"{connection.protocol.upper():<3} {f'{minutes:02}:{seconds:02}':<6} "
-            f"{listed_state(connection):<11} {client:<18} {virtual:<18} {server}"
+            f"{listed_state(connection):<11} {client:<18} {virtual:<18} "
         )
+        if persistence_engines and connection.call_id:
+            lines.append(f"{line}{server:<16} {'sip':<18} {connection.call_id}")
+        else:
+            lines.append(line + server)
     return "".join(f"{line}\n" for line in lines)
 
 
