@@ -2,7 +2,7 @@
 
 import re
 
-ICMP, IPIP, TCP, UDP, ICMPV6 = 1, 4, 6, 17, 58
+ICMP, IPIP, TCP, UDP, GRE, ICMPV6 = 1, 4, 6, 17, 47, 58
 
 _ERRORS = {3, 4, 5, 11, 12}
 _TEMPLATE_SLACK = 3  # seconds: see the recordings' notes on templates that are armed again
@@ -14,7 +14,8 @@ def masked(packet: str, arrived: bytes | None, own: set) -> bytes:
     """A packet without the bytes that cannot be compared.
 
     Of packets that the director makes: IPv4 identification (and with it the header checksum)
-    of ICMP and IPIP, the flow label of ICMPv6, clocks in ICMP timestamp replies. Of all:
+    of ICMP and tunnels, source port of GUE, the flow label of ICMPv6, clocks in ICMP timestamp
+    replies. Of all:
     identification of IPv6 fragments, clocks in IP timestamp options.
     """
     data = bytearray.fromhex(packet)
@@ -27,8 +28,10 @@ def masked(packet: str, arrived: bytes | None, own: set) -> bytes:
 
 def _mask_ipv4(data: bytearray, arrived: bytes | None, own: set) -> None:
     header = (data[0] & 15) * 4
-    if data[9] == IPIP and bytes(data[12:16]) in own:
+    if bytes(data[12:16]) in own and (data[9] in (IPIP, GRE) or _is_gue(data, header)):
         data[4:6] = data[10:12] = b"\0\0"
+    if _is_gue(data, header):
+        _mask_gue(data, header)
     if data[9] == ICMP and bytes(data[12:16]) in own and not _passed_on(data, arrived):
         data[4:6] = data[10:12] = b"\0\0"
         if data[header] == 14:
@@ -46,10 +49,31 @@ def _mask_ipv4(data: bytearray, arrived: bytes | None, own: set) -> None:
         position += max(length, 1)
 
 
+def _is_gue(data: bytearray, header: int) -> bool:
+    """Whether a packet is one that the director wrapped in GUE: UDP, then version 0, no flags, and
+    an IP header."""
+    gue = header + 8
+    return (
+        data[9 if data[0] >> 4 == 4 else 6] == UDP
+        and len(data) > gue + 24
+        and data[gue : gue + 4] in (b"\0\4\0\0", b"\0\x29\0\0")
+        and data[gue + 4] >> 4 in (4, 6)
+    )
+
+
+def _mask_gue(data: bytearray, header: int) -> None:
+    """The source port is drawn by flow; a checksum that covers it is there or not."""
+    data[header : header + 2] = b"\0\0"
+    if any(data[header + 6 : header + 8]):
+        data[header + 6 : header + 8] = b"\xff\xff"
+
+
 def _mask_ipv6(data: bytearray, own: set) -> None:
     if data[6] == ICMPV6 and bytes(data[8:24]) in own:
         data[1] &= 0xF0
         data[2:4] = b"\0\0"
+    if _is_gue(data, 40):
+        _mask_gue(data, 40)
     # A reset of the host's own stack has one, too.
     if data[6] == TCP and data[7] == 64 and data[53] & 4 and bytes(data[8:24]) in own:
         data[1] &= 0xF0

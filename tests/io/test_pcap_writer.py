@@ -420,7 +420,7 @@ from lvscore.io import create_pcap
 batch = FrameBatch.of([bytes(n) for n in range(1000)])
 with create_pcap(sys.argv[1]) as sink:
     print("ready", flush=True)
-    while True:
+    for _ in range(8000):  # 4 GB, if nobody interrupts
         sink.write_batch(batch)
 """
 
