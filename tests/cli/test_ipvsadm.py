@@ -1,7 +1,7 @@
 """``lvscore ipvsadm``: the language on a file of rules."""
 
-import io
 import errno
+import io
 import os
 import shlex
 
