@@ -28,6 +28,7 @@ from lvscore._core.estimator cimport Estimator, estimator_count, estimator_rate
 from lvscore._core.flow cimport (
     Address, Tuple, address_load, ports_destination, ports_make, ports_source, tuple_hash,
 )
+from lvscore._core.ftp cimport Ftp, FtpControl, MAX_FTP_PORTS
 from lvscore._core.index cimport index_used
 from lvscore._core.lifetime cimport connection_drop, control_index, control_table
 from lvscore._core.pipeline cimport Frames, batch_process, frame_count, packet_process
@@ -66,12 +67,13 @@ from lvscore.errors import ConcurrencyError, ConfigError, LimitError
 from lvscore.sysctl import ENGINE_SETTINGS
 
 __all__ = [
-    "EngineCore", "connection_layout", "dialog_call_id", "host_emitted", "host_output",
-    "host_own", "host_receive", "host_set", "route_get", "sctp_checksummed", "server_counts",
-    "server_estimate", "server_join", "server_leave", "server_lookup", "server_record",
-    "server_update", "service_counts", "service_estimate", "service_join", "service_leave",
-    "service_members", "service_number", "service_record", "service_update", "service_zeroed",
-    "services_all", "services_counts", "services_estimated", "services_zeroed",
+    "EngineCore", "connection_layout", "dialog_call_id", "ftp_ports", "ftp_ports_set",
+    "host_emitted", "host_output", "host_own", "host_receive", "host_set", "route_get",
+    "sctp_checksummed", "server_counts", "server_estimate", "server_join", "server_leave",
+    "server_lookup", "server_record", "server_update", "service_counts", "service_estimate",
+    "service_join", "service_leave", "service_members", "service_number", "service_record",
+    "service_update", "service_zeroed", "services_all", "services_counts",
+    "services_estimated", "services_zeroed",
 ]
 
 cdef tuple VERDICTS = tuple(Verdict)
@@ -489,6 +491,7 @@ cdef class EngineCore:
             records += <size_t>s.table[f].used * s.table[f].record_size
             records += <size_t>s.table[f].extensions_used * sizeof(s.table[f].extensions[0])
             index += index_used(&s.table[f].index)
+        records += <size_t>s.ftp.used * sizeof(FtpControl)
         return {"connections": records, "index": index, "engine": sizeof(State)}
 
     def _selfcheck(self):

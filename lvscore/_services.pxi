@@ -212,3 +212,23 @@ def dialog_call_id(EngineCore engine not None, uint32_t dialog):
         raise LookupError(f"no dialog {dialog}")
     return <bytes>(<char*>s.dialogs.dialog[dialog - 1].call_id)[
         :s.dialogs.dialog[dialog - 1].length]
+
+
+# Helpers
+
+def ftp_ports(EngineCore engine not None):
+    """The ports of the FTP helper; none: it is off."""
+    cdef Ftp* ftp = &engine.enter().ftp
+    cdef uint32_t k
+    return tuple([ntohs(ftp.port[k]) for k in range(ftp.ports)])
+
+
+def ftp_ports_set(EngineCore engine not None, tuple ports):
+    """Let the FTP helper look after connections to these ports from now on."""
+    cdef Ftp* ftp = &engine.enter().ftp
+    cdef uint32_t k
+    if len(ports) > MAX_FTP_PORTS:
+        raise LimitError(f"{len(ports)} ports; the helper takes at most {MAX_FTP_PORTS}")
+    for k in range(<uint32_t>len(ports)):
+        ftp.port[k] = htons(ports[k])
+    ftp.ports = <uint32_t>len(ports)

@@ -131,6 +131,8 @@ class Reason(IntEnum):
     NO_CALL_ID = 49
     """For a service with the persistence engine sip, and no SIP message that has a Call-ID:
     dropped."""
+    BAD_TCP_CHECKSUM = 50
+    """A segment of a connection that a helper looks after, with a wrong checksum: dropped."""
 
 
 class State(IntEnum):

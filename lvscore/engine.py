@@ -18,6 +18,7 @@ from lvscore.connections import Connections
 from lvscore.director import Director
 from lvscore.errors import ConfigError, NotFoundError
 from lvscore.explain import Explanation, explain
+from lvscore.helpers import Helpers
 from lvscore.model import Rule, Timeouts
 from lvscore.routes import Routes
 from lvscore.sysctl import ENGINE_SETTINGS, Sysctl
@@ -272,6 +273,11 @@ class Engine(Director):
         """Persistence templates, as connections of kind ``"template"``: from a client's network
         and port 0, of state NONE or ASSURED."""
         return Connections(self, templates=True)
+
+    @property
+    def helpers(self) -> Helpers:
+        """Helpers that are on: ``engine.helpers.add("ftp")``."""
+        return Helpers(self)
 
     @property
     def timeouts(self) -> Timeouts:

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 MODULES = [
-    "_engine", "_frames", "_probe", "_probe_payload", "_probe_scheduler", "io._pcap",
-    "io._pcap_writer",
+    "_engine", "_frames", "_probe", "_probe_ftp", "_probe_payload", "_probe_scheduler",
+    "io._pcap", "io._pcap_writer",
 ]  # fmt: skip
 
 

@@ -38,6 +38,7 @@ cdef enum ConnectionFlag:
     FLAG_NOOUTPUT = 128     # the server's packets do not come by here
     FLAG_TEMPLATE = 256     # of persistence: found by its original tuple only
     FLAG_ONE_PACKET = 512   # of a service that schedules each datagram anew
+    FLAG_NO_CPORT = 2048    # the client's port is not known yet, and 0
 
 cdef enum:
     METHOD_SHIFT = 12       # the forwarding method, in the highest bits of the flags
@@ -80,6 +81,7 @@ cdef struct Extension:
     uint32_t control        # the connection or template that this one depends on, or NIL
     uint32_t controls       # how many depend on this one
     uint32_t timeout        # ticks; of a template
+    uint32_t helper         # of a control connection: its record in ftp.pxd, or NIL
 
 
 cdef struct Table:
@@ -97,6 +99,7 @@ cdef struct Table:
     uint32_t extensions_used
     uint32_t extensions_free
     uint32_t shadowings     # how often a tuple that was in use was taken by another record
+    uint32_t portless       # records whose client's port is not known
     uint8_t family
 
 
@@ -265,6 +268,7 @@ cdef inline Extension* connection_extension(Table* table, uint32_t i) noexcept n
     extension.shadowed[ORIGINAL] = NIL
     extension.shadowed[REPLY] = NIL
     extension.control = NIL
+    extension.helper = NIL
     extension.created = table.wheel.tick
     table.extension_of[i] = e
     meta.flags |= FLAG_EXTENDED
@@ -376,6 +380,7 @@ cdef inline void table_give(Table* table, uint32_t i) noexcept nogil:
         e = table.extension_of[i]
         table.extensions[e].next = table.extensions_free
         table.extensions_free = e
+    table.portless -= meta.flags & FLAG_NO_CPORT != 0
     meta.protocol = 0
     meta.flags = 0
     meta.timer.next = table.free
@@ -398,6 +403,7 @@ cdef inline uint32_t connection_open(Table* table, const HashKey* key, const Tup
     meta.server = server
     meta.state = state
     meta.flags = flags
+    table.portless += flags & FLAG_NO_CPORT != 0
     meta.timer.deadline = deadline
     forward = tuple_inverse(reply)
     if (forward.ports == original.ports
@@ -428,6 +434,46 @@ cdef inline void connection_close(Table* table, const HashKey* key, uint32_t i,
     table_give(table, i)
 
 
+cdef inline uint32_t table_find_direction(const Table* table, const HashKey* key, const Tuple* t,
+                                          uint32_t direction) noexcept nogil:
+    """The newest record of which a tuple is that of ``direction``, or NIL."""
+    cdef uint32_t reference = table_find(table, tuple_hash(key, t), t)
+    while reference != NIL and reference & 1 != direction:
+        reference = connection_shadowed(table, reference)
+    return NIL if reference == NIL else reference >> 1
+
+
+cdef inline uint32_t table_find_portless(const Table* table, const HashKey* key,
+                                         const Tuple* t) noexcept nogil:
+    """The reference of the record that waits for a packet of this tuple from any port, or NIL
+    (__ip_vs_conn_in_get with IP_VS_CONN_F_NO_CPORT)."""
+    cdef Tuple portless = t[0]
+    cdef uint32_t i
+    portless.ports = ports_make(0, ports_destination(t.ports))
+    i = table_find_direction(table, key, &portless, ORIGINAL)
+    if i == NIL or not table_meta(table, i).flags & FLAG_NO_CPORT:
+        return NIL
+    return i << 1 | ORIGINAL
+
+
+cdef inline bint connection_client_port(Table* table, const HashKey* key, uint32_t i,
+                                        uint16_t port) noexcept nogil:
+    """Tell a record its client's port (as on the wire); False if the index is too crowded, and
+    then it cannot be found (ip_vs_conn_fill_cport)."""
+    cdef Tuple original, reply
+    connection_tuple(table, i, ORIGINAL, &original)
+    connection_tuple(table, i, REPLY, &reply)
+    table_remove_direction(table, key, i << 1 | ORIGINAL)
+    table_remove_direction(table, key, i << 1 | REPLY)
+    original.ports = ports_make(port, ports_destination(original.ports))
+    reply.ports = ports_make(ports_source(reply.ports), port)
+    connection_fill(table, i, &original, &reply)
+    table_meta(table, i).flags &= ~<uint32_t>FLAG_NO_CPORT
+    table.portless -= 1
+    return (table_insert_direction(table, key, &original, i << 1 | ORIGINAL)
+            and table_insert_direction(table, key, &reply, i << 1 | REPLY))
+
+
 cdef inline void template_rename(Table* table, const HashKey* key, uint32_t i,
                                  const Tuple* original, const Tuple* reply) noexcept nogil:
     """Give a template other tuples."""
@@ -445,6 +491,13 @@ cdef inline uint32_t connection_control(const Table* table, uint32_t i) noexcept
     """What a connection depends on, or NIL."""
     if table_meta(table, i).flags & FLAG_EXTENDED:
         return table.extensions[table.extension_of[i]].control
+    return NIL
+
+
+cdef inline uint32_t connection_helper(const Table* table, uint32_t i) noexcept nogil:
+    """The record of a control connection's helper, or NIL."""
+    if table_meta(table, i).flags & FLAG_EXTENDED:
+        return table.extensions[table.extension_of[i]].helper
     return NIL
 
 

@@ -64,7 +64,8 @@ cdef enum:  # lvscore.Reason
     REASON_SCTP_NOT_INIT = 47
     REASON_TUNNEL_MTU = 48
     REASON_NO_CALL_ID = 49
-    REASON_COUNT = 50
+    REASON_BAD_TCP_CHECKSUM = 50
+    REASON_COUNT = 51
 
 cdef enum:
     IPV4 = 4

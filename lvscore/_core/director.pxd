@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 from lvscore._core.connection cimport (
-    FLAG_NOOUTPUT, FLAG_SLOW, Meta, Table, connection_control, connection_controls,
+    FLAG_NOOUTPUT, FLAG_NO_CPORT, FLAG_SLOW, Meta, Table, connection_control, connection_controls,
     connection_count, connection_method, connection_translated, table_meta,
 )
 from lvscore._core.consts cimport (
@@ -18,6 +18,7 @@ from lvscore._core.flow cimport (
     Tuple, ports_destination, ports_make, ports_source, tuple_inverse,
 )
 from lvscore._core.forward cimport forward_pass
+from lvscore._core.helper cimport client_port_take, helper_reply, helper_request
 from lvscore._core.lifetime cimport (
     connection_end, connection_state_set, connection_timer_set, control_assure,
 )
@@ -101,12 +102,28 @@ cdef inline uint8_t packet_once(State* s, Packet* packet, const Tuple* t, const 
     return verdict
 
 
+cdef inline uint8_t request_send(State* s, Packet* packet, const Tuple* t, uint32_t i,
+                                 uint8_t* reason) noexcept nogil:
+    """Send a request to the server of its connection."""
+    cdef Table* table = table_of(s, packet.family)
+    cdef const Meta* meta = table_meta(table, i)
+    cdef Tuple translated
+    cdef uint8_t verdict
+    if meta.flags & FLAG_NO_CPORT and not client_port_take(s, table, i, t):
+        reason[0] = REASON_TABLE_FULL
+        return VERDICT_DROP
+    connection_translated(table, i, ORIGINAL, &translated)
+    verdict = request_transmit(s, packet, t, &translated, meta.server, connection_method(meta),
+                               reason)
+    return helper_request(s, packet, i, verdict, reason)
+
+
 cdef inline uint8_t service_schedule(State* s, Packet* packet, const Tuple* t, uint32_t service,
                                      uint32_t old, uint8_t* reason) noexcept nogil:
     """A packet for a service, of no connection or beginning ``old`` anew: open one, if it may."""
     cdef Table* table = table_of(s, packet.family)
     cdef Choice choice
-    cdef Tuple reply, translated
+    cdef Tuple reply
     cdef uint32_t i
     cdef uint8_t verdict
     cdef bint once = is_one_packet(s, service, packet.protocol)
@@ -139,8 +156,7 @@ cdef inline uint8_t service_schedule(State* s, Packet* packet, const Tuple* t, u
     service_count(s, table, packet, i, ORIGINAL)
     service_track(s, table, packet, i, ORIGINAL)
     reason[0] = REASON_NEW_CONNECTION if old == NIL else REASON_CONNECTION_REUSED
-    translated = tuple_inverse(&reply)
-    return request_transmit(s, packet, t, &translated, choice.server, choice.method, reason)
+    return request_send(s, packet, t, i, reason)
 
 
 cdef inline bint is_over(const State* s, const Table* table, uint32_t i) noexcept nogil:
@@ -189,7 +205,6 @@ cdef inline uint8_t request_packet(State* s, Packet* packet, const Tuple* t, uin
     cdef uint32_t i = reference >> 1
     cdef Meta* meta = table_meta(table, i)
     cdef bint whole = header_is_whole(packet)
-    cdef Tuple translated
     if whole and begins_anew(s, packet, table, i):
         return service_again(s, packet, t, reference, reason)
     if not s.services.server[meta.server].flags & SERVER_AVAILABLE:
@@ -203,10 +218,8 @@ cdef inline uint8_t request_packet(State* s, Packet* packet, const Tuple* t, uin
     else:
         # It counts and the timer runs anew, even if it is dropped then.
         connection_timer_set(table, i, s.tick_up + s.tracker.timeout[meta.state])
-    connection_translated(table, i, ORIGINAL, &translated)
     reason[0] = REASON_REQUEST
-    return request_transmit(s, packet, t, &translated, meta.server, connection_method(meta),
-                            reason)
+    return request_send(s, packet, t, i, reason)
 
 
 cdef inline uint8_t reply_packet(State* s, Packet* packet, const Tuple* t, uint32_t reference,
@@ -216,17 +229,20 @@ cdef inline uint8_t reply_packet(State* s, Packet* packet, const Tuple* t, uint3
     cdef uint32_t i = reference >> 1
     cdef uint32_t method = connection_method(table_meta(table, i))
     cdef Tuple translated
-    cdef uint8_t failed
+    cdef uint8_t failed = REASON_NONE
     if is_hosted(s):
         failed = forward_pass(&s.routes, packet, t, &t.destination, &s.forward)
         if failed:
             reason[0] = failed
             return VERDICT_DROP
-    if not header_is_whole(packet) and method == METHOD_MASQUERADE:
+    if method == METHOD_MASQUERADE:
+        failed = (helper_reply(s, packet, i) if header_is_whole(packet)
+                  else REASON_TRUNCATED_TRANSPORT_HEADER)
+    if failed:
         # Dropped and not counted, yet the timer runs anew.
         connection_timer_set(table, i,
                              s.tick_up + s.tracker.timeout[table_meta(table, i).state])
-        reason[0] = REASON_TRUNCATED_TRANSPORT_HEADER
+        reason[0] = failed
         return VERDICT_DROP
     s.forward.rerouted = s.sysctl[SYSCTL_SNAT_REROUTE] != 0
     service_count(s, table, packet, i, REPLY)

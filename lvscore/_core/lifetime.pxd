@@ -8,9 +8,10 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from lvscore._core.connection cimport (
     FLAG_ASSURED, FLAG_INACTIVE, FLAG_SERVICE, FLAG_TEMPLATE, Meta, Table, connection_close,
-    connection_control, connection_controls, connection_extension, table_meta,
+    connection_control, connection_controls, connection_extension, connection_helper, table_meta,
 )
 from lvscore._core.consts cimport NIL, TICKS_PER_SECOND
+from lvscore._core.ftp cimport ftp_give
 from lvscore._core.server cimport Server, server_unbind, server_unbind_template
 from lvscore._core.sip cimport dialog_forget
 from lvscore._core.state cimport State, table_of, templates_of
@@ -104,6 +105,8 @@ cdef inline void connection_end(State* s, Table* table, uint32_t i, bint linked)
     elif meta.flags & FLAG_SERVICE:
         server_unbind(&s.services.server[meta.server], meta.flags & FLAG_INACTIVE != 0, s.tick)
     control_release(s, table, i)
+    if connection_helper(table, i) != NIL:
+        ftp_give(&s.ftp, connection_helper(table, i))
     connection_close(table, &s.key, i, linked)
 
 

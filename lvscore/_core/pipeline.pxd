@@ -16,7 +16,7 @@ from lvscore._core.clock cimport clock_set
 from lvscore._core.conntrack cimport rule_new, rule_packet, untracked
 from lvscore._core.connection cimport (
     Connection4, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_UNTRANSLATED, Table, connection4,
-    connection4_matches, table_find, table_meta,
+    connection4_matches, table_find, table_find_portless, table_meta,
 )
 from lvscore._core.consts cimport (
     IPV6, LINK_ETHERNET, MAX_DISPLACEMENT, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6,
@@ -27,6 +27,7 @@ from lvscore._core.consts cimport (
 )
 from lvscore._core.defragment cimport datagram_emit, fragment_take
 from lvscore._core.director cimport dialog_answer, is_server_port, service_packet
+from lvscore._core.emit cimport emit_commit
 from lvscore._core.event cimport is_reset
 from lvscore._core.flow cimport Tuple, has_ports, packet_tuple, ports_key, tuple_hash
 from lvscore._core.forward cimport (
@@ -102,9 +103,11 @@ cdef inline uint32_t connection_seen(State* s, const Packet* packet, const Tuple
     On a Host its hooks are gone when there is no service (ip_vs_unregister_hooks), and what is
     forwarded is for ip_vs_out alone.
     """
-    cdef uint32_t reference = table_find(table_of(s, t.family), tuple_hash(&s.key, t), t)
-    if reference == NIL or not table_meta(table_of(s, t.family),
-                                          reference >> 1).flags & FLAG_SERVICE:
+    cdef const Table* table = table_of(s, t.family)
+    cdef uint32_t reference = table_find(table, tuple_hash(&s.key, t), t)
+    if reference == NIL and table.portless:
+        reference = table_find_portless(table, &s.key, t)
+    if reference == NIL or not table_meta(table, reference >> 1).flags & FLAG_SERVICE:
         return reference
     if not is_hooked(s, t.family):
         return NIL
@@ -174,12 +177,16 @@ cdef inline uint8_t packet_whole(State* s, Packet* packet, uint8_t* reason) noex
     """Take a whole packet through look-up, tracking and translation; its verdict."""
     cdef Tuple t
     cdef uint8_t verdict
+    cdef const uint8_t* frame = packet.frame
     packet_tuple(packet, &t)
     trace_step(s, TRACE_PARSED, packet.l3_length, packet.l4_length, &t)
     verdict = packet_host(s, packet, &t, reason) if is_hosted(s) else packet_dispatch(
         s, packet, &t, reason)
     if verdict == VERDICT_FORWARD and s.forward.tunnel:
         return tunnel_emit(s, packet, &t, reason)
+    if packet.frame != frame:           # a helper made a longer or shorter one of it
+        emit_commit(&s.emitted, packet.length, s.now, verdict, reason[0])
+        return VERDICT_STOLEN
     return verdict
 
 

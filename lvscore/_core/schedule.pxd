@@ -18,6 +18,7 @@ from lvscore._core.event cimport is_opening, is_reset, opening_is_whole
 from lvscore._core.flow cimport (
     Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_inverse,
 )
+from lvscore._core.helper cimport helper_bind
 from lvscore._core.lifetime cimport CONTROL_TEMPLATE, control_add
 from lvscore._core.persistence cimport (
     packet_call_id, template_find, template_invalidate, template_open, template_touch,
@@ -212,6 +213,7 @@ cdef inline uint32_t choice_open(State* s, const Choice* choice, const Tuple* t,
     if i == NIL:
         return NIL
     s.opened += 1
+    helper_bind(s, table_of(s, t.family), i)
     if choice.method != METHOD_BYPASS:
         server.connections += 1
     if choice.template != NIL:

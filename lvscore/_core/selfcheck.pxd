@@ -7,8 +7,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from lvscore._core.connection cimport (
-    FLAG_EXTENDED, FLAG_INACTIVE, FLAG_SERVICE, FLAG_TEMPLATE, Meta, Table, connection_control,
-    connection_controls, connection_shadowed, connection_tuple, table_find, table_meta,
+    FLAG_EXTENDED, FLAG_INACTIVE, FLAG_NO_CPORT, FLAG_SERVICE, FLAG_TEMPLATE, Meta, Table,
+    connection_control, connection_controls, connection_helper, connection_shadowed,
+    connection_tuple, table_find, table_meta,
 )
 from lvscore._core.consts cimport IPV4, MAX_DISPLACEMENT, NIL
 from lvscore._core.flow cimport Tuple, tuple_hash
@@ -36,6 +37,8 @@ cdef enum Fault:
     FAULT_SERVER_COUNT = 12     # active and inactive are not those of the connections
     FAULT_FRAGMENTS = 13        # datagrams in reassembly, their bytes or their order miscounted
     FAULT_CONTROLS = 14         # a connection miscounts those that depend on it
+    FAULT_PORTLESS = 15         # connections without client port are miscounted
+    FAULT_HELPERS = 16          # used and free records of control connections are not all
 
 
 cdef inline int index_check(const Index* index) noexcept nogil:
@@ -112,6 +115,7 @@ cdef inline int table_check(const Table* table, const HashKey* key) noexcept nog
     cdef uint64_t live = 0
     cdef uint64_t extended = 0
     cdef uint64_t linked
+    cdef uint64_t portless = 0
     cdef const Meta* meta
     cdef Tuple t
     cdef int fault = index_check(&table.index)
@@ -123,6 +127,7 @@ cdef inline int table_check(const Table* table, const HashKey* key) noexcept nog
             continue
         live += 1
         extended += meta.flags & FLAG_EXTENDED != 0
+        portless += meta.flags & FLAG_NO_CPORT != 0
         for direction in range(1 if meta.flags & FLAG_TEMPLATE else 2):
             reference = i << 1 | direction
             connection_tuple(table, i, direction, &t)
@@ -138,6 +143,8 @@ cdef inline int table_check(const Table* table, const HashKey* key) noexcept nog
         return FAULT_TABLE_ENTRIES
     if live != table.count:
         return FAULT_TABLE_COUNT
+    if portless != table.portless:
+        return FAULT_PORTLESS
     i = table.free
     while i != NIL and live <= table.used:
         live += 1
@@ -185,6 +192,21 @@ cdef inline int fragments_check(const Fragments* f) noexcept nogil:
     return FAULT_NONE
 
 
+cdef inline int helpers_check(const State* s) noexcept nogil:
+    """Whether every record of a control connection is free or one connection's."""
+    cdef uint32_t f, i
+    cdef uint64_t count = 0
+    for f in range(TABLES):
+        for i in range(s.table[f].used):
+            count += (table_meta(&s.table[f], i).protocol != 0
+                      and connection_helper(&s.table[f], i) != NIL)
+    i = s.ftp.free
+    while i != NIL and count <= s.ftp.used:
+        count += 1
+        i = s.ftp.control[i].next
+    return FAULT_NONE if count == s.ftp.used else FAULT_HELPERS
+
+
 cdef inline int controls_check(const State* s, uint32_t f) noexcept nogil:
     """Whether each record of a table counts those that depend on it."""
     cdef const Table* table = &s.table[f]
@@ -216,6 +238,8 @@ cdef inline int state_check(const State* s) noexcept nogil:
     cdef const Server* server
     cdef uint32_t* counted
     cdef int fault = fragments_check(&s.fragments)
+    if fault == FAULT_NONE:
+        fault = helpers_check(s)
     if fault:
         return fault
     for f in range(TABLES):

@@ -13,6 +13,7 @@ from lvscore._core.emit cimport Emitted, emitted_free
 from lvscore._core.estimator cimport ESTIMATOR_TICKS
 from lvscore._core.flow cimport Address, Tuple, address_equal
 from lvscore._core.forward cimport Forward
+from lvscore._core.ftp cimport Ftp, ftp_copy, ftp_free, ftp_init
 from lvscore._core.fragment cimport (
     Fragments, fragments_copy, fragments_free, fragments_init,
 )
@@ -113,6 +114,7 @@ cdef struct State:
     bint tracking           # there are NAT rules: every flow is tracked
     Dialogs dialogs         # of services with the persistence engine sip
     Fragments fragments
+    Ftp ftp
     Emitted emitted         # frames put out by the latest call
     # counters
     uint64_t frames
@@ -121,7 +123,7 @@ cdef struct State:
     uint64_t opened
     uint64_t expired
     uint64_t verdicts[5]
-    uint64_t reasons[50]
+    uint64_t reasons[51]
     uint8_t last_reason     # of the latest single frame
     Trace* trace            # NULL but while explaining
 
@@ -149,7 +151,8 @@ cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_lo
         if not table_init(&s.table[f], IPV6 if f & 1 else IPV4, max_connections):
             return False
     return (services_init(&s.services) and routes_init(&s.routes)
-            and fragments_init(&s.fragments) and dialogs_init(&s.dialogs, max_connections))
+            and fragments_init(&s.fragments) and dialogs_init(&s.dialogs, max_connections)
+            and ftp_init(&s.ftp, max_connections))
 
 
 cdef inline void state_free(State* s) noexcept nogil:
@@ -160,6 +163,7 @@ cdef inline void state_free(State* s) noexcept nogil:
     routes_free(&s.routes)
     fragments_free(&s.fragments)
     dialogs_free(&s.dialogs)
+    ftp_free(&s.ftp)
     emitted_free(&s.emitted)
     free(s.prerouting.rule)
     free(s.postrouting.rule)
@@ -187,6 +191,7 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
     memset(&s.routes, 0, sizeof(Routes))
     memset(&s.fragments, 0, sizeof(Fragments))
     memset(&s.dialogs, 0, sizeof(Dialogs))
+    s.ftp.control = NULL
     memset(&s.emitted, 0, sizeof(Emitted))
     memset(&s.prerouting, 0, sizeof(Chain))
     memset(&s.postrouting, 0, sizeof(Chain))
@@ -198,6 +203,7 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
             and routes_copy(&s.routes, &other.routes)
             and fragments_copy(&s.fragments, &other.fragments)
             and dialogs_copy(&s.dialogs, &other.dialogs)
+            and ftp_copy(&s.ftp, &other.ftp)
             and chain_copy(&s.prerouting, &other.prerouting)
             and chain_copy(&s.postrouting, &other.postrouting))
 

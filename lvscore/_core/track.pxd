@@ -41,6 +41,7 @@ cdef enum:  # tracker and state in one byte
     SERVICE_TCP_FIN_WAIT = 0x14
     SERVICE_TCP_TIME_WAIT = 0x15
     SERVICE_TCP_CLOSE = 0x16
+    SERVICE_TCP_LISTEN = 0x19
     SERVICE_TCP_SYNACK = 0x1A
     SERVICE_UDP = 0x20
     SERVICE_SCTP = 0x30         # track_sctp.pxd has the numbers

@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 from lvscore._core.bytes cimport htons, load16, store16
 from lvscore._core.checksum cimport (
     checksum_finish, checksum_update, delta_add16, delta_add_bytes, delta_finish, sum_bytes,
-    udp_checksum_update,
+    sum_fold, udp_checksum_update,
 )
 from lvscore._core.consts cimport (
     IPV4, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP,
@@ -39,19 +39,40 @@ cdef inline uint64_t addresses_write(uint8_t* ip, const Tuple* old,
     return delta
 
 
-cdef inline uint16_t udp_checksum(const uint8_t* ip, const uint8_t* udp, uint8_t family,
-                                  uint32_t length) noexcept nogil:
-    """The checksum of a whole datagram whose own field is zero (RFC 768, RFC 8200)."""
+cdef inline uint64_t transport_sum(const uint8_t* ip, const uint8_t* l4, uint8_t family,
+                                   uint8_t protocol, uint32_t length) noexcept nogil:
+    """The sum of a pseudo-header and of the ``length`` bytes behind it (RFC 9293, RFC 8200)."""
     cdef uint64_t total
     if family == IPV4:
         total = sum_bytes(ip + 12, 8, 0)
     else:
         total = sum_bytes(ip + 8, 32, 0)
-    total += htons(PROTOCOL_UDP)
+    total += htons(protocol)
     total += htons(<uint16_t>length)
     total += htons(<uint16_t>(length >> 16))
-    cdef uint16_t checksum = checksum_finish(sum_bytes(udp, length, total))
+    return sum_bytes(l4, length, total)
+
+
+cdef inline uint16_t udp_checksum(const uint8_t* ip, const uint8_t* udp, uint8_t family,
+                                  uint32_t length) noexcept nogil:
+    """The checksum of a whole datagram whose own field is zero (RFC 768)."""
+    cdef uint16_t checksum = checksum_finish(transport_sum(ip, udp, family, PROTOCOL_UDP, length))
     return checksum if checksum else 0xFFFF
+
+
+cdef inline bint tcp_checksum_good(const Packet* packet) noexcept nogil:
+    """Whether a segment's checksum is right; a snapped one gets the benefit of the doubt."""
+    return packet.l4_captured < packet.l4_length or sum_fold(transport_sum(
+        packet_l3(packet), packet_l4(packet), packet.family, PROTOCOL_TCP,
+        packet.l4_length)) == 0xFFFF
+
+
+cdef inline void tcp_checksum_write(Packet* packet) noexcept nogil:
+    """Give a whole segment a new checksum."""
+    cdef uint8_t* tcp = packet_l4(packet)
+    store16(tcp + 16, 0)
+    store16(tcp + 16, checksum_finish(transport_sum(
+        packet_l3(packet), tcp, packet.family, PROTOCOL_TCP, packet.l4_length)))
 
 
 cdef inline void transport_write(uint8_t* l4, uint32_t captured, const Tuple* old,

@@ -69,21 +69,27 @@ class Host:
         return list(self._interfaces)
 
     @property
-    def modules(self) -> set[str]:
+    def modules(self) -> frozenset[str]:
         """Kernel modules that are loaded: with ``"sctp"`` the local stack speaks SCTP, and
-        answers what is of no association with ABORT instead of protocol unreachable.
+        answers what is of no association with ABORT instead of protocol unreachable;
+        ``"ip_vs_ftp"`` is the engine's helper ``"ftp"``.
 
         Raises:
             ConfigError: when set: there is no such module here.
         """
-        return self._machine.modules
+        helped = {"ip_vs_ftp"} if "ftp" in self.engine.helpers else set()
+        return frozenset(self._machine.modules | helped)
 
     @modules.setter
     def modules(self, names: Iterable[str]) -> None:
         given = set(names)
         for name in given - MODULES:
             raise ConfigError(f"no module {name!r} here; known are {', '.join(sorted(MODULES))}")
-        self._machine.modules = given
+        if "ip_vs_ftp" in given and "ftp" not in self.engine.helpers:
+            self.engine.helpers.add("ftp")
+        elif "ip_vs_ftp" not in given and "ftp" in self.engine.helpers:
+            self.engine.helpers.remove("ftp")
+        self._machine.modules = given - {"ip_vs_ftp"}
 
     @property
     def sysctl(self) -> Sysctl:

@@ -29,7 +29,7 @@ def packet(*chunks, tag=0x01020304, version=IP, **fields):
 
 def host_with_sctp():
     host = director()
-    host.modules.add("sctp")
+    host.modules |= {"sctp"}
     return host
 
 
