@@ -11,6 +11,8 @@ __all__ = [
     "EngineCore",
     "connection_layout",
     "dialog_call_id",
+    "ftp_ports",
+    "ftp_ports_set",
     "host_emitted",
     "host_output",
     "host_own",
