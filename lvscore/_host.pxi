@@ -88,7 +88,8 @@ def host_receive(EngineCore engine not None, bytearray frame not None, uint32_t 
     Returns:
         verdict, reason, interface that it leaves by (-1: none), next hop, whether its link
         address is known, whether a redirect is due, MTU of the way out, whether it was on
-        its way to a server, offset of a wrong option.
+        its way to a server, offset of a wrong option, what the sender of a packet in a tunnel
+        is told (type, code, MTU: 8, 8, 16 bits).
     """
     cdef State* s = engine.enter()
     cdef int64_t time = now
@@ -110,10 +111,11 @@ def host_receive(EngineCore engine not None, bytearray frame not None, uint32_t 
     s.last_reason = reason
     if s.forward.egress == NO_INTERFACE:
         return (VERDICTS[verdict], REASONS[reason], -1, b"", False, False, 0,
-                s.forward.request, s.forward.option_error)
+                s.forward.request, s.forward.option_error, s.forward.tunnel_error)
     return (VERDICTS[verdict], REASONS[reason], s.forward.egress,
             address_bytes(&s.forward.next_hop, s.forward.family), s.forward.resolved,
-            s.forward.redirect, s.forward.mtu, s.forward.request, s.forward.option_error)
+            s.forward.redirect, s.forward.mtu, s.forward.request, s.forward.option_error,
+            s.forward.tunnel_error)
 
 
 def host_emitted(EngineCore engine not None):

@@ -133,6 +133,9 @@ class Reason(IntEnum):
     dropped."""
     BAD_TCP_CHECKSUM = 50
     """A segment of a connection that a helper looks after, with a wrong checksum: dropped."""
+    TUNNEL_ERROR = 51
+    """An ICMP error about a packet in a tunnel to a server: stolen by a Host, which tells that
+    packet's sender."""
 
 
 class State(IntEnum):

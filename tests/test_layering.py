@@ -26,7 +26,7 @@ CORE_LAYERS = [
     {"rules"},
     {"state"},
     {"lifetime", "tunnel"},
-    {"helper", "persistence", "transmit"},
+    {"helper", "persistence", "transmit", "tunnel_error"},
     {"schedule"},
     {"defence"},
     {"clock", "director", "icmp", "defragment", "selfcheck"},

@@ -65,7 +65,8 @@ cdef enum:  # lvscore.Reason
     REASON_TUNNEL_MTU = 48
     REASON_NO_CALL_ID = 49
     REASON_BAD_TCP_CHECKSUM = 50
-    REASON_COUNT = 51
+    REASON_TUNNEL_ERROR = 51
+    REASON_COUNT = 52
 
 cdef enum:
     IPV4 = 4

@@ -50,6 +50,7 @@ cdef struct Forward:
     uint32_t egress         # interface, NO_INTERFACE: it goes nowhere
     uint32_t mtu
     uint32_t tunnel         # server that the packet is to be wrapped for, 0: none
+    uint32_t tunnel_error   # what its sender is told of a packet in a tunnel (tunnel_error.pxd)
     uint32_t largest        # fragment that the packet came in, 0: it came whole
     uint32_t option_error   # offset of the byte that is wrong
     uint8_t family          # of the next hop

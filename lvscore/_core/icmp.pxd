@@ -45,6 +45,7 @@ from lvscore._core.state cimport (
 )
 from lvscore._core.translate cimport addresses_delta, addresses_write, transport_write
 from lvscore._core.transmit cimport request_transmit
+from lvscore._core.tunnel_error cimport tunnel_error_process
 from lvscore._core.wire cimport Packet, ipv4_parse, ipv6_parse, packet_l3, packet_l4
 
 cdef enum:
@@ -192,7 +193,7 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
     cdef uint64_t delta
     cdef uint8_t* icmp = packet_l4(packet)
     cdef bint service, quoting, local
-    cdef uint8_t failed
+    cdef uint8_t failed, verdict
     reason[0] = REASON_ICMP_NOT_RELATED
     quoting = quote_parse(packet, &quote)
     if quoting:
@@ -209,6 +210,10 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
             table, reference >> 1).flags & FLAG_SERVICE:
         reference = NIL
     local = address_is_local(&s.routes, t.family, &t.destination)
+    if reference == NIL and local and is_hosted(s) and is_hooked(s, packet.family):
+        verdict = tunnel_error_process(s, packet, reason)
+        if verdict != VERDICT_PASS:
+            return verdict
     if (reference == NIL and local and quoting and s.sysctl[SYSCTL_SCHEDULE_ICMP]
             and is_hooked(s, packet.family)):
         if icmp_schedule(s, packet, &about, &reference, reason) == VERDICT_DROP:

@@ -123,7 +123,7 @@ cdef struct State:
     uint64_t opened
     uint64_t expired
     uint64_t verdicts[5]
-    uint64_t reasons[51]
+    uint64_t reasons[52]
     uint8_t last_reason     # of the latest single frame
     Trace* trace            # NULL but while explaining
 

@@ -134,11 +134,15 @@ class Machine:
         """Take a frame through engine and host."""
         self.now = max(self.now, now)
         data = bytearray(frame)
-        (verdict, reason, egress, next_hop, resolved, redirect, mtu, request, wrong) = (
+        (verdict, reason, egress, next_hop, resolved, redirect, mtu, request, wrong, told) = (
             _engine.host_receive(self.engine, data, number, now)
         )
         emitted = _engine.host_emitted(self.engine) if verdict in _EMITTING else ()
         for verdict, reason, whole in emitted:
+            if reason == Reason.TUNNEL_ERROR:
+                kind, code, info = told >> 24, told >> 16 & 0xFF, told & 0xFFFF
+                self.send_error(number, Packet.parse(whole[14:]), kind, code, info)
+                continue
             # A datagram put together: its fragments, or all of it.
             self._carry_out(number, bytearray(whole), verdict, reason, egress, next_hop, resolved,
                             mtu, request, wrong)  # fmt: skip
