@@ -22,6 +22,10 @@ class Helpers:
     (the answers 227 and 229) becomes one that goes to the same server, and the server's address
     in the answer becomes the virtual one; sequence numbers follow. Segments of these
     connections with a wrong checksum are dropped with ``Reason.BAD_TCP_CHECKSUM``.
+
+    An answer that becomes longer or shorter gets verdict STOLEN, and what leaves for it is in
+    :attr:`Engine.emitted`. Two things are not the kernel's: a retransmitted answer is rewritten
+    again, and numbers that are out of range announce nothing instead of being cut to size.
     """
 
     def __init__(self, engine: "Engine") -> None:

@@ -138,17 +138,20 @@ class Machine:
             _engine.host_receive(self.engine, data, number, now)
         )
         emitted = _engine.host_emitted(self.engine) if verdict in _EMITTING else ()
+        packet = Packet.parse(frame[14:]) if redirect else None
+        if packet and not packet.fragment_offset and not packet.more_fragments and (
+            Verdict.FORWARD in (verdict, *(one[0] for one in emitted))
+        ):  # fmt: skip
+            self._redirect(packet, next_hop)
         for verdict, reason, whole in emitted:
             if reason == Reason.TUNNEL_ERROR:
                 kind, code, info = told >> 24, told >> 16 & 0xFF, told & 0xFFFF
                 self.send_error(number, Packet.parse(whole[14:]), kind, code, info)
                 continue
-            # A datagram put together: its fragments, or all of it.
+            # A datagram put together: its fragments, or all of it; an answer of another length.
             self._carry_out(number, bytearray(whole), verdict, reason, egress, next_hop, resolved,
                             mtu, request, wrong)  # fmt: skip
         if not emitted:
-            if redirect and verdict == Verdict.FORWARD:
-                self._redirect(Packet.parse(frame[14:]), next_hop)
             self._carry_out(number, data, verdict, reason, egress, next_hop, resolved, mtu,
                             request, wrong)  # fmt: skip
 

@@ -73,10 +73,64 @@ def seeds():
                 yield f"{path.stem}-{kind}", bytes(out + bytes([12, 0, 0]))
 
 
+def operations(*frames, last=()):
+    """Frames, and what stands between them: bytes are a frame, a tuple is an operation."""
+    out = bytearray()
+    for item in (*frames, *last):
+        if isinstance(item, tuple):
+            out += bytes(item)
+        else:
+            out += bytes([128 if len(item) > 255 else 0, len(item) & 255]) + item
+    return bytes(out)
+
+
+def control_connections():
+    """Inputs with FTP: a service on port 21, and all that its helper reads."""
+    from scapy.layers.inet import IP, TCP
+    from scapy.layers.inet6 import IPv6
+    from scapy.layers.l2 import Ether
+
+    ends = {4: (IP, "10.9.0.9", "172.16.1.100", "10.0.0.1"),
+            6: (IPv6, "fd00::9", "fd00::100", "a00::1")}  # fmt: skip
+    said = {
+        4: [(0, b"PASV\r\n"), (1, b"227 ok (10,0,0,1,200,10).\r\n"), (0, b"EPSV 1\r\n"),
+            (1, b"229 ok (|1|10.0.0.1|51211|)\r\n"), (0, b"PORT 10,9,0,9,200,20\r\n"),
+            (0, b"EPRT |1|10.9.0.9|51221|\r\n")],
+        6: [(0, b"EPSV\r\n"), (1, b"229 ok (|2|a00::1|51211|)\r\n"), (0, b"EPSV 2\r\n"),
+            (1, b"229 ok (|||51210|)\r\n"), (0, b"EPRT |2|fd00::9|51220|\r\n")],
+    }  # fmt: skip
+    for version, (layer, client, virtual, server) in ends.items():
+        numbers = [1000, 5000]
+
+        def segment(answers, flags="A", text=b"", ports=(40000, 21, 8080), ends=ends[version],
+                    numbers=numbers):  # fmt: skip
+            layer, client, virtual, server = ends
+            near, there, behind = ports
+            source, destination = (server, client) if answers else (client, virtual)
+            sport, dport = (behind, near) if answers else (near, there)
+            sack = [("NOP", None), ("SAck", (numbers[1], numbers[1] + 9))]
+            header = TCP(sport=sport, dport=dport, flags=flags, seq=numbers[answers],
+                         ack=numbers[1 - answers], options=[] if answers else sack)  # fmt: skip
+            numbers[answers] += len(text)
+            return bytes(Ether() / layer(src=source, dst=destination) / header / text)
+
+        frames = [segment(0, "S"), (13, 1, 0), (13, 1, 1), segment(0, "S"), segment(1, "SA"),
+                  segment(0)]  # fmt: skip
+        for answers, text in said[version]:
+            frames.append(segment(answers, "PA", text))
+            frames += [frames[-1], segment(1 - answers)]  # once more, and acknowledged
+        for port in (51210, 51211):
+            frames += [segment(0, "S", ports=(41000, port, port)),
+                       segment(1, "SA", ports=(41000, port, port))]  # fmt: skip
+        frames.append(segment(1, "S", ports=(51220, 20, 8079)))
+        end = [(15, 0, 0), (10, 200, 34), segment(0, "R"), (12, 0, 0)]
+        yield f"ftp-{version}", bytes([17, 0]) + operations(*frames, last=end)
+
+
 def write_seeds(folder):
     target = folder / "seeds"
     target.mkdir(exist_ok=True)
-    for name, data in seeds():
+    for name, data in (*seeds(), *control_connections()):
         (target / name).write_bytes(data)
     return target
 

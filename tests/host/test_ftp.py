@@ -3,7 +3,7 @@
 import lab
 import pytest
 from lab import CLIENT, ROUTER, SECOND, SERVER, VIP, director
-from scapy.layers.inet import IP, TCP, fragment
+from scapy.layers.inet import ICMP, IP, TCP, fragment
 from scapy.layers.l2 import Ether
 
 import lvscore
@@ -12,20 +12,21 @@ ANSWER = b"227 Entering Passive Mode (172,16,1,7,200,10).\r\n"
 WANTED = b"227 Entering Passive Mode (172,16,1,100,200,10).\r\n"
 
 
-def control_connection():
+def control_connection(client=CLIENT, interface="cli"):
     """A director on which a client has asked for a passive data connection."""
     host = director()
     host.modules |= {"ip_vs_ftp"}
     host.engine.add_service("tcp", f"{VIP}:21").add_server("172.16.1.7:21")
     for seq, flags, text in ((1000, "S", b""), (1001, "A", b""), (1001, "PA", b"PASV\r\n")):
         segment = TCP(sport=40000, dport=21, flags=flags, seq=seq, ack=5001)
-        host.receive("cli", lab.frame(IP(src=CLIENT, dst=VIP) / segment / text), SECOND)
+        packet = IP(src=client, dst=VIP) / segment / text
+        host.receive(interface, lab.frame(packet, interface), SECOND)
     return host
 
 
-def answer(flags="DF", more=b""):
+def answer(flags="DF", more=b"", client=CLIENT):
     segment = TCP(sport=21, dport=40000, flags="PA", seq=5001, ack=1007)
-    return IP(src="172.16.1.7", dst=CLIENT, flags=flags, id=7) / segment / (ANSWER + more)
+    return IP(src="172.16.1.7", dst=client, flags=flags, id=7) / segment / (ANSWER + more)
 
 
 def receive(host, *packets):
@@ -52,6 +53,15 @@ def test_it_is_cut_at_the_mtu_that_it_outgrew():
     assert [len(packet[IP]) for _, packet in sent] == [100, 22]
     data = bytes(sent[0][1][TCP].payload) + bytes(sent[1][1][IP].payload)
     assert data == WANTED + more
+
+
+def test_on_one_wire_the_server_is_told_of_the_nearer_way():
+    """As for any packet that leaves by the interface that it came in on."""
+    client = "172.16.1.8"
+    host = control_connection(client, "srv")
+    (_, redirect), (_, packet) = receive(host, answer(client=client))
+    assert (redirect[ICMP].type, redirect[ICMP].code, redirect[ICMP].gw) == (5, 1, client)
+    assert bytes(packet[TCP].payload) == WANTED
 
 
 def test_an_answer_in_fragments():
