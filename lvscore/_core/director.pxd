@@ -22,6 +22,7 @@ from lvscore._core.helper cimport client_port_take, helper_reply, helper_request
 from lvscore._core.lifetime cimport (
     connection_end, connection_state_set, connection_timer_set, control_assure,
 )
+from lvscore._core.persistence cimport template_touch
 from lvscore._core.schedule cimport (
     Choice, choice_open, choice_reply, dialog_template, is_one_packet, server_at, service_admits,
     service_choose, service_leave, service_of,
@@ -93,6 +94,8 @@ cdef inline uint8_t packet_once(State* s, Packet* packet, const Tuple* t, const 
     server_bind(server)
     server.connections += 1
     server_count(s, choice.server, packet, ORIGINAL)
+    if choice.template != NIL:
+        template_touch(s, t.family, choice.template)
     choice_reply(s, choice, t, &reply)
     translated = tuple_inverse(&reply)
     reason[0] = REASON_REQUEST

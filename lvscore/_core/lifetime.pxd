@@ -101,9 +101,10 @@ cdef inline void connection_end(State* s, Table* table, uint32_t i, bint linked)
         dialog = connection_extension(table, i).next
         if dialog:
             dialog_forget(&s.dialogs, dialog)
-        server_unbind_template(&s.services.server[meta.server], s.tick)
+        server_unbind_template(&s.services.server[meta.server], table.wheel.tick)
     elif meta.flags & FLAG_SERVICE:
-        server_unbind(&s.services.server[meta.server], meta.flags & FLAG_INACTIVE != 0, s.tick)
+        server_unbind(&s.services.server[meta.server], meta.flags & FLAG_INACTIVE != 0,
+                      table.wheel.tick)
     control_release(s, table, i)
     if connection_helper(table, i) != NIL:
         ftp_give(&s.ftp, connection_helper(table, i))

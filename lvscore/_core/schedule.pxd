@@ -153,7 +153,9 @@ cdef inline uint32_t server_at(const State* s, const Tuple* t) noexcept nogil:
     for k in range(1, s.services.server_used):
         server = &s.services.server[k]
         if (server.flags & SERVER_AVAILABLE and server.port == ports_source(t.ports)
-                and server.family == t.family and server.virtual_protocol == t.protocol
+                and server.family == t.family
+                and (server.virtual_protocol == t.protocol
+                     or server.virtual_protocol == PROTOCOL_MARK)
                 and server.method == METHOD_MASQUERADE
                 and address_equal(&server.address, &t.source)):
             return k

@@ -280,3 +280,17 @@ def test_templates_have_a_bound():
     assert verdicts == [Verdict.FORWARD] * 4 + [Verdict.DROP] * 2
     assert engine.last_reason == Reason.TABLE_FULL
     assert sum(s.persistent for s in service.servers) == 4
+
+
+def test_every_datagram_of_one_packet_scheduling_renews_the_template():
+    """ip_vs_sched_persist puts the template after every connection, also of one packet."""
+    engine, _ = persistent("udp", 53, one_packet=True)
+    servers = []
+    for second in (0, 40, 80):
+        frame = udp(CLIENT, 1000, VIP, 53)
+        engine.process(frame, second * SECOND)
+        servers.append(flow(frame)[2])
+        assert [t.expires_ns for t in engine.templates] == [50 * SECOND]
+    assert len(set(servers)) == 1
+    engine.expire(130 * SECOND)
+    assert len(engine.templates) == 0

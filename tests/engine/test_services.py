@@ -115,6 +115,15 @@ def test_a_server_forgotten_for_two_minutes_begins_anew():
     assert service.statistics.connections == 1  # the service remembers
 
 
+def test_a_server_is_forgotten_two_minutes_after_its_last_connection_however_time_passes():
+    """Its connection ends after 60 s, also if nobody looks until much later."""
+    engine, service = web(servers=(RS1,))
+    opened_by(engine, 1)
+    service.remove_server(f"{RS1}:8080")
+    engine.expire(400 * SECOND)
+    assert service.add_server(f"{RS1}:8080").statistics.connections == 0
+
+
 def test_a_new_service_begins_its_statistics_anew():
     engine, service = web(servers=(RS1,))
     opened_by(engine, 1)

@@ -2,7 +2,7 @@
 
 import pytest
 from lab import CLIENT, SECOND, SERVER, VIP, director
-from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP
@@ -155,6 +155,17 @@ def test_nat_icmp_send(chunks, told):
         assert host.engine.last_reason == Reason.UNKNOWN_SERVER_PORT
     else:
         assert (name, frame[SCTP].sport) == ("cli", 1320)
+
+
+def test_nat_icmp_send_knows_the_servers_of_marks():
+    """Whatever the protocol is (ip_vs_has_real_service)."""
+    host = director()
+    host.engine.sysctl["net.ipv4.vs.nat_icmp_send"] = 1
+    host.engine.add_fwmark_service(1).add_server("172.16.1.7:1320")
+    stray = IP(src="172.16.1.7", dst=CLIENT) / UDP(sport=1320, dport=7) / Raw(b"data")
+    ((name, frame),) = receive(host, IP(bytes(stray)), "srv", SERVER)
+    assert (name, frame[ICMP].type, frame[ICMP].code) == ("srv", 3, 3)
+    assert host.engine.last_reason == Reason.UNKNOWN_SERVER_PORT
 
 
 def test_a_director_of_sctp():
