@@ -7,12 +7,14 @@ from pathlib import Path
 from hypothesis import settings
 
 # Helpers stand beside the tests that use them and are imported by name.
-for folder in ("engine", "io", "core", "cli", "host"):
+for folder in ("engine", "io", "core", "cli", "host", "stateful", "cases"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
 # Compiled with sanitizers everything takes ten times as long.
 settings.register_profile("sanitized", max_examples=15, deadline=None)
 settings.register_profile("default", deadline=None)
+# On demand, for hours: LVSCORE_HYPOTHESIS=long pytest tests/stateful
+settings.register_profile("long", max_examples=5000, stateful_step_count=100, deadline=None)
 settings.load_profile(os.environ.get("LVSCORE_HYPOTHESIS", "default"))
 
 ALLOWED = "captures"

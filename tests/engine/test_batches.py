@@ -1,5 +1,6 @@
 """A batch is its frames one by one, also where the short way might tell them apart."""
 
+import features
 import numpy
 import pytest
 from packets import CLIENT, RS1, SECOND, VIP, tcp, udp
@@ -103,3 +104,34 @@ def test_a_batch_at_time_zero_starts_the_clock():
         way(engine, [udp(CLIENT, 4001, VIP, 80)], [200 * SECOND])
         assert engine.expire(300 * SECOND) == 1
         assert engine.expire(500 * SECOND) == 1
+
+
+@pytest.mark.parametrize("feature", features.FEATURES)
+def test_a_batch_of_any_size_is_its_frames_one_by_one(feature):
+    frames, times, marks = features.traffic(feature)
+    single = features.make(feature)
+    expected = features.one_by_one(single, frames, times, marks)
+    outcomes = {Reason(reason) for _, reason, _, _ in expected}
+    assert outcomes & {Reason.NEW_CONNECTION, Reason.REQUEST}
+    for size in (1, 7, 16, 33, len(frames)):
+        whole = features.make(feature)
+        assert features.in_batches(whole, frames, times, marks, size) == expected
+        assert features.state_of(whole) == features.state_of(single)
+
+
+def test_servers_change_between_batches():
+    """What a batch leaves behind is what its frames leave behind, also for a change of servers."""
+    frames, times, marks = features.traffic(5)
+    engines = [features.make("persistence"), features.make("persistence")]
+    for half in (slice(0, 200), slice(200, 400)):
+        part = frames[half], times[half], marks[half]
+        outcomes = [
+            features.one_by_one(engines[0], *part), features.in_batches(engines[1], *part, 50)
+        ]  # fmt: skip
+        assert outcomes[0] == outcomes[1]
+        for engine in engines:
+            service = engine.find_service("udp", f"{VIP}:53")
+            service.remove_server(f"{RS1}:53")
+            service.add_server(f"{RS1}:53", weight=2)
+            service.edit(scheduler="wlc")
+        assert features.state_of(engines[0]) == features.state_of(engines[1])

@@ -3,6 +3,7 @@
 import random
 
 import captures
+import features
 import pytest
 from test_sweep import mixed_engine
 
@@ -110,3 +111,33 @@ def test_explain_says_what_process_does_and_does_nothing(path):
             assert explanation.steps
             assert isinstance(Verdict(explanation.verdict), Verdict)
             assert explanation.reason != Reason.NONE
+
+
+@pytest.mark.parametrize("feature", features.FEATURES)
+def test_the_same_seed_gives_the_same_bytes(feature):
+    frames, times, marks = features.traffic(feature)
+    engines = [features.make(feature, seed) for seed in (3, 3, 4)]
+    outcomes = [features.one_by_one(engine, frames, times, marks) for engine in engines]
+    assert outcomes[0] == outcomes[1]
+    assert features.state_of(engines[0]) == features.state_of(engines[1])
+    # Another seed changes what is drawn, the identification of a tunnel's packets, and no more.
+    assert [one[:3] for one in outcomes[0]] == [one[:3] for one in outcomes[2]]
+    assert features.state_of(engines[0]) == features.state_of(engines[2])
+
+
+@pytest.mark.parametrize("feature", features.FEATURES)
+def test_explain_has_no_effect_on_any_feature(feature):
+    """Neither on what is there, nor on what is drawn and decided afterwards."""
+    frames, times, marks = features.traffic(feature, 300)
+    plain, asked = features.make(feature), features.make(feature)
+    expected = features.one_by_one(plain, frames, times, marks)
+    for n, (frame, now, mark) in enumerate(zip(frames, times, marks, strict=True)):
+        before = features.state_of(asked) if n % 10 == 0 else None
+        explanation = asked.explain(frame, now, mark=mark)
+        if before:
+            assert features.state_of(asked) == before
+        assert (explanation.verdict, explanation.reason) == expected[n][:2]
+        if explanation.verdict != Verdict.STOLEN:
+            assert explanation.frame == expected[n][2]
+        assert features.one_by_one(asked, [frame], [now], [mark]) == [expected[n]]
+    assert features.state_of(asked) == features.state_of(plain)
