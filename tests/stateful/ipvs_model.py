@@ -196,7 +196,7 @@ class Model:
         self.trash.append(dest)
         if self.sysctl["expire_nodest_conn"]:
             for entry in [*self.connections, *self.templates]:
-                if entry.dest is dest:
+                if not entry.dest.available:  # also of those that were removed before
                     self.end(entry, self.now)
 
     # time
