@@ -14,29 +14,34 @@ from libc.string cimport memcpy, memset
 from lvscore._core.bytes cimport htons, ntohs
 from lvscore._core.clock cimport clock_set, state_expire
 from lvscore._core.connection cimport (
-    FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_TEMPLATE, Meta, Table, connection_bytes,
-    connection_control, connection_controls, connection_method, connection_tuple, table_find,
-    table_meta,
+    FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_TEMPLATE, FLAG_TRACKED, Meta, Table,
+    connection_bytes, connection_control, connection_controls, connection_method,
+    connection_tuple, table_find, table_meta,
 )
 from lvscore._core.consts cimport (
-    IPV4, IPV6, LINK_ETHERNET, LINK_RAW, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL,
-    PROTOCOL_MARK, REASON_COUNT, REPLY, TICKS_PER_SECOND,
+    IPV4, IPV6, LINK_ETHERNET, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL, PROTOCOL_MARK,
+    REASON_COUNT, REPLY, TICKS_PER_SECOND,
 )
 from lvscore._core.crc32c cimport SCTP_HEADER, sctp_checksum_write
 from lvscore._core.emit cimport Emitted, emitted_clear
+from lvscore._core.entry cimport entries_memory, entry_of
 from lvscore._core.estimator cimport Estimator, estimator_count, estimator_rate
 from lvscore._core.flow cimport (
     Address, Tuple, address_load, ports_destination, ports_make, ports_source, tuple_hash,
 )
 from lvscore._core.ftp cimport Ftp, FtpControl, MAX_FTP_PORTS
 from lvscore._core.index cimport index_used
-from lvscore._core.lifetime cimport connection_drop, control_index, control_table
-from lvscore._core.pipeline cimport Frames, batch_process, frame_count, packet_process
+from lvscore._core.lifetime cimport (
+    connection_drop, connection_end, control_index, control_table,
+)
+from lvscore._core.pipeline cimport (
+    Frames, batch_process, frame_count, packet_output, packet_process,
+)
 from lvscore._core.route cimport (
     Interface, MAX_INTERFACES, MAX_ROUTES, NO_INTERFACE, Neighbour, ROUTE_UNICAST, Route,
-    local_remove, local_slot, neighbour_slot, route_find,
+    local_add, local_remove, local_slot, neighbour_slot, route_find,
 )
-from lvscore._core.rules cimport MAX_RULES, Chain, Rule
+from lvscore._core.rules cimport MAX_RULES, Chain, Range, Rule
 from lvscore._core.scheduler_maglev cimport MAGLEV_SLOTS
 from lvscore._core.scheduler_types cimport SCHEDULER_MH
 from lvscore._core.server cimport (
@@ -50,12 +55,11 @@ from lvscore._core.service cimport (
     services_counters, services_note, services_zero,
 )
 from lvscore._core.state cimport (
-    SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_SECURE_TCP, State, TABLES, TEMPLATES, Trace, TraceStep,
-    local_announce, state_copy, state_free, state_init,
+    CONNTRACK_SETTINGS, SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_SECURE_TCP, State, TABLES, TEMPLATES,
+    Trace, TraceStep, state_copy, state_free, state_init,
 )
 from lvscore._core.track cimport (
-    RULE_GENERIC_REPLIED, RULE_TCP, RULE_UDP_ASSURED, RULE_UDP_REPLIED, SERVICE_SCTP,
-    SERVICE_TCP, SERVICE_UDP, TRACKER_MASK, tracker_secure,
+    RULE_TCP, SERVICE_SCTP, SERVICE_TCP, SERVICE_UDP, TRACKER_MASK, tracker_secure,
 )
 from lvscore._core.wheel cimport (
     NO_EVENT, wheel_link, wheel_next_event, wheel_unlink,
@@ -67,13 +71,15 @@ from lvscore.errors import ConcurrencyError, ConfigError, LimitError
 from lvscore.sysctl import ENGINE_SETTINGS
 
 __all__ = [
-    "EngineCore", "connection_layout", "dialog_call_id", "ftp_ports", "ftp_ports_set",
-    "host_emitted", "host_output", "host_own", "host_receive", "host_set", "route_get",
-    "sctp_checksummed", "server_counts", "server_estimate", "server_join", "server_leave",
-    "server_lookup", "server_record", "server_update", "service_counts", "service_estimate",
-    "service_join", "service_leave", "service_members", "service_number", "service_record",
-    "service_update", "service_zeroed", "services_all", "services_counts",
-    "services_estimated", "services_zeroed",
+    "EngineCore", "connection_layout", "conntrack_end", "conntrack_get", "conntrack_set",
+    "conntrack_snapshot", "dialog_call_id", "ftp_ports", "ftp_ports_set", "host_emitted",
+    "host_output", "host_own", "host_receive", "host_set", "route_get", "rule_counters",
+    "rules_set", "rules_zero", "sctp_checksummed", "server_counts", "server_estimate",
+    "server_join", "server_leave", "server_lookup", "server_record", "server_update",
+    "service_counts", "service_estimate", "service_join", "service_leave", "service_members",
+    "service_number", "service_record", "service_update", "service_zeroed", "services_all",
+    "services_counts", "services_estimated", "services_zeroed", "tracker_timeout_get",
+    "tracker_timeout_set",
 ]
 
 cdef tuple VERDICTS = tuple(Verdict)
@@ -105,7 +111,10 @@ cdef struct ConnectionRecord:
     uint8_t seen_reply
     uint8_t is_template
     uint8_t server_family
-    uint8_t reserved
+    uint8_t assured
+    int64_t created_ns
+    uint32_t id
+    uint32_t reserved
 
 
 def connection_layout():
@@ -135,6 +144,9 @@ def connection_layout():
         ("bytes_in", "u8", <char*>&r.bytes_in - start),
         ("bytes_out", "u8", <char*>&r.bytes_out - start),
         ("expires_ns", "i8", <char*>&r.expires_ns - start),
+        ("assured", "?", <char*>&r.assured - start),
+        ("created_ns", "i8", <char*>&r.created_ns - start),
+        ("id", "u4", <char*>&r.id - start),
     ]
     return {
         "names": [name for name, _, _ in fields],
@@ -147,28 +159,26 @@ def connection_layout():
 cdef enum:
     STATE_TEMPLATE_ASSURED = 15     # lvscore.State.ASSURED
 
-# State numbers of lvscore.State for netfilter's TCP states 0..10.
-cdef uint8_t* RULE_TCP_STATES = [0, 2, 3, 1, 4, 7, 8, 5, 6, 11, 1]
+# State numbers of lvscore.State for netfilter's TCP states.
+cdef uint8_t* RULE_TCP_STATES = [0, 2, 3, 1, 4, 7, 8, 5, 6, 11]
 # And for IPVS's SCTP states.
 cdef uint8_t* SERVICE_SCTP_STATES = [0, 16, 17, 18, 19, 20, 21, 22, 1, 23, 24, 25, 26, 27]
 
 
-cdef uint8_t public_state(uint8_t state) noexcept nogil:
-    """The lvscore.State of a state byte."""
-    cdef uint8_t tracker = state & TRACKER_MASK
+cdef uint8_t public_state(const Meta* meta) noexcept nogil:
+    """The lvscore.State of a connection."""
+    cdef uint8_t tracker = meta.state & TRACKER_MASK
     if tracker == SERVICE_TCP:
-        return state & 15
+        return meta.state & 15
     if tracker == SERVICE_UDP:
         return 12
     if tracker == SERVICE_SCTP:
-        return SERVICE_SCTP_STATES[state & 15]
+        return SERVICE_SCTP_STATES[meta.state & 15]
     if tracker == RULE_TCP:
-        return RULE_TCP_STATES[state & 15]
-    if state == RULE_UDP_ASSURED:
+        return RULE_TCP_STATES[meta.state & 15]
+    if meta.flags & FLAG_ASSURED:
         return 15
-    if state == RULE_UDP_REPLIED or state == RULE_GENERIC_REPLIED:
-        return 14
-    return 13
+    return 14 if meta.flags & FLAG_SEEN_REPLY else 13
 
 
 cdef void record_address(uint8_t* to, const Address* address, uint8_t family) noexcept nogil:
@@ -195,7 +205,7 @@ cdef void record_fill(State* s, Table* table, uint32_t i, ConnectionRecord* r) n
     connection_tuple(table, i, REPLY, &reply)
     r.family = table.family
     r.protocol = meta.protocol
-    r.state = public_state(meta.state)
+    r.state = public_state(meta)
     r.is_template = meta.flags & FLAG_TEMPLATE != 0
     if r.is_template:
         r.dialog = table.extensions[table.extension_of[i]].next
@@ -234,6 +244,11 @@ cdef void record_fill(State* s, Table* table, uint32_t i, ConnectionRecord* r) n
     r.packets_out = meta.packets[REPLY]
     r.bytes_in = connection_bytes(table, i, ORIGINAL)
     r.bytes_out = connection_bytes(table, i, REPLY)
+    r.assured = meta.flags & FLAG_ASSURED != 0
+    r.id = i << 1 | (table.family == IPV6)
+    if meta.flags & FLAG_TRACKED:
+        r.created_ns = <int64_t>(<uint64_t>s.origin + NS_PER_TICK * entry_of(
+            &s.entries[table.family == IPV6], i).created)
     ahead = <uint32_t>(meta.timer.deadline - <uint32_t>s.tick)
     r.expires_ns = <int64_t>(<uint64_t>s.origin + (s.tick + ahead) * NS_PER_TICK
                              - <uint64_t>s.now)
@@ -456,7 +471,8 @@ cdef class EngineCore:
     def counters(self):
         """Exact counters: ``frames``, ``bytes`` (frame lengths), one for each verdict
         (``dropped``, ``forwarded``, ``local``, ``passed``, ``stolen``), ``connections`` (now),
-        ``opened``, ``expired``, ``clock_backwards``, ``fragments_timed_out`` (datagrams).
+        ``opened``, ``expired``, ``early_drops`` (tracked flows ended to make room),
+        ``clock_backwards``, ``fragments_timed_out`` (datagrams).
         """
         cdef State* s = self.enter()
         return {
@@ -470,6 +486,7 @@ cdef class EngineCore:
             "connections": s.table[0].count + s.table[1].count,
             "opened": s.opened,
             "expired": s.expired,
+            "early_drops": s.early_drops,
             "clock_backwards": s.clock_backwards,
             "fragments_timed_out": s.fragments.timed_out,
         }
@@ -490,6 +507,8 @@ cdef class EngineCore:
         for f in range(TABLES):
             records += <size_t>s.table[f].used * s.table[f].record_size
             records += <size_t>s.table[f].extensions_used * sizeof(s.table[f].extensions[0])
+            if f < TEMPLATES:
+                records += entries_memory(&s.entries[f])
             index += index_used(&s.table[f].index)
         records += <size_t>s.ftp.used * sizeof(FtpControl)
         return {"connections": records, "index": index, "engine": sizeof(State)}
@@ -551,48 +570,7 @@ cdef class EngineCore:
             raise LookupError(f"no server {index}")
         return &s.services.server[i]
 
-    # NAT rules and routes
-
-    def _rules_set(self, bint prerouting, list rules):
-        cdef State* s = self.enter()
-        cdef Chain* chain = &s.prerouting if prerouting else &s.postrouting
-        cdef Rule* array = NULL
-        cdef Rule* rule
-        cdef uint32_t k, m
-        if len(rules) > MAX_RULES:
-            raise LimitError(f"{len(rules)} rules in a chain; at most {MAX_RULES}")
-        if rules:
-            array = <Rule*>calloc(len(rules), sizeof(Rule))
-            if array == NULL:
-                raise MemoryError()
-        try:
-            for k in range(<uint32_t>len(rules)):
-                rule = &array[k]
-                (rule.target, rule.family, rule.protocol, source, rule.source_length,
-                 destination, rule.destination_length, rule.source_port_low,
-                 rule.source_port_high, rule.destination_port_low, rule.destination_port_high,
-                 rule.interface, low, high, rule.has_ports, rule.port_low, rule.port_high,
-                 rule.number) = rules[k]
-                rule.source = address_from(source)
-                rule.destination = address_from(destination)
-                rule.low = address_from(low)
-                rule.high = address_from(high)
-                for m in range(chain.count):
-                    if chain.rule[m].number == rule.number:
-                        rule.packets = chain.rule[m].packets
-        except BaseException:
-            free(array)
-            raise
-        free(chain.rule)
-        chain.rule = array
-        chain.count = <uint32_t>len(rules)
-        s.tracking = s.prerouting.count + s.postrouting.count > 0
-
-    def _rule_packets(self, bint prerouting):
-        cdef State* s = self.enter()
-        cdef Chain* chain = &s.prerouting if prerouting else &s.postrouting
-        cdef uint32_t k
-        return {chain.rule[k].number: chain.rule[k].packets for k in range(chain.count)}
+    # Routes
 
     def _routes_set(self, list routes):
         """Replace all routes: (family, network, length, interface, source or None)."""
@@ -629,7 +607,7 @@ cdef class EngineCore:
 
     def _local_add(self, int family, bytes address):
         cdef Address a = address_from(address)
-        if not local_announce(self.enter(), family, &a):
+        if not local_add(&self.enter().routes, family, &a):
             raise MemoryError()
 
     def _local_remove(self, int family, bytes address):
@@ -715,3 +693,4 @@ cdef class EngineCore:
 
 include "_services.pxi"
 include "_host.pxi"
+include "_netfilter.pxi"

@@ -23,9 +23,10 @@ def host_set(EngineCore engine not None, list interfaces, list routes, list neig
     """Replace what a Host has told, and let only its addresses be local.
 
     Interfaces: (number, mtu, mac, rp_filter, send_redirects, accept_source_route,
-    forwarding, forwarding of IPv6). Routes, local and broadcast ones first and then those
-    of the longest prefix: (family, kind, network, length, interface, source or None,
-    gateway or None). Neighbours: (family, address, interface, mac).
+    forwarding, forwarding of IPv6, (first IPv4 address or None, first IPv6 address or None)).
+    Routes, local and broadcast ones first and then those of the longest prefix: (family, kind,
+    network, length, interface, source or None, gateway or None). Neighbours: (family, address,
+    interface, mac).
     """
     cdef State* s = engine.enter()
     cdef uint32_t mask = 1
@@ -54,8 +55,12 @@ def host_set(EngineCore engine not None, list interfaces, list routes, list neig
         interface.present = True
         (_, interface.mtu, mac, interface.rp_filter, interface.send_redirects,
          interface.accept_source_route, interface.forwarding[0],
-         interface.forwarding[1]) = given
+         interface.forwarding[1], primaries) = given
         memcpy(interface.mac, PyBytes_AS_STRING(mac), 6)
+        for k in range(2):
+            if primaries[k] is not None:
+                interface.has_primary[k] = True
+                interface.primary[k] = address_from(primaries[k])
     for k in range(<uint32_t>len(routes)):
         route_fill(&s.routes.route[k], routes[k])
     s.routes.count = <uint32_t>len(routes)
@@ -74,7 +79,7 @@ def host_own(EngineCore engine not None, int family, bytes address, int change):
     """Make an address the Host's own (1), or no longer (-1)."""
     cdef State* s = engine.enter()
     cdef Address a = address_from(address)
-    if change > 0 and not local_announce(s, family, &a):
+    if change > 0 and not local_add(&s.routes, family, &a):
         raise MemoryError()
     s.routes.local[local_slot(&s.routes, family, &a)].own += change
     if change < 0:
@@ -128,12 +133,9 @@ def host_emitted(EngineCore engine not None):
 
 
 def host_output(EngineCore engine not None, bytearray packet not None):
-    """Let an ICMP error of the Host's own pass the engine, which may translate it."""
-    cdef State* s = engine.enter()
-    cdef uint32_t length = <uint32_t>len(packet)
-    cdef uint8_t reason = 0
-    packet_process(s, <uint8_t*>PyByteArray_AS_STRING(packet), length, length, LINK_RAW,
-                   0, &reason)
+    """Let a packet of the Host's own pass the engine, which may translate it."""
+    packet_output(engine.enter(), <uint8_t*>PyByteArray_AS_STRING(packet),
+                  <uint32_t>len(packet))
 
 
 def route_get(EngineCore engine not None, int family, bytes destination):

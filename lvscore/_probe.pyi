@@ -29,6 +29,7 @@ __all__ = [
     "repeat_crc32c",
     "repeat_parse",
     "repeat_update",
+    "rule_flow_state",
     "rule_match",
     "sctp_checksummed",
     "sctp_event",
@@ -63,7 +64,8 @@ def repeat_checksum(data: bytes, count: int) -> int: ...
 def repeat_parse(frame: bytes, count: int, link_type: int = 1) -> int: ...
 def repeat_update(count: int) -> int: ...
 def jhash2(words: list[int], seed: int) -> int: ...
-def address_choose(low: bytes, high: bytes, t: _Tuple) -> bytes: ...
+def rule_flow_state(state: int, seen_reply: bool, aged: bool) -> int: ...
+def address_choose(low: bytes, high: bytes, t: _Tuple, persistent: bool = False) -> bytes: ...
 def rule_match(
     t: _Tuple,
     *,
@@ -75,8 +77,18 @@ def rule_match(
     destination_length: int = 0,
     source_ports: tuple[int, int] = ...,
     destination_ports: tuple[int, int] = ...,
-    interface: int = -1,
+    ingress: int = -1,
+    egress: int = -1,
+    negated: int = 0,
+    multiport: tuple[tuple[int, int], ...] = ...,
+    multiport_side: int = 0,
+    mark: tuple[int, int] = ...,
+    virtual_address: bytes | None = None,
+    virtual_length: int = 0,
+    came_by: int = -1,
     leaves_by: int = -1,
+    marked: int = 0,
+    virtual_of: bytes | None = None,
 ) -> bool: ...
 def prefix_match(network: bytes, length: int, address: bytes) -> bool: ...
 
@@ -118,9 +130,16 @@ class Table:
     def tuples(self, i: int) -> tuple[_Tuple, _Tuple]: ...
     def fill(self, count: int) -> None: ...
     def repeat_find(self, count: int) -> int: ...
-    def make_free(
-        self, t: _Tuple, source: bool, low: int | None = None, high: int | None = None
-    ) -> tuple[int, _Tuple]: ...
+    def track(self, i: int) -> None: ...
+    def choose(
+        self,
+        t: _Tuple,
+        source: bool,
+        addresses: tuple[bytes, bytes] | None = None,
+        ports: tuple[int, int] | None = None,
+        flags: int = 0,
+        base: int = 0,
+    ) -> tuple[bool, _Tuple]: ...
     def check(self) -> int: ...
 
 @final

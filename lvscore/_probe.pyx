@@ -18,12 +18,15 @@ from lvscore._core cimport server as _server
 from lvscore._core.bytes cimport htons, load_be16, load_be32, ntohs
 from lvscore._core.checksum cimport checksum_finish, sum_bytes
 from lvscore._core.connection cimport (
-    Connection4, Connection6, Extension, connection_close, connection_open, connection_shadowed,
-    connection_tuple, table_find, table_free, table_init,
+    Connection4, Connection6, Extension, FLAG_TRACKED, connection_close, connection_open,
+    connection_shadowed, connection_tuple, table_find, table_free, table_init, table_meta,
 )
 from lvscore._core.connection cimport Table as Table_t
 from lvscore._core.consts cimport IPV4, IPV6, NIL, REASON_COUNT
 from lvscore._core.crc32c cimport CRC32C_START, crc32c_update, sctp_checksum_write
+from lvscore._core.entry cimport (
+    Entries, entries_free, entries_init, entry_close, entry_open,
+)
 from lvscore._core.flow cimport (
     Address, Tuple, address_load, packet_tuple, ports_destination, ports_make, ports_source,
     tuple_hash, tuple_inverse,
@@ -40,6 +43,7 @@ from lvscore._core.route cimport (
 )
 from lvscore._core.selfcheck cimport index_check, table_check, wheel_check
 from lvscore._core.track cimport Tracker as Tracker_t
+from lvscore._core.track cimport rule_flow_state as _rule_flow_state
 from lvscore._core.track cimport state_is_active, tracker_init, tracker_secure
 from lvscore._core.track_sctp cimport sctp_event as _sctp_event
 from lvscore._core.translate cimport packet_translate
@@ -51,10 +55,11 @@ from lvscore._core.wire cimport Packet, packet_parse
 
 __all__ = [
     "Index", "Locals", "Table", "Tracker", "Wheel", "address_choose", "checksum",
-    "checksum_update", "constants", "crc32c", "delta", "delta_inverse", "hash_tuple", "inverse",
-    "jhash2", "load_be", "lowest_bits", "match", "multiply", "parse", "prefix_match",
-    "random_numbers", "repeat_checksum", "repeat_crc32c", "repeat_parse", "repeat_update",
-    "rule_match", "sctp_checksummed", "sctp_event", "sizes", "translate", "udp_checksum_update",
+    "checksum_update", "constants", "crc32c", "delta", "delta_inverse", "hash_tuple",
+    "inverse", "jhash2", "load_be", "lowest_bits", "match", "multiply", "parse",
+    "prefix_match", "random_numbers", "repeat_checksum", "repeat_crc32c", "repeat_parse",
+    "repeat_update", "rule_flow_state", "rule_match", "sctp_checksummed", "sctp_event",
+    "sizes", "translate", "udp_checksum_update",
 ]
 
 
@@ -414,17 +419,19 @@ cdef class Table:
     """Connections of one family with their tuples."""
 
     cdef Table_t table
+    cdef Entries entries
     cdef HashKey key
     cdef uint64_t chance
 
     def __cinit__(self, int family, uint32_t limit, seed=1):
         self.key = key_from(seed)
         self.chance = seed & 0xFFFFFFFFFFFFFFFF
-        if not table_init(&self.table, family, limit):
+        if not table_init(&self.table, family, limit) or not entries_init(&self.entries, limit):
             raise MemoryError()
 
     def __dealloc__(self):
         table_free(&self.table)
+        entries_free(&self.entries)
 
     def __len__(self):
         return self.table.count
@@ -436,7 +443,13 @@ cdef class Table:
         cdef uint32_t i = connection_open(&self.table, &self.key, &a, &b, 0, 0, 0, deadline)
         return None if i == NIL else i
 
+    def track(self, uint32_t i):
+        """Give a record an entry, and a place among those of its source."""
+        entry_open(&self.entries, &self.table, &self.key, i)
+
     def close(self, uint32_t i):
+        if table_meta(&self.table, i).flags & FLAG_TRACKED:
+            entry_close(&self.entries, &self.table, &self.key, i)
         connection_close(&self.table, &self.key, i, True)
 
     def find(self, t):
@@ -455,13 +468,31 @@ cdef class Table:
         connection_tuple(&self.table, i, 1, &reply)
         return tuple_to(&original), tuple_to(&reply)
 
-    def make_free(self, t, bint source, low=None, high=None):
-        """(reason, tuple) of tuple_make_free."""
+    def choose(self, t, bint source, addresses=None, ports=None, int flags=0, int base=0):
+        """(whether the reply tuple is free, tuple) of tuple_choose, or of tuple_keep."""
         cdef Tuple u = tuple_from(t)
-        reason = _rules.tuple_make_free(
-            &self.table, &self.key, &self.chance, &u, source, 0 if low is None else low,
-            0 if high is None else high, low is not None)
-        return reason, tuple_to(&u)
+        cdef _rules.Search search
+        cdef _rules.Range to
+        memset(&to, 0, sizeof(to))
+        search.table = &self.table
+        search.entries = &self.entries
+        search.key = &self.key
+        search.chance = &self.chance
+        search.window = NULL
+        search.evicted = NIL
+        to.flags = flags
+        if addresses is not None:
+            to.low, to.high = address_from(addresses[0]), address_from(addresses[1])
+            to.flags |= _rules.RANGE_ADDRESSES
+        if ports is not None:
+            to.port_low, to.port_high = ports
+            to.port_base = base
+            to.flags |= _rules.RANGE_PORTS
+        if to.flags:
+            _rules.tuple_choose(&search, &to, &u, source)
+        else:
+            _rules.tuple_keep(&search, &u, source)
+        return bool(_rules.reply_is_free(&search, &u)), tuple_to(&u)
 
     def check(self):
         return table_check(&self.table, &self.key)
@@ -491,39 +522,6 @@ cdef class Table:
             connection_tuple(&self.table, i, k & 1, &t)
             found += table_find(&self.table, tuple_hash(&self.key, &t), &t) != NIL
         return found
-
-
-def jhash2(list words, uint32_t seed):
-    cdef uint32_t memory[16]
-    for i, word in enumerate(words[:16]):
-        memory[i] = word
-    return _rules.jhash2(memory, <uint32_t>len(words), seed)
-
-
-def address_choose(bytes low, bytes high, t):
-    cdef _rules.Rule rule
-    cdef Tuple u = tuple_from(t)
-    rule.low = address_from(low)
-    rule.high = address_from(high)
-    cdef Address chosen = _rules.address_choose(&rule, &u)
-    return (<char*>&chosen)[:len(low)]
-
-
-def rule_match(t, *, int family=4, int protocol=0, bytes source=bytes(4), int source_length=0,
-               bytes destination=bytes(4), int destination_length=0, source_ports=(0, 65535),
-               destination_ports=(0, 65535), int interface=-1, int leaves_by=-1):
-    cdef _rules.Rule rule
-    cdef Tuple u = tuple_from(t)
-    rule.family = family
-    rule.protocol = protocol
-    rule.source = address_from(source)
-    rule.source_length = source_length
-    rule.destination = address_from(destination)
-    rule.destination_length = destination_length
-    rule.source_port_low, rule.source_port_high = source_ports
-    rule.destination_port_low, rule.destination_port_high = destination_ports
-    rule.interface = interface
-    return bool(_rules.rule_matches(&rule, &u, leaves_by))
 
 
 # route.pxd
@@ -597,3 +595,6 @@ cdef class Tracker:
 
     def is_active(self, int state):
         return bool(state_is_active(<uint8_t>state))
+
+
+include "_probe_rules.pxi"

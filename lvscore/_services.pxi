@@ -35,7 +35,7 @@ def service_join(EngineCore engine not None, int family, int protocol, bytes add
     cdef ServiceOptions packed
     cdef uint32_t i
     options_fill(&packed, options)
-    if protocol != PROTOCOL_MARK and not local_announce(s, family, &a):
+    if protocol != PROTOCOL_MARK and not local_add(&s.routes, family, &a):
         raise MemoryError()
     i = service_add(&s.services, family, protocol, &a, htons(port), scheduler, flags, &packed,
                     s.tick)

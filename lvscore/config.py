@@ -94,19 +94,19 @@ def parse(text: str, name: str = "configuration") -> Configuration:
         CommandError: a line cannot be read; the message begins with ``name`` and its number.
     """
     commands: list[tuple[int, ipvsadm.Command | iptables.Command]] = []
-    in_table = False
+    table = ""
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
         with _located(name, number):
-            if words == ["*nat"]:
-                in_table = True
-            elif in_table and words == ["COMMIT"]:
-                in_table = False
-            elif in_table:
+            if words in (["*nat"], ["*mangle"]):
+                table = words[0][1:]
+            elif table and words == ["COMMIT"]:
+                table = ""
+            elif table:
                 if not words[0].startswith(":"):
-                    commands.append((number, iptables.parse(["-t", "nat", *iptables.split(line)])))
+                    commands.append((number, iptables.parse(["-t", table, *iptables.split(line)])))
             elif words[0] in ("iptables", "ip6tables") or words[0].startswith("-t"):
                 commands.append((number, iptables.parse(iptables.split(line))))
             else:
@@ -126,7 +126,7 @@ def save(engine: "Engine") -> str:
     lines.append(ipvsadm.format_saved(engine, complete=True))
     for rule in engine.rules:
         program = "iptables" if rule.family == 4 else "ip6tables"
-        lines.append(f"{program} -t nat {iptables.format_rule(rule)}\n")
+        lines.append(f"{program} -t {rule.table} {iptables.format_rule(rule)}\n")
     return "".join(lines)
 
 

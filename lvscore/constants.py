@@ -136,6 +136,12 @@ class Reason(IntEnum):
     TUNNEL_ERROR = 51
     """An ICMP error about a packet in a tunnel to a server: stolen by a Host, which tells that
     packet's sender."""
+    UNTRANSLATABLE = 52
+    """An ICMP error about a translated connection that quotes too little of its packet to be
+    translated, or a redirect about one: dropped."""
+    EGRESS_CHANGED = 53
+    """Of a masqueraded connection, but it would leave by another interface: dropped, and the
+    connection ends."""
 
 
 class State(IntEnum):

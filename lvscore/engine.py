@@ -1,35 +1,28 @@
 """The engine: virtual services, NAT rules and the connections made by them."""
 
 import os
-from dataclasses import replace
 
-from lvscore.addresses import (
-    Address,
-    Endpoint,
-    Network,
-    PortRange,
-    parse_address,
-    parse_network,
-    parse_ports,
-    parse_protocol,
-    parse_target,
-)
+from lvscore import _engine
 from lvscore.connections import Connections
 from lvscore.director import Director
-from lvscore.errors import ConfigError, NotFoundError
+from lvscore.errors import ConfigError
 from lvscore.explain import Explanation, explain
 from lvscore.helpers import Helpers
-from lvscore.model import Rule, Timeouts
+from lvscore.model import Timeouts
+from lvscore.nat import RuleEngine
 from lvscore.routes import Routes
-from lvscore.sysctl import ENGINE_SETTINGS, Sysctl
+from lvscore.sysctl import (
+    CONNTRACK_SETTINGS,
+    CONNTRACK_TIMEOUTS,
+    ENGINE_SETTINGS,
+    Sysctl,
+    conntrack_settings,
+)
 
 __all__ = ["Engine"]
 
-NetworkLike = str | Address | Network
-PortsLike = str | int | range | tuple[int, int] | PortRange
 
-
-class Engine(Director):
+class Engine(Director, RuleEngine):
     """A connection-tracking and NAT engine: LVS-NAT director, and DNAT/SNAT router.
 
     The engine is a function of its state, the frames and the time: it reads no clock, no
@@ -58,210 +51,35 @@ class Engine(Director):
         else:
             raise ConfigError(f"seed has {len(seed)} bytes; expected at most 16")
         super().__init__(max_connections, key)
-        self._dnat: list[Rule] = []
-        self._snat: list[Rule] = []
-        self._last_rule = 0
         self._routes = Routes(self)
-
-    # NAT rules
-
-    def add_dnat(
-        self,
-        to: str | Address | Endpoint,
-        *,
-        destination: NetworkLike | None = None,
-        source: NetworkLike | None = None,
-        protocol: str | int | None = None,
-        destination_ports: PortsLike | None = None,
-        source_ports: PortsLike | None = None,
-    ) -> Rule:
-        """Append a destination NAT rule: ``-t nat -A PREROUTING ... -j DNAT --to-destination``.
-
-        Args:
-            to: ``"a"``, ``"a-b"``, ``"a:p"``, ``"a:p-q"``, ``"a-b:p-q"``; IPv6 in brackets
-                when a port follows. A port needs ``protocol``.
-            destination: prefix that the packet's destination lies in.
-            source: prefix that the packet's source lies in.
-            protocol: ``"tcp"``, ``"udp"``, ``"icmp"`` ...
-            destination_ports: ports of the packet's destination; needs ``protocol``.
-            source_ports: ports of the packet's source; needs ``protocol``.
-
-        Returns:
-            The rule, which :meth:`remove_rule` takes.
-
-        Raises:
-            ConfigError: an argument is not valid, or families are mixed.
-        """
-        return self._add_rule("DNAT", to, destination, source, protocol, destination_ports,
-                              source_ports, None)  # fmt: skip
-
-    def add_snat(
-        self,
-        to: str | Address | Endpoint | tuple[str | Address, str | Address],
-        *,
-        source: NetworkLike | None = None,
-        destination: NetworkLike | None = None,
-        protocol: str | int | None = None,
-        source_ports: PortsLike | None = None,
-        destination_ports: PortsLike | None = None,
-        out_interface: str | None = None,
-    ) -> Rule:
-        """Append a source NAT rule: ``-t nat -A POSTROUTING ... -j SNAT --to-source``.
-
-        The source port is kept while the reply tuple is free, else another is taken from the
-        range given, or from the port's own class (1-511, 600-1023, 1024-65535;
-        nf_nat_core.c). When none is free the packet is dropped with ``Reason.NO_PORT``.
-
-        Args: as :meth:`add_dnat`; ``out_interface`` needs :attr:`routes`.
-
-        Raises:
-            ConfigError: an argument is not valid, or families are mixed.
-        """
-        return self._add_rule("SNAT", to, destination, source, protocol, destination_ports,
-                              source_ports, out_interface)  # fmt: skip
-
-    def add_masquerade(
-        self,
-        *,
-        source: NetworkLike | None = None,
-        destination: NetworkLike | None = None,
-        protocol: str | int | None = None,
-        source_ports: PortsLike | None = None,
-        destination_ports: PortsLike | None = None,
-        to_ports: PortsLike | None = None,
-        out_interface: str | None = None,
-        family: int = 4,
-    ) -> Rule:
-        """Append a masquerading rule: SNAT to the address of the interface the packet leaves by.
-
-        The interface and its address come from :attr:`routes`; a packet that has no route, or
-        whose interface has no address, is dropped with ``Reason.NO_ROUTE``.
-
-        Args: as :meth:`add_snat`; ``to_ports`` bounds the ports; ``family`` (4 or 6) counts
-            where no prefix tells it.
-
-        Raises:
-            ConfigError: an argument is not valid, or families are mixed.
-        """
-        return self._add_rule("MASQUERADE", None, destination, source, protocol,
-                              destination_ports, source_ports, out_interface,
-                              to_ports, family)  # fmt: skip
-
-    def _add_rule(
-        self,
-        target: str,
-        to: str | Address | Endpoint | tuple[str | Address, str | Address] | None,
-        destination: NetworkLike | None,
-        source: NetworkLike | None,
-        protocol: str | int | None,
-        destination_ports: PortsLike | None,
-        source_ports: PortsLike | None,
-        out_interface: str | None,
-        to_ports: PortsLike | None = None,
-        family: int = 4,
-    ) -> Rule:
-        addresses, ports = (None, None) if to is None else parse_target(to)
-        if to_ports is not None:
-            ports = parse_ports(to_ports)
-        networks = [parse_network(n) if n is not None else None for n in (source, destination)]
-        families = {n.version for n in networks if n is not None}
-        if addresses is not None:
-            families.add(addresses.first.version)
-        if len(families) > 1:
-            raise ConfigError(f"{target} rule mixes IPv4 and IPv6 addresses")
-        number = None if protocol is None else parse_protocol(protocol)
-        for name, given in (
-            ("destination_ports", destination_ports),
-            ("source_ports", source_ports),
-            ("a port to translate to", ports),
-        ):
-            if given is not None and number not in (6, 17, 132):
-                raise ConfigError(f"{name} needs protocol tcp, udp or sctp")
-        if out_interface is not None and target == "DNAT":
-            raise ConfigError("a DNAT rule runs before routing and cannot match out_interface")
-        rule = Rule(
-            target=target,
-            family=families.pop() if families else family,
-            addresses=addresses,
-            ports=ports,
-            source=networks[0],
-            destination=networks[1],
-            protocol=number,
-            source_ports=None if source_ports is None else parse_ports(source_ports),
-            destination_ports=(
-                None if destination_ports is None else parse_ports(destination_ports)
-            ),
-            out_interface=out_interface,
-            number=self._last_rule + 1,
-        )
-        chain = self._dnat if target == "DNAT" else self._snat
-        self._install_rules([*chain, rule], target == "DNAT")
-        self._last_rule += 1
-        return rule
-
-    def remove_rule(self, rule: Rule) -> None:
-        """Remove a rule; connections that it made keep their translation.
-
-        Raises:
-            NotFoundError: the rule is not one of this engine's.
-        """
-        chain = self._dnat if rule.target == "DNAT" else self._snat
-        rest = [other for other in chain if other.number != rule.number]
-        if len(rest) == len(chain):
-            raise NotFoundError(f"no such rule: {rule}")
-        self._install_rules(rest, rule.target == "DNAT")
-
-    def edit_rule(self, rule: Rule, **changes: object) -> Rule:
-        """Replace a rule in its place; ``changes`` are fields of :class:`Rule`.
-
-        Raises:
-            NotFoundError: the rule is not one of this engine's.
-            ConfigError: there is no such field.
-        """
-        chain = self._dnat if rule.target == "DNAT" else self._snat
-        if all(other.number != rule.number for other in chain):
-            raise NotFoundError(f"no such rule: {rule}")
-        forbidden = {"target", "number", "family"} & changes.keys()
-        if forbidden:
-            raise ConfigError(f"a rule's {forbidden.pop()} cannot be changed; add another rule")
-        try:
-            changed = replace(rule, **changes)  # type: ignore[arg-type]
-        except TypeError as error:
-            raise ConfigError(str(error)) from None
-        self._install_rules(
-            [changed if other.number == rule.number else other for other in chain],
-            rule.target == "DNAT",
-        )
-        return changed
-
-    def clear_rules(self) -> None:
-        """Remove all NAT rules."""
-        self._install_rules([], True)
-        self._install_rules([], False)
-
-    @property
-    def rules(self) -> list[Rule]:
-        """All NAT rules: PREROUTING, then POSTROUTING, each in the order of consulting."""
-        return [*self._dnat, *self._snat]
-
-    def _install_rules(self, chain: list[Rule], prerouting: bool) -> None:
-        self._rules_set(prerouting, [_packed(rule, self._routes) for rule in chain])
-        if prerouting:
-            self._dnat = chain
-        else:
-            self._snat = chain
 
     @property
     def routes(self) -> Routes:
         """Interfaces, their addresses and routes, as far as NAT needs them."""
         return self._routes
 
-    # State
-
     @property
     def sysctl(self) -> Sysctl:
-        """IPVS settings by the kernel's names: ``engine.sysctl["net.ipv4.vs.sloppy_tcp"] = 1``."""
-        return Sysctl(ENGINE_SETTINGS, self._sysctl_get, self._sysctl_set)
+        """Settings of IPVS and conntrack by the kernel's names:
+        ``engine.sysctl["net.ipv4.vs.sloppy_tcp"] = 1``."""
+        return Sysctl({**ENGINE_SETTINGS, **conntrack_settings(self)}, self._setting_get,
+                      self._setting_set)  # fmt: skip
+
+    def _setting_get(self, name: str) -> int:
+        if name in CONNTRACK_SETTINGS:
+            return _engine.conntrack_get(self, list(CONNTRACK_SETTINGS).index(name))
+        if name in CONNTRACK_TIMEOUTS:
+            return _engine.tracker_timeout_get(self, CONNTRACK_TIMEOUTS[name][0])
+        return self._sysctl_get(name)
+
+    def _setting_set(self, name: str, value: int) -> None:
+        if name in CONNTRACK_SETTINGS:
+            _engine.conntrack_set(self, list(CONNTRACK_SETTINGS).index(name), value)
+        elif name in CONNTRACK_TIMEOUTS:
+            for state in CONNTRACK_TIMEOUTS[name]:
+                _engine.tracker_timeout_set(self, state, value)
+        else:
+            self._sysctl_set(name, value)
 
     @property
     def connections(self) -> Connections:
@@ -330,7 +148,7 @@ class Engine(Director):
         return run(self, command)
 
     def iptables(self, command: str) -> str:
-        """Carry out one iptables command line of the ``nat`` table and return what it prints.
+        """Carry out one iptables command line (tables nat and mangle); return what it prints.
 
         Args:
             command: for example ``"-t nat -A PREROUTING -d 10.0.0.200 -j DNAT --to 172.16.1.100"``.
@@ -342,30 +160,15 @@ class Engine(Director):
 
         return run(self, command)
 
+    def conntrack(self, command: str) -> str:
+        """Carry out one conntrack command line and return what the conntrack tool prints.
 
-def _packed(rule: Rule, routes: Routes) -> tuple[object, ...]:
-    """The rule as the core takes it: addresses as 16 bytes, ranges with both ends."""
-    source = rule.source
-    destination = rule.destination
-    sport = rule.source_ports or PortRange(0, 65535)
-    dport = rule.destination_ports or PortRange(0, 65535)
-    zero = parse_address("0.0.0.0" if rule.family == 4 else "::")
-    low, high = rule.addresses or (zero, zero)
-    ports = rule.ports or PortRange(0, 0)
-    return (
-        {"DNAT": 1, "SNAT": 2, "MASQUERADE": 3}[rule.target],
-        rule.family,
-        rule.protocol or 0,
-        (source.network_address if source else zero).packed,
-        source.prefixlen if source else 0,
-        (destination.network_address if destination else zero).packed,
-        destination.prefixlen if destination else 0,
-        *sport,
-        *dport,
-        -1 if rule.out_interface is None else routes.index(rule.out_interface),
-        low.packed,
-        high.packed,
-        rule.ports is not None,
-        *ports,
-        rule.number,
-    )
+        Args:
+            command: for example ``"-L -p tcp --orig-dst 10.0.0.200 -o extended"``.
+
+        Raises:
+            CommandError: the command is not valid, or has an option that does not exist here.
+        """
+        from lvscore.conntrack import run
+
+        return run(self, command)

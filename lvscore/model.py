@@ -3,10 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
 from lvscore.addresses import AddressRange, Network, PortRange
 
-__all__ = ["SCHEDULERS", "SCHEDULER_FLAGS", "Rate", "Rule", "Statistics", "Timeouts", "Tunnel"]
+__all__ = [
+    "SCHEDULERS",
+    "SCHEDULER_FLAGS",
+    "TARGETS",
+    "Mark",
+    "Multiport",
+    "Rate",
+    "Rule",
+    "Statistics",
+    "Timeouts",
+    "Tunnel",
+]
 
 SCHEDULERS: Mapping[str, int] = MappingProxyType(
     {
@@ -117,17 +129,51 @@ class Timeouts:
     udp: int = 300
 
 
+class Mark(NamedTuple):
+    """Bits of a packet mark: ``value`` under ``mask``.
+
+    As a match: the mark's bits under ``mask`` are ``value``. As what a rule sets: the bits of
+    ``mask`` are cleared, then ``value`` is added by exclusive or (``--set-xmark``).
+    """
+
+    value: int
+    mask: int = 0xFFFFFFFF
+
+
+class Multiport(NamedTuple):
+    """``-m multiport``: ports of ``"source"``, ``"destination"`` or ``"either"`` side."""
+
+    side: str
+    ports: tuple[PortRange, ...]
+
+
+TARGETS: Mapping[str, str] = MappingProxyType(
+    {
+        "DNAT": "PREROUTING",
+        "SNAT": "POSTROUTING",
+        "MASQUERADE": "POSTROUTING",
+        "REDIRECT": "PREROUTING",
+        "NETMAP": "",
+        "ACCEPT": "",
+        "RETURN": "",
+        "MARK": "PREROUTING",
+    }
+)
+"""Targets of rules, and the chain that each is for; ``""``: more than one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One NAT rule; rules of a chain are consulted in the order of their adding.
+    """One rule; rules of a chain are consulted in their order, see :attr:`Engine.rules`.
 
-    ``target`` is ``"DNAT"``, ``"SNAT"`` or ``"MASQUERADE"``. ``None`` in a match field matches
-    everything.
+    ``target`` is one of :data:`TARGETS`. ``None`` in a match field matches everything.
+    ``ACCEPT`` and ``RETURN`` end the chain: what they match is not translated, or not marked.
     """
 
     target: str
     family: int
     addresses: AddressRange | None = None
+    """What to translate to; of ``NETMAP`` the first and last address of the network."""
     ports: PortRange | None = None
     source: Network | None = None
     destination: Network | None = None
@@ -135,9 +181,29 @@ class Rule:
     source_ports: PortRange | None = None
     destination_ports: PortRange | None = None
     out_interface: str | None = None
+    in_interface: str | None = None
+    multiport: Multiport | None = None
+    mark: Mark | None = None
+    virtual_address: Network | None = None
+    """``-m ipvs --vaddr``: of an IPVS connection to this virtual address."""
+    negated: frozenset[str] = frozenset()
+    """Names of match fields that must not match: ``{"source"}`` is ``! -s``."""
+    random: str = ""
+    """How a port is drawn: ``""``, ``"random"`` or ``"random-fully"``."""
+    persistent: bool = False
+    """Of several addresses a source always gets the same."""
+    port_base: int | None = None
+    """The destination port that ``ports.first`` stands for; those behind it are shifted alike."""
+    set_mark: Mark | None = None
+    """What ``MARK`` does."""
+    chain: str = ""
+    """``"PREROUTING"`` or ``"POSTROUTING"``."""
+    table: str = ""
+    """``"nat"`` or ``"mangle"``."""
     number: int = field(default=0, compare=False)
 
-    @property
-    def chain(self) -> str:
-        """``"PREROUTING"`` or ``"POSTROUTING"``."""
-        return "PREROUTING" if self.target == "DNAT" else "POSTROUTING"
+    def __post_init__(self) -> None:
+        if not self.chain:
+            object.__setattr__(self, "chain", TARGETS.get(self.target, ""))
+        if not self.table:
+            object.__setattr__(self, "table", "mangle" if self.target == "MARK" else "nat")

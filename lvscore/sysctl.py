@@ -2,10 +2,18 @@
 
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from lvscore.errors import ConfigError, NotFoundError
 
-__all__ = ["ENGINE_SETTINGS", "Setting", "Sysctl"]
+__all__ = [
+    "CONNTRACK_SETTINGS",
+    "CONNTRACK_TIMEOUTS",
+    "ENGINE_SETTINGS",
+    "Setting",
+    "Sysctl",
+    "conntrack_settings",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,64 @@ ENGINE_SETTINGS = {
     "net.ipv4.vs.snat_reroute": Setting(1),
 }
 """What an engine has, in the order of the core's indices."""
+
+CONNTRACK_SETTINGS = {
+    "net.netfilter.nf_conntrack_acct": Setting(0),
+    "net.netfilter.nf_conntrack_checksum": Setting(1),
+    "net.netfilter.nf_conntrack_max": Setting(0, 0, 2**31 - 1),  # default: the engine's own
+    "net.netfilter.nf_conntrack_tcp_be_liberal": Setting(0),
+    "net.netfilter.nf_conntrack_tcp_ignore_invalid_rst": Setting(0),
+    "net.netfilter.nf_conntrack_tcp_loose": Setting(1),
+    "net.netfilter.nf_conntrack_tcp_max_retrans": Setting(3, 0, 255),
+}
+"""Settings of conntrack, in the order of the core's indices."""
+
+_TIMEOUTS = {
+    # name: default in seconds, the state bytes of the core that it is for
+    "tcp_timeout_syn_sent": (120, 0x51, 0x59),
+    "tcp_timeout_syn_recv": (60, 0x52),
+    "tcp_timeout_established": (432000, 0x53),
+    "tcp_timeout_fin_wait": (120, 0x54),
+    "tcp_timeout_close_wait": (60, 0x55),
+    "tcp_timeout_last_ack": (30, 0x56),
+    "tcp_timeout_time_wait": (120, 0x57),
+    "tcp_timeout_close": (10, 0x58),
+    "tcp_timeout_max_retrans": (300, 0x5A),
+    "tcp_timeout_unacknowledged": (300, 0x5B),
+    "udp_timeout": (30, 0x60, 0x61),
+    "udp_timeout_stream": (120, 0x62),
+    "icmp_timeout": (30, 0x70),
+    "icmpv6_timeout": (30, 0x71),
+    "generic_timeout": (600, 0x80),
+    "gre_timeout": (30, 0x90),
+    "gre_timeout_stream": (180, 0x91),
+}
+CONNTRACK_TIMEOUTS = {
+    f"net.netfilter.nf_conntrack_{name}": states for name, (_, *states) in _TIMEOUTS.items()
+}
+"""Timeouts of conntrack: the states of the core that each is for."""
+
+_LONGEST = 4_000_000  # seconds: timers count milliseconds in 32 bits
+
+
+def conntrack_settings(engine: "Bounded") -> dict[str, "Setting"]:
+    """The settings of conntrack, as an engine has them."""
+    limit = Setting(engine.max_connections, 0, 2**31 - 1)
+    return {
+        **CONNTRACK_SETTINGS,
+        "net.netfilter.nf_conntrack_max": limit,
+        **{
+            f"net.netfilter.nf_conntrack_{name}": Setting(default, 1, _LONGEST)
+            for name, (default, *_) in _TIMEOUTS.items()
+        },
+    }
+
+
+class Bounded(Protocol):
+    """What has a bound on its connections: an engine."""
+
+    @property
+    def max_connections(self) -> int: ...
 
 
 class Sysctl(MutableMapping[str, int]):

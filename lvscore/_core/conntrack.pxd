@@ -1,48 +1,63 @@
 """The router: flows tracked for the NAT rules (nf_conntrack_core.c, nf_nat_core.c).
 
 An engine with NAT rules tracks every flow. The rules are consulted for the first packet only;
-a flow that no rule changes still keeps its tuples, which others may then not take.
+a flow that no rule changes still keeps its tuples, which others may then not take. A packet
+that fits no flow and may open none is INVALID: it goes its way as if there were no rules.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from lvscore._core.connection cimport (
-    FLAG_EXTENDED, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_UNTRANSLATED, Meta, Table,
-    connection_count, connection_extension, connection_open, connection_translated, table_find,
-    table_meta,
+    FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_UNTRANSLATED, Meta, Table,
+    connection_count, connection_open, connection_translated, table_find, table_meta,
 )
 from lvscore._core.consts cimport (
-    IPV4, IPV6, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_MARK, PROTOCOL_SCTP,
-    PROTOCOL_TCP,
-    PROTOCOL_UDP, REASON_INVALID_STATE, REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION,
+    IPV6, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_MARK, PROTOCOL_SCTP, PROTOCOL_TCP,
+    REASON_EGRESS_CHANGED, REASON_INVALID_STATE, REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION,
     REASON_NONE, REASON_NO_PORT, REASON_NO_PROTOCOL_HANDLER, REASON_REPLY, REASON_REQUEST,
-    REASON_TABLE_FULL, REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATED, REPLY,
-    VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
+    REASON_TABLE_FULL, REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATED, REPLY, VERDICT_DROP,
+    VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
+)
+from lvscore._core.entry cimport (
+    Entries, Entry, entry_of, entry_open, entry_window, window_of,
 )
 from lvscore._core.director cimport service_packet, service_schedule
-from lvscore._core.event cimport header_is_whole, opening_is_whole, tcp_flags
-from lvscore._core.flow cimport (
-    Tuple, icmp_is_request, tuple_hash, tuple_inverse,
-)
-from lvscore._core.forward cimport forward_pass
-from lvscore._core.lifetime cimport connection_end, connection_state_set
+from lvscore._core.event cimport opening_is_whole
+from lvscore._core.flow cimport Address, Tuple, icmp_is_request, tuple_hash, tuple_inverse
+from lvscore._core.forward cimport forward_pass, forward_record
+from lvscore._core.index cimport SLOTS, Bucket, index_home
+from lvscore._core.lifetime cimport connection_end, connection_timer_set
 from lvscore._core.route cimport Route, address_is_local, route_find
 from lvscore._core.rules cimport (
-    ANY_INTERFACE, Chain, Rule, TARGET_DNAT, TARGET_SNAT, chain_find, reply_is_free, rule_apply,
-    tuple_make_free,
+    ANY_INTERFACE, Rule, Search, Seen, TARGET_DNAT, TARGET_MASQUERADE, TARGET_SNAT, chain_find,
+    chain_mark, reply_is_free, rule_apply, tuple_keep,
 )
 from lvscore._core.schedule cimport service_of
 from lvscore._core.state cimport (
-    State, TRACE_FOUND, TRACE_LOCAL, TRACE_NO_RULE, TRACE_NO_SERVICE, TRACE_OPENED,
-    TRACE_REUSED, TRACE_RULE, TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_total,
-    is_hooked, is_hosted, table_of, trace_step,
+    CONNTRACK_CHECKSUM, CONNTRACK_MAX, CONNTRACK_TCP_BE_LIBERAL,
+    CONNTRACK_TCP_IGNORE_INVALID_RST, CONNTRACK_TCP_LOOSE, CONNTRACK_TCP_MAX_RETRANS, State,
+    TRACE_FOUND, TRACE_LOCAL, TRACE_NO_RULE, TRACE_NO_SERVICE, TRACE_OPENED, TRACE_REUSED,
+    TRACE_RULE, TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_total, is_hooked,
+    is_hosted, table_of, trace_step,
+)
+from lvscore._core.tcp_window cimport (
+    FIT_INVALID, FIT_REOPENS, FIT_TAKEN, SEGMENT_FIN, SEGMENT_RST, SEGMENT_SYN, Segment, TcpWindow,
+    segment_load, segment_timeout, segment_track, window_open,
 )
 from lvscore._core.track cimport (
-    ASSURED_AFTER, RULE_UDP_ASSURED, RULE_UDP_REPLIED, STATE_AGED, STATE_IGNORED,
-    STATE_INVALID, STATE_REOPENED, TCP_RST, TRACKER_MASK, RULE_TCP, rule_state_initial,
+    ASSURED_AFTER, RULE_GRE_REPLIED, RULE_TCP, RULE_TCP_ESTABLISHED, RULE_TCP_SYN_RECV,
+    RULE_TCP_SYN_SENT, RULE_UDP_ASSURED, TIMEOUT_TCP_UNACKNOWLEDGED, rule_flow_state,
+    rule_state_initial,
 )
 from lvscore._core.translate cimport packet_translate
+from lvscore._core.verify cimport packet_is_valid
 from lvscore._core.wire cimport Packet, packet_l4
+
+cdef enum:
+    EVICTION_RANGE = 8              # buckets that early drop looks at (NF_CT_EVICTION_RANGE)
+    # A lost connection is not shortened below this (nf_tcp_handle_invalid), in ticks.
+    INVALID_CLOSE_LEAST = 120000
 
 
 cdef inline uint8_t untracked(State* s, Packet* packet, const Tuple* t, uint8_t why,
@@ -71,16 +86,8 @@ cdef inline uint8_t untracked(State* s, Packet* packet, const Tuple* t, uint8_t 
     return VERDICT_LOCAL
 
 
-cdef inline bint may_be_tracked(const Packet* packet) noexcept nogil:
-    """Whether a packet can begin or continue a flow that is translated."""
-    if packet.protocol == PROTOCOL_TCP or packet.protocol == PROTOCOL_UDP:
-        return header_is_whole(packet)
-    if packet.protocol == PROTOCOL_ICMP:
-        return packet.family == IPV4 and packet.l4_captured >= 8
-    if packet.protocol == PROTOCOL_ICMPV6:
-        return packet.family == IPV6 and packet.l4_captured >= 8
-    # SCTP ports cannot be rewritten without its CRC; 0 marks records that are free.
-    return packet.protocol != PROTOCOL_SCTP and packet.protocol != 0
+cdef inline Entries* entries_for(State* s, uint8_t family) noexcept nogil:
+    return &s.entries[family == IPV6]
 
 
 cdef inline uint8_t rule_verdict(State* s, Table* table, uint32_t i, uint32_t direction,
@@ -113,135 +120,378 @@ cdef inline uint8_t rule_schedule_local(State* s, Packet* packet, const Tuple* t
                             reason)
 
 
+cdef inline bint early_drop(State* s, Table* table, const Tuple* t) noexcept nogil:
+    """Make room by ending flows that are not assured: those of the first of eight buckets,
+    from the new flow's own on, that has any (nf_conntrack_core.c)."""
+    cdef uint32_t home = index_home(&table.index, tuple_hash(&s.key, t))
+    cdef uint32_t b, slot, i
+    cdef const Bucket* bucket
+    cdef bint dropped = False
+    for b in range(EVICTION_RANGE):
+        bucket = &table.index.bucket[home + b]
+        for slot in range(SLOTS):
+            if bucket.tag[slot] == 0:
+                continue
+            i = bucket.reference[slot] >> 1
+            if not table_meta(table, i).flags & (FLAG_SERVICE | FLAG_ASSURED):
+                connection_end(s, table, i, True)
+                s.early_drops += 1
+                dropped = True
+        if dropped:
+            return True
+    return False
+
+
+cdef inline bint has_room(State* s, Table* table, const Tuple* t) noexcept nogil:
+    """Whether another flow may be tracked."""
+    cdef uint32_t limit = s.conntrack[CONNTRACK_MAX]
+    if ((limit == 0 or s.entries[0].count + s.entries[1].count < limit)
+            and connection_total(s) < s.max_connections):
+        return True
+    return early_drop(s, table, t)
+
+
+# A flow that is about to be tracked.
+cdef struct Opening:
+    TcpWindow window            # of TCP
+    Segment segment
+    uint32_t timeout
+    uint16_t masquerade         # interface that it is masqueraded to, plus one
+    uint8_t state
+
+
+cdef inline bint opening_admits(State* s, const Packet* packet, const Tuple* t,
+                                Opening* opening) noexcept nogil:
+    """Whether a packet may open a flow."""
+    opening.masquerade = 0
+    opening.state = rule_state_initial(packet.protocol)
+    if packet.protocol == PROTOCOL_ICMP or packet.protocol == PROTOCOL_ICMPV6:
+        if not icmp_is_request(packet.protocol, packet_l4(packet)[0]):
+            return False
+    opening.timeout = s.tracker.timeout[opening.state]
+    if packet.protocol != PROTOCOL_TCP:
+        return True
+    segment_load(packet, &opening.segment)
+    if opening.segment.kind != SEGMENT_SYN and not s.conntrack[CONNTRACK_TCP_LOOSE]:
+        return False
+    window_open(&opening.window, &opening.segment)
+    if segment_track(&opening.window, &s.tracker, &opening.segment, ORIGINAL, RULE_TCP, False,
+                     False, s.conntrack[CONNTRACK_TCP_BE_LIBERAL] != 0, False,
+                     &opening.state) != FIT_TAKEN:
+        return False
+    opening.timeout = tcp_timeout(s, &opening.window, &opening.segment, opening.state, False)
+    return True
+
+
+cdef inline uint32_t tcp_timeout(const State* s, const TcpWindow* w, const Segment* g,
+                                 uint8_t state, bint seen_reply) noexcept nogil:
+    cdef uint32_t timeout = segment_timeout(w, &s.tracker, g, state,
+                                            s.conntrack[CONNTRACK_TCP_MAX_RETRANS])
+    cdef uint32_t unacknowledged = s.tracker.timeout[TIMEOUT_TCP_UNACKNOWLEDGED]
+    if not seen_reply and state == RULE_TCP_ESTABLISHED and timeout > unacknowledged:
+        return unacknowledged       # picked up from the middle
+    return timeout
+
+
+cdef inline void rule_evict(State* s, Table* table, Search* search) noexcept nogil:
+    """End the connection whose port is taken over."""
+    if search.evicted != NIL:
+        connection_end(s, table, search.evicted, True)
+        search.evicted = NIL
+
+
+cdef inline uint8_t rule_prerouting(State* s, Table* table, Search* search, const Seen* seen,
+                                    Tuple* wanted) noexcept nogil:
+    """Destination NAT, or none; why the packet is dropped."""
+    cdef const Rule* rule = chain_find(&s.prerouting, wanted, seen)
+    cdef uint8_t failed
+    if rule == NULL:
+        trace_step(s, TRACE_NO_RULE, 0, TARGET_DNAT, wanted)
+        tuple_keep(search, wanted, False)
+        return REASON_NONE
+    failed = rule_apply(rule, &s.routes, search, wanted, False, seen.ingress)
+    rule_evict(s, table, search)
+    trace_step(s, TRACE_RULE, rule.number, TARGET_DNAT, wanted)
+    return failed
+
+
+cdef inline uint8_t rule_postrouting(State* s, Table* table, Search* search, Seen* seen,
+                                     Tuple* wanted, Opening* opening) noexcept nogil:
+    """Source NAT of what is forwarded, or none; why the packet is dropped."""
+    cdef const Rule* rule
+    cdef uint8_t failed = REASON_NONE
+    rule = chain_find(&s.postrouting, wanted, seen)
+    if rule == NULL:
+        trace_step(s, TRACE_NO_RULE, 0, TARGET_SNAT, wanted)
+        tuple_keep(search, wanted, True)
+    else:
+        failed = rule_apply(rule, &s.routes, search, wanted, True, seen.egress)
+        trace_step(s, TRACE_RULE, rule.number, TARGET_SNAT, wanted)
+        if rule.target == TARGET_MASQUERADE and is_hosted(s):
+            opening.masquerade = <uint16_t>(seen.egress + 1)
+    rule_evict(s, table, search)
+    return failed
+
+
+cdef inline uint32_t rule_open(State* s, Table* table, const Packet* packet, const Tuple* t,
+                               const Tuple* wanted, Opening* opening) noexcept nogil:
+    """Make the connection of a flow; NIL if there is no room."""
+    cdef Entries* entries = entries_for(s, t.family)
+    cdef Tuple reply = tuple_inverse(wanted)
+    cdef Entry* entry
+    cdef uint32_t i = connection_open(table, &s.key, t, &reply, 0, opening.state, FLAG_SLOW,
+                                      s.tick_up + opening.timeout)
+    if i == NIL:
+        return NIL
+    s.opened += 1
+    entry = entry_open(entries, table, &s.key, i)
+    entry.masquerade = opening.masquerade
+    if packet.protocol == PROTOCOL_TCP:
+        entry_window(entries, entry)[0] = opening.window
+    trace_step(s, TRACE_OPENED, i << 1, 0, t)
+    connection_count(table, i, ORIGINAL, packet.l3_length)
+    return i
+
+
+cdef inline void seen_fill(const State* s, const Packet* packet, Seen* seen) noexcept nogil:
+    memset(seen, 0, sizeof(Seen))
+    seen.ingress = <int>s.forward.ingress if is_hosted(s) else ANY_INTERFACE
+    seen.egress = ANY_INTERFACE
+    seen.mark = packet.mark
+    seen.length = packet.l3_length
+
+
+cdef inline void packet_mark(State* s, Packet* packet, const Tuple* t) noexcept nogil:
+    """Let the rules of table mangle, PREROUTING, mark a packet."""
+    cdef Seen seen
+    seen_fill(s, packet, &seen)
+    chain_mark(&s.mangle, t, &seen)
+    packet.mark = seen.mark
+
+
+cdef inline uint8_t flow_forward(State* s, Packet* packet, const Tuple* t,
+                                 const Address* destination) noexcept nogil:
+    """Find the way on; why there is none. Options are filled in before source NAT."""
+    cdef uint8_t failed = forward_pass(&s.routes, packet, t, destination, &s.forward)
+    if failed == REASON_NONE and s.forward.record_pending:
+        forward_record(&s.routes, packet, &s.forward)
+    return failed
+
+
 cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
                              uint8_t* reason) noexcept nogil:
     """The first packet of a flow, in an engine with NAT rules."""
     cdef Table* table = table_of(s, packet.family)
-    cdef uint8_t initial, state, failed
+    cdef Opening opening
+    cdef Search search
+    cdef Seen seen
     cdef Tuple wanted = t[0]
-    cdef Tuple reply
-    cdef Rule* rule
     cdef const Route* route
+    cdef uint8_t failed
     cdef uint32_t i
-    cdef uint16_t flags = 0
-    cdef bint local
-    if not may_be_tracked(packet):
+    if packet.protocol == PROTOCOL_SCTP:
         return untracked(s, packet, t, REASON_NO_PROTOCOL_HANDLER, reason)
-    initial = rule_state_initial(packet.protocol)
-    state = s.tracker.next[ORIGINAL][tcp_flags(packet) & 31][initial]
-    if state == STATE_INVALID or (
-            (packet.protocol == PROTOCOL_ICMP or packet.protocol == PROTOCOL_ICMPV6)
-            and not icmp_is_request(packet.protocol, packet_l4(packet)[0])):
+    if not packet_is_valid(packet, s.conntrack[CONNTRACK_CHECKSUM] != 0) or (
+            not opening_admits(s, packet, t, &opening)):
         return untracked(s, packet, t, REASON_INVALID_STATE, reason)
-    rule = chain_find(&s.prerouting, &wanted, ANY_INTERFACE)
-    if rule != NULL:
-        failed = rule_apply(rule, &s.routes, table, &s.key, &s.chance, &wanted)
-        trace_step(s, TRACE_RULE, rule.number, TARGET_DNAT, &wanted)
-        if failed:
-            reason[0] = failed
-            return VERDICT_DROP
-        rule.packets += 1
-    else:
-        trace_step(s, TRACE_NO_RULE, 0, TARGET_DNAT, t)
-    local = address_is_local(&s.routes, wanted.family, &wanted.destination)
-    if local:
+    reason[0] = REASON_TABLE_FULL
+    if not has_room(s, table, t):
+        return VERDICT_DROP
+    seen_fill(s, packet, &seen)
+    search.table = table
+    search.entries = entries_for(s, t.family)
+    search.key = &s.key
+    search.chance = &s.chance
+    search.window = &opening.window if opening.state == RULE_TCP_SYN_SENT else NULL
+    search.evicted = NIL
+    failed = rule_prerouting(s, table, &search, &seen, &wanted)
+    if failed == REASON_NONE and address_is_local(&s.routes, wanted.family, &wanted.destination):
         if service_of(s, packet, &wanted) != NIL:
             return rule_schedule_local(s, packet, t, &wanted, reason)
         trace_step(s, TRACE_LOCAL, 0, 0, &wanted)
-    else:
+        tuple_keep(&search, &wanted, True)
+        rule_evict(s, table, &search)
+    elif failed == REASON_NONE:
+        if is_hosted(s):
+            failed = flow_forward(s, packet, t, &wanted.destination)
         route = route_find(&s.routes, wanted.family, &wanted.destination)
-        rule = chain_find(&s.postrouting, &wanted,
-                          <int>route.interface if route != NULL else ANY_INTERFACE)
-    if is_hosted(s) and not local:
-        failed = forward_pass(&s.routes, packet, t, &wanted.destination, &s.forward)
-        if failed:
-            reason[0] = failed
-            return VERDICT_DROP
-    if not local and rule != NULL:
-        failed = rule_apply(rule, &s.routes, table, &s.key, &s.chance, &wanted)
-        trace_step(s, TRACE_RULE, rule.number, TARGET_SNAT, &wanted)
+        if route != NULL:
+            seen.egress = <int>route.interface
         if failed == REASON_NONE:
-            rule.packets += 1
-    else:
-        trace_step(s, TRACE_NO_RULE, 0, TARGET_SNAT, &wanted)
-        # Nothing is to change, but the reply tuple must be free (a null binding).
-        failed = tuple_make_free(table, &s.key, &s.chance, &wanted, True, 0, 0, False)
-    if failed == REASON_NONE and not reply_is_free(table, &s.key, &wanted):
+            failed = rule_postrouting(s, table, &search, &seen, &wanted, &opening)
+    if failed == REASON_NONE and not reply_is_free(&search, &wanted):
         failed = REASON_NO_PORT
-    if failed == REASON_NONE and connection_total(s) >= s.max_connections:
-        failed = REASON_TABLE_FULL
     if failed:
         reason[0] = failed
         return VERDICT_DROP
-    reply = tuple_inverse(&wanted)
-    # What is for this host in either direction gets its verdict behind the translation.
-    if local or address_is_local(&s.routes, t.family, &t.source):
-        flags = FLAG_SLOW
-    i = connection_open(table, &s.key, t, &reply, 0, state, flags,
-                        s.tick_up + s.tracker.timeout[state])
+    i = rule_open(s, table, packet, t, &wanted, &opening)
     if i == NIL:
-        reason[0] = REASON_TABLE_FULL
         return VERDICT_DROP
-    s.opened += 1
-    if packet.protocol == PROTOCOL_UDP:
-        connection_extension(table, i)  # remembers when the flow began
-    trace_step(s, TRACE_OPENED, i << 1, 0, t)
-    connection_count(table, i, ORIGINAL, packet.l3_length)
     packet_translate(packet, t, &wanted, False)
     trace_step(s, TRACE_TRANSLATED, 0, 0, &wanted)
     return rule_verdict(s, table, i, ORIGINAL, REASON_NEW_CONNECTION, &wanted, reason)
 
 
-cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32_t reference,
-                                uint8_t* reason) noexcept nogil:
-    """A packet of a flow that is tracked for the NAT rules."""
-    cdef Table* table = table_of(s, packet.family)
+cdef inline void invalid_close(State* s, Table* table, uint32_t i, TcpWindow* w,
+                               const Segment* g, uint32_t direction) noexcept nogil:
+    """Both sides sent FIN or RST that did not fit: the connection is out of step, and shall
+    not stay for days (nf_tcp_handle_invalid)."""
+    cdef Meta* meta = table_meta(table, i)
+    cdef uint32_t left = meta.timer.deadline - s.tick_up
+    cdef uint32_t timeout = s.tracker.timeout[TIMEOUT_TCP_UNACKNOWLEDGED]
+    if not meta.flags & FLAG_ASSURED or (g.kind != SEGMENT_FIN and g.kind != SEGMENT_RST):
+        return
+    if w.last_direction == direction or (w.last_kind != SEGMENT_FIN
+                                         and w.last_kind != SEGMENT_RST):
+        w.last_kind = g.kind
+        w.last_direction = <uint8_t>direction
+    elif left >= INVALID_CLOSE_LEAST and left > timeout:
+        connection_timer_set(table, i, s.tick_up + timeout)
+
+
+# What a packet makes of its flow.
+cdef struct Progress:
+    uint8_t fit
+    uint8_t state
+    uint32_t timeout
+    bint renews                 # the timer
+    bint ends                   # the flow
+
+
+cdef inline void tcp_progress(State* s, Table* table, const Packet* packet, uint32_t i,
+                              uint32_t direction, Progress* progress) noexcept nogil:
+    """Take a segment into its connection's state and windows (nf_conntrack_tcp_packet)."""
+    cdef Meta* meta = table_meta(table, i)
+    cdef TcpWindow* w = window_of(entries_for(s, table.family), i)
+    cdef Segment g
+    cdef uint8_t old = meta.state
+    cdef bint seen_reply = meta.flags & FLAG_SEEN_REPLY != 0
+    cdef bint assured = meta.flags & FLAG_ASSURED != 0
+    segment_load(packet, &g)
+    progress.fit = segment_track(
+        w, &s.tracker, &g, direction, old, seen_reply, assured,
+        s.conntrack[CONNTRACK_TCP_BE_LIBERAL] != 0,
+        s.conntrack[CONNTRACK_TCP_IGNORE_INVALID_RST] != 0, &progress.state)
+    if progress.fit == FIT_INVALID:
+        invalid_close(s, table, i, w, &g, direction)
+    if progress.fit != FIT_TAKEN:
+        return
+    # Nothing but this RST came back: there is nothing to remember.
+    progress.ends = not seen_reply and g.kind == SEGMENT_RST
+    # A SYN sent again and again does not hold its entry.
+    progress.renews = seen_reply or g.kind != SEGMENT_SYN or old != RULE_TCP_SYN_SENT
+    progress.timeout = tcp_timeout(s, w, &g, progress.state, seen_reply)
+    if (seen_reply and progress.state == RULE_TCP_ESTABLISHED
+            and (old == RULE_TCP_SYN_RECV or old == RULE_TCP_ESTABLISHED)):
+        meta.flags |= FLAG_ASSURED
+
+
+cdef inline void flow_progress(State* s, Table* table, const Packet* packet, uint32_t i,
+                               Progress* progress) noexcept nogil:
+    """Take a packet other than TCP into its flow's state."""
+    cdef Meta* meta = table_meta(table, i)
+    cdef uint64_t created = entry_of(entries_for(s, table.family), i).created
+    progress.fit = FIT_TAKEN
+    progress.state = rule_flow_state(meta.state, meta.flags & FLAG_SEEN_REPLY != 0,
+                                     s.tick > created + ASSURED_AFTER)
+    progress.timeout = s.tracker.timeout[progress.state]
+    progress.renews = True
+    progress.ends = False
+    if progress.state == RULE_UDP_ASSURED or progress.state == RULE_GRE_REPLIED:
+        meta.flags |= FLAG_ASSURED
+
+
+cdef inline uint8_t rule_forward(State* s, Table* table, Packet* packet, const Tuple* t,
+                                 const Tuple* translated, uint32_t reference) noexcept nogil:
+    """With a Host: find the way on; why there is none. What leaves by another interface than
+    it was masqueraded for would carry the wrong address (nf_nat_oif_changed)."""
+    cdef uint32_t i = reference >> 1
+    cdef uint16_t masquerade
+    cdef uint8_t failed
+    if address_is_local(&s.routes, t.family, &translated.destination):
+        return REASON_NONE
+    failed = flow_forward(s, packet, t, &translated.destination)
+    masquerade = entry_of(entries_for(s, t.family), i).masquerade
+    if (failed == REASON_NONE and masquerade and reference & 1 == ORIGINAL
+            and s.forward.egress + 1 != masquerade):
+        return REASON_EGRESS_CHANGED
+    return failed
+
+
+cdef inline uint8_t rule_track(State* s, Table* table, const Packet* packet, const Tuple* t,
+                               uint32_t reference, bint received, bint* ends) noexcept nogil:
+    """Take a packet into its flow's state; how it fits.
+
+    ``received``: it came in, else it is this host's own, whose checksum is not looked at.
+    ``ends``: the flow is over with this packet.
+    """
     cdef uint32_t i = reference >> 1
     cdef uint32_t direction = reference & 1
     cdef Meta* meta = table_meta(table, i)
     cdef uint8_t old = meta.state
-    cdef bint answered = meta.flags & FLAG_SEEN_REPLY
-    cdef uint8_t new
-    cdef Tuple translated
-    cdef uint8_t verdict, failed
-    if not may_be_tracked(packet):
-        return untracked(s, packet, t, REASON_INVALID_STATE, reason)
-    new = s.tracker.next[direction][tcp_flags(packet) & 31][old]
-    if new == STATE_INVALID:
-        return untracked(s, packet, t, REASON_INVALID_STATE, reason)
-    if new == STATE_REOPENED:
-        trace_step(s, TRACE_REUSED, reference, 0, t)
-        connection_end(s, table, i, True)
-        return rule_new(s, packet, t, reason)
-    if new == STATE_AGED:
-        new = RULE_UDP_REPLIED
-        if (meta.flags & FLAG_EXTENDED
-                and s.tick > connection_extension(table, i).created + ASSURED_AFTER):
-            new = RULE_UDP_ASSURED
-    connection_translated(table, i, direction, &translated)
+    cdef Progress progress
+    ends[0] = False
+    if not packet_is_valid(packet, received and s.conntrack[CONNTRACK_CHECKSUM] != 0):
+        return FIT_INVALID
+    if packet.protocol == PROTOCOL_TCP:
+        tcp_progress(s, table, packet, i, direction, &progress)
+    else:
+        flow_progress(s, table, packet, i, &progress)
+    if progress.fit == FIT_INVALID or progress.fit == FIT_REOPENS:
+        return progress.fit
     connection_count(table, i, direction, packet.l3_length)
     if direction == REPLY:
         meta.flags |= FLAG_SEEN_REPLY
-    if is_hosted(s) and not address_is_local(&s.routes, t.family, &translated.destination):
-        # The state was taken before routing, which may yet refuse the packet.
-        failed = forward_pass(&s.routes, packet, t, &translated.destination, &s.forward)
-        if failed:
-            if new != STATE_IGNORED:
-                connection_state_set(s, table, i, new)
-            reason[0] = failed
-            return VERDICT_DROP
-    packet_translate(packet, t, &translated, False)
-    trace_step(s, TRACE_TRANSLATED, 0, 0, &translated)
-    verdict = rule_verdict(s, table, i, direction,
-                           REASON_REQUEST if direction == ORIGINAL else REASON_REPLY,
-                           &translated, reason)
-    if new != STATE_IGNORED:
-        trace_step(s, TRACE_STATE, old, new, t)
-        trace_step(s, TRACE_TIMEOUT, s.tracker.timeout[new], 0, t)
-        if (old & TRACKER_MASK == RULE_TCP and tcp_flags(packet) & TCP_RST
-                and not answered):
-            # Nothing but this RST came back: there is nothing to remember.
-            connection_end(s, table, i, True)
-        else:
-            connection_state_set(s, table, i, new)
+    if progress.fit == FIT_TAKEN:
+        ends[0] = progress.ends
+        trace_step(s, TRACE_STATE, old, progress.state, t)
+        meta.state = progress.state
+        if progress.renews:
+            trace_step(s, TRACE_TIMEOUT, progress.timeout, 0, t)
+            connection_timer_set(table, i, s.tick_up + progress.timeout)
+    return progress.fit
+
+
+cdef inline void rule_pass(State* s, const Packet* packet, const Tuple* t) noexcept nogil:
+    """Conntrack sees a packet that the Host refuses before routing, for its options or its
+    source: it was in PREROUTING by then."""
+    cdef Table* table = table_of(s, packet.family)
+    cdef uint32_t reference = table_find(table, tuple_hash(&s.key, t), t)
+    cdef bint ends
+    if reference == NIL or table_meta(table, reference >> 1).flags & FLAG_SERVICE:
+        return
+    if rule_track(s, table, packet, t, reference, True, &ends) == FIT_REOPENS or ends:
+        connection_end(s, table, reference >> 1, True)
+
+
+cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32_t reference,
+                                bint received, uint8_t* reason) noexcept nogil:
+    """A packet of a flow that is tracked for the NAT rules; ``received`` as for rule_track."""
+    cdef Table* table = table_of(s, packet.family)
+    cdef uint32_t i = reference >> 1
+    cdef uint32_t direction = reference & 1
+    cdef Tuple translated
+    cdef bint ends
+    cdef uint8_t fit = rule_track(s, table, packet, t, reference, received, &ends)
+    cdef uint8_t verdict = VERDICT_DROP
+    cdef uint8_t failed = REASON_NONE
+    if fit == FIT_INVALID:
+        return untracked(s, packet, t, REASON_INVALID_STATE, reason)
+    if fit == FIT_REOPENS:
+        trace_step(s, TRACE_REUSED, reference, 0, t)
+        connection_end(s, table, i, True)
+        return rule_new(s, packet, t, reason)
+    connection_translated(table, i, direction, &translated)
+    # The state was taken before routing, which may yet refuse the packet.
+    if received and is_hosted(s):
+        failed = rule_forward(s, table, packet, t, &translated, reference)
+    reason[0] = failed
+    if failed == REASON_NONE:
+        packet_translate(packet, t, &translated, False)
+        trace_step(s, TRACE_TRANSLATED, 0, 0, &translated)
+        verdict = rule_verdict(s, table, i, direction,
+                               REASON_REQUEST if direction == ORIGINAL else REASON_REPLY,
+                               &translated, reason)
+    if ends or failed == REASON_EGRESS_CHANGED:
+        connection_end(s, table, i, True)
     return verdict

@@ -66,7 +66,10 @@ cdef enum:  # lvscore.Reason
     REASON_NO_CALL_ID = 49
     REASON_BAD_TCP_CHECKSUM = 50
     REASON_TUNNEL_ERROR = 51
-    REASON_COUNT = 52
+    # of conntrack
+    REASON_UNTRANSLATABLE = 52
+    REASON_EGRESS_CHANGED = 53
+    REASON_COUNT = 54
 
 cdef enum:
     IPV4 = 4
@@ -86,6 +89,7 @@ cdef enum:  # IP protocol numbers
     PROTOCOL_ICMP = 1
     PROTOCOL_TCP = 6
     PROTOCOL_UDP = 17
+    PROTOCOL_GRE = 47
     PROTOCOL_ICMPV6 = 58
     PROTOCOL_SCTP = 132
     PROTOCOL_MARK = 255         # of services on a firewall mark, which have no protocol

@@ -349,23 +349,29 @@ cdef inline uint8_t forward_request(const Routes* routes, Packet* packet, uint8_
     return REASON_NONE
 
 
+cdef inline void forward_record(const Routes* routes, Packet* packet,
+                                Forward* forward) noexcept nogil:
+    """Fill in the record route option (ip_forward_options, ip_rt_get_source): what IPVS has
+    translated by now has an address of this host as its source, netfilter's source NAT is yet
+    to come."""
+    cdef uint8_t* ip = packet_l3(packet)
+    cdef const Route* route = route_find(routes, IPV4, &forward.next_hop)
+    cdef Address source = address_load(ip + 12, IPV4)
+    if (route != NULL and route.has_source
+            and (not forward.rerouted or not address_is_local(routes, IPV4, &source))):
+        source = route.source
+    memcpy(ip + forward.record, &source, 4)
+    forward.record_pending = False
+
+
 cdef inline void forward_output(const Routes* routes, Packet* packet,
                                 Forward* forward) noexcept nogil:
     """Finish a packet that leaves: options, and the frame's link addresses."""
     cdef uint8_t* ip = packet_l3(packet)
     cdef const Neighbour* neighbour
-    cdef const Route* route
-    cdef Address source
     if packet.family == IPV4 and forward.options_changed:
         if forward.record_pending:
-            # A translated reply has been routed again, with an address of this host as its
-            # source (ip_rt_get_source).
-            source = address_load(ip + 12, IPV4)
-            route = route_find(routes, IPV4, &forward.next_hop)
-            if (route != NULL and route.has_source
-                    and (not forward.rerouted or not address_is_local(routes, IPV4, &source))):
-                source = route.source
-            memcpy(ip + forward.record, &source, 4)
+            forward_record(routes, packet, forward)
         store16(ip + 10, 0)
         store16(ip + 10, checksum_finish(sum_bytes(ip, <uint32_t>(ip[0] & 15) * 4, 0)))
     neighbour = neighbour_find(routes, forward.family, forward.egress, &forward.next_hop)

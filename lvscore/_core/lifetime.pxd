@@ -7,10 +7,12 @@ outlives it (ip_vs_conn.c).
 from libc.stdint cimport uint8_t, uint32_t
 
 from lvscore._core.connection cimport (
-    FLAG_ASSURED, FLAG_INACTIVE, FLAG_SERVICE, FLAG_TEMPLATE, Meta, Table, connection_close,
-    connection_control, connection_controls, connection_extension, connection_helper, table_meta,
+    FLAG_ASSURED, FLAG_INACTIVE, FLAG_SERVICE, FLAG_TEMPLATE, FLAG_TRACKED, Meta, Table,
+    connection_close, connection_control, connection_controls, connection_extension,
+    connection_helper, table_meta,
 )
-from lvscore._core.consts cimport NIL, TICKS_PER_SECOND
+from lvscore._core.consts cimport IPV6, NIL, TICKS_PER_SECOND
+from lvscore._core.entry cimport entry_close
 from lvscore._core.ftp cimport ftp_give
 from lvscore._core.server cimport Server, server_unbind, server_unbind_template
 from lvscore._core.sip cimport dialog_forget
@@ -108,6 +110,8 @@ cdef inline void connection_end(State* s, Table* table, uint32_t i, bint linked)
     control_release(s, table, i)
     if connection_helper(table, i) != NIL:
         ftp_give(&s.ftp, connection_helper(table, i))
+    if meta.flags & FLAG_TRACKED:
+        entry_close(&s.entries[table.family == IPV6], table, &s.key, i)
     connection_close(table, &s.key, i, linked)
 
 

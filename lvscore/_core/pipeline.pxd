@@ -13,15 +13,18 @@ from lvscore._core.bytes cimport (
 )
 from lvscore._core.checksum cimport checksum_update, udp_checksum_update
 from lvscore._core.clock cimport clock_set
-from lvscore._core.conntrack cimport rule_new, rule_packet, untracked
+from lvscore._core.conntrack cimport (
+    packet_mark, rule_new, rule_packet, rule_pass, untracked,
+)
 from lvscore._core.connection cimport (
     Connection4, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_UNTRANSLATED, Table, connection4,
     connection4_matches, table_find, table_find_portless, table_meta,
 )
 from lvscore._core.consts cimport (
-    IPV6, LINK_ETHERNET, MAX_DISPLACEMENT, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6,
-    PROTOCOL_TCP, PROTOCOL_UDP, REASON_NONE, REASON_NOT_IP, REASON_NOT_UNICAST,
-    REASON_NO_PROTOCOL_HANDLER, REASON_NO_SERVICE, REASON_REPLY, REASON_REQUEST, REASON_ROUTED,
+    IPV6, LINK_ETHERNET, LINK_RAW, MAX_DISPLACEMENT, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6,
+    PROTOCOL_TCP, PROTOCOL_UDP, REASON_BAD_IP_OPTION, REASON_BAD_SOURCE, REASON_NONE,
+    REASON_NOT_IP, REASON_NOT_UNICAST, REASON_NO_PROTOCOL_HANDLER, REASON_NO_SERVICE,
+    REASON_REPLY, REASON_REQUEST, REASON_ROUTED, REASON_SOURCE_ROUTE,
     REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNKNOWN_SERVER_PORT, VECTOR, VERDICT_DROP,
     VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS, VERDICT_STOLEN,
 )
@@ -35,9 +38,10 @@ from lvscore._core.forward cimport (
 )
 from lvscore._core.fragment cimport datagram_discard
 from lvscore._core.hash cimport hash_ipv4
-from lvscore._core.icmp cimport icmp_error_process, icmp_is_error
+from lvscore._core.icmp cimport icmp_error_process
 from lvscore._core.index cimport Bucket, hash_tag, index_home
 from lvscore._core.machine cimport likely, lowest_bit, match_tags, prefetch, prefetch_write
+from lvscore._core.quote cimport icmp_is_error, icmp_is_redirect
 from lvscore._core.route cimport address_is_local
 from lvscore._core.server cimport SERVER_AVAILABLE, Server
 from lvscore._core.state cimport (
@@ -81,7 +85,7 @@ cdef inline uint8_t packet_known(State* s, Packet* packet, const Tuple* t, uint3
     trace_step(s, TRACE_FOUND, reference, 0, t)
     if table_meta(table_of(s, t.family), reference >> 1).flags & FLAG_SERVICE:
         return service_packet(s, packet, t, reference, reason)
-    return rule_packet(s, packet, t, reference, reason)
+    return rule_packet(s, packet, t, reference, True, reason)
 
 
 cdef inline uint8_t packet_unknown(State* s, Packet* packet, const Tuple* t,
@@ -122,8 +126,10 @@ cdef inline uint8_t packet_dispatch(State* s, Packet* packet, const Tuple* t,
     """Take a parsed packet to whom it concerns."""
     cdef uint32_t reference
     cdef uint8_t verdict
-    if icmp_is_error(packet):
-        return icmp_error_process(s, packet, t, reason)
+    if likely(s.mangle.count != 0, False):
+        packet_mark(s, packet, t)
+    if icmp_is_error(packet) or (s.tracking and icmp_is_redirect(packet)):
+        return icmp_error_process(s, packet, t, True, reason)
     if has_ports(t.protocol) and packet.l4_captured < 4:
         verdict = untracked(s, packet, t, REASON_NONE, reason)
         reason[0] = REASON_TRUNCATED_TRANSPORT_HEADER
@@ -213,6 +219,12 @@ cdef inline uint8_t fragment_process(State* s, Packet* fragment, int link_type,
     return verdict
 
 
+cdef inline bint reason_is_late(uint8_t reason) noexcept nogil:
+    """Whether a packet is refused for what is looked at behind PREROUTING."""
+    return (reason == REASON_BAD_SOURCE or reason == REASON_BAD_IP_OPTION
+            or reason == REASON_SOURCE_ROUTE)
+
+
 cdef inline uint8_t packet_process(State* s, uint8_t* frame, uint32_t length,
                                    uint32_t wire_length, int link_type, uint32_t mark,
                                    uint8_t* reason) noexcept nogil:
@@ -228,11 +240,38 @@ cdef inline uint8_t packet_process(State* s, uint8_t* frame, uint32_t length,
         packet_tuple(&packet, &t)
         reason[0] = forward_receive(&s.routes, &packet, &t, &s.forward)
         if reason[0]:
+            if s.tracking and not packet.fragment and reason_is_late(reason[0]):
+                rule_pass(s, &packet, &t)
             return VERDICT_DROP
         atomic_strip(&packet)
     if packet.fragment:
         return fragment_process(s, &packet, link_type, reason)
     return packet_whole(s, &packet, reason)
+
+
+cdef inline void packet_output(State* s, uint8_t* data, uint32_t length) noexcept nogil:
+    """Let a packet of this host's own leave: it may be of a connection, and is then
+    translated (the hooks LOCAL_OUT and POST_ROUTING)."""
+    cdef Packet packet
+    cdef Tuple t
+    cdef uint32_t reference
+    cdef uint8_t reason = packet_parse(&packet, data, length, length, LINK_RAW)
+    if reason or packet.fragment:
+        return
+    s.forward.tunnel = 0
+    packet_tuple(&packet, &t)
+    if icmp_is_error(&packet) or icmp_is_redirect(&packet):
+        icmp_error_process(s, &packet, &t, False, &reason)
+        return
+    if has_ports(t.protocol) and packet.l4_captured < 4:
+        return
+    reference = connection_seen(s, &packet, &t)
+    if reference == NIL:
+        return
+    if table_meta(table_of(s, t.family), reference >> 1).flags & FLAG_SERVICE:
+        service_packet(s, &packet, &t, reference, &reason)
+    else:
+        rule_packet(s, &packet, &t, reference, False, &reason)
 
 
 cdef inline void frame_count(State* s, uint32_t length, uint8_t verdict,

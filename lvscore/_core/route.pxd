@@ -9,7 +9,6 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from lvscore._core.consts cimport IPV4, NIL
 from lvscore._core.flow cimport Address, address_equal
 from lvscore._core.machine cimport multiply_fold
 
@@ -52,6 +51,8 @@ cdef struct Interface:
     bint send_redirects
     bint accept_source_route
     bint forwarding[2]      # IPv4, IPv6
+    bint has_primary[2]
+    Address primary[2]      # the first address, of IPv4 and IPv6
 
 
 cdef struct Neighbour:

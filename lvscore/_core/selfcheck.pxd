@@ -7,11 +7,12 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from lvscore._core.connection cimport (
-    FLAG_EXTENDED, FLAG_INACTIVE, FLAG_NO_CPORT, FLAG_SERVICE, FLAG_TEMPLATE, Meta, Table,
-    connection_control, connection_controls, connection_helper, connection_shadowed,
+    FLAG_EXTENDED, FLAG_INACTIVE, FLAG_NO_CPORT, FLAG_SERVICE, FLAG_TEMPLATE, FLAG_TRACKED, Meta,
+    Table, connection_control, connection_controls, connection_helper, connection_shadowed,
     connection_tuple, table_find, table_meta,
 )
 from lvscore._core.consts cimport IPV4, MAX_DISPLACEMENT, NIL
+from lvscore._core.entry cimport Entries
 from lvscore._core.flow cimport Tuple, tuple_hash
 from lvscore._core.fragment cimport MAX_PAYLOAD, Datagram, Fragments
 from lvscore._core.hash cimport HashKey
@@ -39,6 +40,29 @@ cdef enum Fault:
     FAULT_CONTROLS = 14         # a connection miscounts those that depend on it
     FAULT_PORTLESS = 15         # connections without client port are miscounted
     FAULT_HELPERS = 16          # used and free records of control connections are not all
+    FAULT_ENTRIES = 17          # connections that conntrack knows, miscounted or not found
+
+
+cdef inline int entries_check(const Entries* entries, const Table* table) noexcept nogil:
+    """Tracked records have an entry each, and every entry hangs in the chain of its source."""
+    cdef uint32_t i, e, h
+    cdef uint32_t tracked = 0
+    cdef uint32_t chained = 0
+    for i in range(table.used):
+        if not table_meta(table, i).flags & FLAG_TRACKED:
+            continue
+        tracked += 1
+        if entries.record_of[entries.entry_of[i]] != i:
+            return FAULT_ENTRIES
+    for h in range(entries.heads if entries.used else 0):
+        e = entries.head[h] - 1
+        while e != NIL:
+            chained += 1
+            if chained > tracked or not table_meta(
+                    table, entries.record_of[e]).flags & FLAG_TRACKED:
+                return FAULT_ENTRIES
+            e = entries.entry[e].next
+    return FAULT_NONE if tracked == chained == entries.count else FAULT_ENTRIES
 
 
 cdef inline int index_check(const Index* index) noexcept nogil:
@@ -246,6 +270,8 @@ cdef inline int state_check(const State* s) noexcept nogil:
         fault = table_check(&s.table[f], &s.key)
         if fault == FAULT_NONE:
             fault = controls_check(s, f)
+        if fault == FAULT_NONE and f < 2:
+            fault = entries_check(&s.entries[f], &s.table[f])
         if fault:
             return fault
     counted = <uint32_t*>calloc(3 * <size_t>s.services.server_used, sizeof(uint32_t))

@@ -4,14 +4,12 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from lvscore._core.connection cimport (
-    FLAG_SERVICE, FLAG_SLOW, Meta, Table, connection_translated, table_copy, table_free,
-    table_init, table_meta,
-)
+from lvscore._core.connection cimport Table, table_copy, table_free, table_init
 from lvscore._core.consts cimport IPV4, IPV6, TICKS_PER_SECOND
 from lvscore._core.emit cimport Emitted, emitted_free
+from lvscore._core.entry cimport Entries, entries_copy, entries_free, entries_init
 from lvscore._core.estimator cimport ESTIMATOR_TICKS
-from lvscore._core.flow cimport Address, Tuple, address_equal
+from lvscore._core.flow cimport Tuple
 from lvscore._core.forward cimport Forward
 from lvscore._core.ftp cimport Ftp, ftp_copy, ftp_free, ftp_init
 from lvscore._core.fragment cimport (
@@ -19,7 +17,7 @@ from lvscore._core.fragment cimport (
 )
 from lvscore._core.hash cimport HashKey, hash_key_init, random_next
 from lvscore._core.route cimport (
-    NO_INTERFACE, Routes, local_add, routes_copy, routes_free, routes_init,
+    NO_INTERFACE, Routes, routes_copy, routes_free, routes_init,
 )
 from lvscore._core.rules cimport Chain, Rule
 from lvscore._core.service cimport Services, services_copy, services_free, services_init
@@ -73,6 +71,16 @@ cdef enum:  # net.ipv4.vs.*, indices of State.sysctl
     SYSCTL_SNAT_REROUTE = 16
     SYSCTL_COUNT = 17
 
+cdef enum:  # net.netfilter.nf_conntrack_*, indices of State.conntrack
+    CONNTRACK_ACCT = 0
+    CONNTRACK_CHECKSUM = 1
+    CONNTRACK_MAX = 2
+    CONNTRACK_TCP_BE_LIBERAL = 3
+    CONNTRACK_TCP_IGNORE_INVALID_RST = 4
+    CONNTRACK_TCP_LOOSE = 5
+    CONNTRACK_TCP_MAX_RETRANS = 6
+    CONNTRACK_SETTINGS = 7
+
 
 cdef struct TraceStep:
     Tuple t
@@ -88,6 +96,7 @@ cdef struct Trace:
 
 cdef struct State:
     Table table[4]          # connections of IPv4, of IPv6; persistence templates of either
+    Entries entries[2]      # what conntrack knows of connections of IPv4, of IPv6
     Tracker tracker
     HashKey key
     uint64_t chance         # state of the random generator
@@ -109,8 +118,10 @@ cdef struct State:
     uint32_t drop_counter   # until the next packet that drop_packet takes
     Routes routes
     Forward forward         # of the packet at hand
-    Chain prerouting
+    Chain prerouting        # of the nat table
     Chain postrouting
+    Chain mangle            # PREROUTING of the mangle table
+    uint32_t conntrack[7]
     bint tracking           # there are NAT rules: every flow is tracked
     Dialogs dialogs         # of services with the persistence engine sip
     Fragments fragments
@@ -121,9 +132,10 @@ cdef struct State:
     uint64_t bytes
     uint64_t clock_backwards
     uint64_t opened
+    uint64_t early_drops    # flows ended to make room for others
     uint64_t expired
     uint64_t verdicts[5]
-    uint64_t reasons[52]
+    uint64_t reasons[54]
     uint8_t last_reason     # of the latest single frame
     Trace* trace            # NULL but while explaining
 
@@ -147,10 +159,16 @@ cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_lo
     s.sysctl[SYSCTL_SNAT_REROUTE] = 1
     s.defence = TICKS_PER_SECOND
     s.estimation = ESTIMATOR_TICKS
+    s.conntrack[CONNTRACK_CHECKSUM] = 1
+    s.conntrack[CONNTRACK_MAX] = max_connections
+    s.conntrack[CONNTRACK_TCP_LOOSE] = 1
+    s.conntrack[CONNTRACK_TCP_MAX_RETRANS] = 3
     for f in range(TABLES):
         if not table_init(&s.table[f], IPV6 if f & 1 else IPV4, max_connections):
             return False
-    return (services_init(&s.services) and routes_init(&s.routes)
+    return (entries_init(&s.entries[0], max_connections)
+            and entries_init(&s.entries[1], max_connections)
+            and services_init(&s.services) and routes_init(&s.routes)
             and fragments_init(&s.fragments) and dialogs_init(&s.dialogs, max_connections)
             and ftp_init(&s.ftp, max_connections))
 
@@ -159,6 +177,8 @@ cdef inline void state_free(State* s) noexcept nogil:
     cdef uint32_t f
     for f in range(TABLES):
         table_free(&s.table[f])
+    entries_free(&s.entries[0])
+    entries_free(&s.entries[1])
     services_free(&s.services)
     routes_free(&s.routes)
     fragments_free(&s.fragments)
@@ -169,6 +189,8 @@ cdef inline void state_free(State* s) noexcept nogil:
     free(s.postrouting.rule)
     s.prerouting.rule = NULL
     s.postrouting.rule = NULL
+    free(s.mangle.rule)
+    s.mangle.rule = NULL
 
 
 cdef inline bint chain_copy(Chain* chain, const Chain* other) noexcept nogil:
@@ -187,6 +209,7 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
     cdef uint32_t f
     s[0] = other[0]
     memset(s.table, 0, sizeof(s.table))
+    memset(s.entries, 0, sizeof(s.entries))
     memset(&s.services, 0, sizeof(Services))
     memset(&s.routes, 0, sizeof(Routes))
     memset(&s.fragments, 0, sizeof(Fragments))
@@ -195,17 +218,21 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
     memset(&s.emitted, 0, sizeof(Emitted))
     memset(&s.prerouting, 0, sizeof(Chain))
     memset(&s.postrouting, 0, sizeof(Chain))
+    memset(&s.mangle, 0, sizeof(Chain))
     s.trace = NULL
     for f in range(TABLES):
         if not table_copy(&s.table[f], &other.table[f]):
             return False
-    return (services_copy(&s.services, &other.services)
+    return (entries_copy(&s.entries[0], &other.entries[0], other.table[0].used)
+            and entries_copy(&s.entries[1], &other.entries[1], other.table[1].used)
+            and services_copy(&s.services, &other.services)
             and routes_copy(&s.routes, &other.routes)
             and fragments_copy(&s.fragments, &other.fragments)
             and dialogs_copy(&s.dialogs, &other.dialogs)
             and ftp_copy(&s.ftp, &other.ftp)
             and chain_copy(&s.prerouting, &other.prerouting)
-            and chain_copy(&s.postrouting, &other.postrouting))
+            and chain_copy(&s.postrouting, &other.postrouting)
+            and chain_copy(&s.mangle, &other.mangle))
 
 
 cdef inline bint is_hosted(const State* s) noexcept nogil:
@@ -242,22 +269,3 @@ cdef inline void trace_step(State* s, uint32_t code, uint32_t a, uint32_t b,
     step.a = a
     step.b = b
     step.t = t[0]
-
-
-cdef inline bint local_announce(State* s, uint8_t family, const Address* address) noexcept nogil:
-    """Make an address local, also for the connections there are; False if memory ends."""
-    cdef Table* table = table_of(s, family)
-    cdef Meta* meta
-    cdef Tuple translated
-    cdef uint32_t i, direction
-    if not local_add(&s.routes, family, address):
-        return False
-    for i in range(table.used):
-        meta = table_meta(table, i)
-        if meta.protocol == 0 or meta.flags & FLAG_SERVICE:
-            continue
-        for direction in range(2):
-            connection_translated(table, i, direction, &translated)
-            if address_equal(&translated.destination, address):
-                meta.flags |= FLAG_SLOW     # the short way does not know LOCAL
-    return True

@@ -10,7 +10,8 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
 
 from lvscore._core.consts cimport (
-    ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, REPLY,
+    ORIGINAL, PROTOCOL_GRE, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP,
+    PROTOCOL_UDP, REPLY,
     TICKS_PER_SECOND,
 )
 from lvscore._core.track_sctp cimport (
@@ -30,7 +31,6 @@ cdef enum:  # tracker and state in one byte
     STATE_INVALID = 0x01        # netfilter's INVALID: not translated
     STATE_IGNORED = 0x02        # translated, changes nothing
     STATE_REOPENED = 0x03       # a SYN that begins the connection anew
-    STATE_AGED = 0x04           # a datagram flow in both directions: assured after 2 s
 
     # IPVS's numbers: NONE, ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT, TIME_WAIT, CLOSE,
     # CLOSE_WAIT, LAST_ACK, LISTEN, SYNACK
@@ -53,13 +53,26 @@ cdef enum:  # tracker and state in one byte
     # netfilter's numbers: NONE, SYN_SENT, SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT,
     # LAST_ACK, TIME_WAIT, CLOSE, SYN_SENT2
     RULE_TCP = 0x50
-    RULE_TCP_PICKED_UP = 0x5A   # + 10: ESTABLISHED from the middle, not answered yet
+    RULE_TCP_SYN_SENT = 0x51
+    RULE_TCP_SYN_RECV = 0x52
+    RULE_TCP_ESTABLISHED = 0x53
+    RULE_TCP_FIN_WAIT = 0x54
+    RULE_TCP_CLOSE_WAIT = 0x55
+    RULE_TCP_LAST_ACK = 0x56
+    RULE_TCP_TIME_WAIT = 0x57
+    RULE_TCP_CLOSE = 0x58
+    RULE_TCP_SYN_SENT2 = 0x59
+    # No states, but timeouts: of a segment sent again and again, of data not acknowledged.
+    TIMEOUT_TCP_RETRANS = 0x5A
+    TIMEOUT_TCP_UNACKNOWLEDGED = 0x5B
     RULE_UDP_UNREPLIED = 0x60
     RULE_UDP_REPLIED = 0x61
     RULE_UDP_ASSURED = 0x62
     RULE_ICMP = 0x70
-    RULE_GENERIC_UNREPLIED = 0x80
-    RULE_GENERIC_REPLIED = 0x81
+    RULE_ICMPV6 = 0x71
+    RULE_GENERIC = 0x80
+    RULE_GRE_UNREPLIED = 0x90
+    RULE_GRE_REPLIED = 0x91
 
 cdef enum:
     TRACKER_MASK = 0xF0
@@ -145,7 +158,6 @@ cdef inline uint8_t rule_tcp_state(uint32_t direction, uint32_t flags,
                                    uint32_t state) noexcept nogil:
     """netfilter: PSH does not count; of the rest only legal combinations do."""
     cdef uint32_t kind = flags & ~<uint32_t>TCP_PSH
-    cdef uint32_t column = 3 if state == 10 else state
     cdef int row, new
     if kind == TCP_SYN:
         row = 0
@@ -159,17 +171,13 @@ cdef inline uint8_t rule_tcp_state(uint32_t direction, uint32_t flags,
         row = 4
     else:
         return STATE_INVALID
-    if row == 0 and direction == ORIGINAL and (state == 7 or state == 8):
-        return STATE_REOPENED
-    if row == 0 and direction == ORIGINAL and state == 1:
-        return STATE_IGNORED    # a retransmitted SYN does not renew the timer
-    new = rule_tcp_next(direction, row, column)
+    new = rule_tcp_next(direction, row, state)
     if new == -1:
         return STATE_INVALID
     if new == -2:
         return STATE_IGNORED
-    if new == 3 and direction == ORIGINAL and (state == 10 or state == 0):
-        return RULE_TCP_PICKED_UP
+    if new == 1 and state >= 7:
+        return STATE_REOPENED
     return <uint8_t>(RULE_TCP | new)
 
 
@@ -200,13 +208,16 @@ cdef inline void tracker_timeouts(Tracker* tracker) noexcept nogil:
     tracker.timeout[RULE_TCP + 7] = 120
     tracker.timeout[RULE_TCP + 8] = 10
     tracker.timeout[RULE_TCP + 9] = 120
-    tracker.timeout[RULE_TCP_PICKED_UP] = 300
+    tracker.timeout[TIMEOUT_TCP_RETRANS] = 300
+    tracker.timeout[TIMEOUT_TCP_UNACKNOWLEDGED] = 300
     tracker.timeout[RULE_UDP_UNREPLIED] = 30
     tracker.timeout[RULE_UDP_REPLIED] = 30
     tracker.timeout[RULE_UDP_ASSURED] = 120
     tracker.timeout[RULE_ICMP] = 30
-    tracker.timeout[RULE_GENERIC_UNREPLIED] = 600
-    tracker.timeout[RULE_GENERIC_REPLIED] = 600
+    tracker.timeout[RULE_ICMPV6] = 30
+    tracker.timeout[RULE_GENERIC] = 600
+    tracker.timeout[RULE_GRE_UNREPLIED] = 30
+    tracker.timeout[RULE_GRE_REPLIED] = 180
     for i in range(256):
         tracker.timeout[i] *= TICKS_PER_SECOND
 
@@ -240,18 +251,9 @@ cdef inline void tracker_init(Tracker* tracker) noexcept nogil:
     tracker_services(tracker)
     for direction in range(2):
         for event in range(EVENTS):
-            for state in range(11):
+            for state in range(10):
                 tracker.next[direction][event][RULE_TCP | state] = rule_tcp_state(
                     direction, event, state)
-            tracker.next[direction][event][RULE_ICMP] = RULE_ICMP
-            tracker.next[direction][event][RULE_UDP_REPLIED] = STATE_AGED
-            tracker.next[direction][event][RULE_UDP_ASSURED] = RULE_UDP_ASSURED
-            tracker.next[direction][event][RULE_GENERIC_REPLIED] = RULE_GENERIC_REPLIED
-    for event in range(EVENTS):
-        tracker.next[ORIGINAL][event][RULE_UDP_UNREPLIED] = RULE_UDP_UNREPLIED
-        tracker.next[REPLY][event][RULE_UDP_UNREPLIED] = RULE_UDP_REPLIED
-        tracker.next[ORIGINAL][event][RULE_GENERIC_UNREPLIED] = RULE_GENERIC_UNREPLIED
-        tracker.next[REPLY][event][RULE_GENERIC_UNREPLIED] = RULE_GENERIC_REPLIED
     tracker_timeouts(tracker)
 
 
@@ -274,6 +276,22 @@ cdef inline uint8_t rule_state_initial(uint8_t protocol) noexcept nogil:
         return RULE_TCP
     if protocol == PROTOCOL_UDP:
         return RULE_UDP_UNREPLIED
-    if protocol == PROTOCOL_ICMP or protocol == PROTOCOL_ICMPV6:
+    if protocol == PROTOCOL_ICMP:
         return RULE_ICMP
-    return RULE_GENERIC_UNREPLIED
+    if protocol == PROTOCOL_ICMPV6:
+        return RULE_ICMPV6
+    if protocol == PROTOCOL_GRE:
+        return RULE_GRE_UNREPLIED
+    return RULE_GENERIC
+
+
+cdef inline uint8_t rule_flow_state(uint8_t state, bint seen_reply, bint aged) noexcept nogil:
+    """What a packet makes of a flow other than TCP. Like nf_conntrack_proto_udp.c, it goes by
+    answers that came before: the first answer counts from the next packet on."""
+    if not seen_reply:
+        return state
+    if state == RULE_UDP_UNREPLIED or state == RULE_UDP_REPLIED:
+        return RULE_UDP_ASSURED if aged else RULE_UDP_REPLIED
+    if state == RULE_GRE_UNREPLIED:
+        return RULE_GRE_REPLIED
+    return state

@@ -23,6 +23,7 @@ __all__ = ["answer", "error_allowed", "icmp_echo", "icmp_error", "options_echo",
 
 _ICMP_ERRORS = frozenset((3, 4, 5, 11, 12))
 _ERROR_BYTES = {4: 576, 6: 1280}  # RFC 1812, section 4.3.2.3; RFC 4443, section 2.4
+_NOT_ECN = 0xFC  # a reset does not speak of congestion (ip_send_unicast_reply)
 _INTERNET_CONTROL = 0xC0
 
 
@@ -115,9 +116,9 @@ def tcp_reset(packet: Packet, ttl: int) -> bytes | None:
         reset[13] = 0x14
     reset[16:18] = transport_checksum(source, destination, TCP, bytes(reset)).to_bytes(2, "big")
     if packet.version == 6:
-        return ipv6(source, destination, TCP, bytes(reset), tos=packet.tos, ttl=ttl)
+        return ipv6(source, destination, TCP, bytes(reset), tos=packet.tos & _NOT_ECN, ttl=ttl)
     return ipv4(
-        source, destination, TCP, bytes(reset), tos=packet.tos & 0xFC, ttl=ttl,
+        source, destination, TCP, bytes(reset), tos=packet.tos & _NOT_ECN, ttl=ttl,
         dont_fragment=True,
         options=options_echo(packet, source),
     )  # fmt: skip

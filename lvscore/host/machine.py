@@ -107,7 +107,7 @@ class Machine:
         # Local ones first, then the longest prefix; of equals the first that was added.
         packed.sort(key=lambda route: (route[1] == _UNICAST, -route[3]))
         _engine.host_set(self.engine, [
-                (i.number, i.mtu, i.mac, *self.settings.of(i.name))
+                (i.number, i.mtu, i.mac, *self.settings.of(i.name), _primaries(i))
                 for i in interfaces
             ],
             packed,
@@ -256,11 +256,9 @@ class Machine:
         source = self._error_source(number, packet)
         if source is None:
             return
-        message = bytearray(
-            answers.icmp_error(
-                packet, source, kind, code, info, ttl=self._ttl(packet.version),
-                identification=self._next_identification(),
-            )
+        message = answers.icmp_error(
+            packet, source, kind, code, info, ttl=self._ttl(packet.version),
+            identification=self._next_identification(),
         )  # fmt: skip
         self.output(packet.source, message)
 
@@ -277,13 +275,13 @@ class Machine:
 
     def output(self, destination: Address, packet: bytes | bytearray) -> None:
         """Send a packet of this host's own; it passes the engine, which may translate it."""
-        packet = bytearray(packet)
-        _engine.host_output(self.engine, packet)
-        packet = bytes(packet)
-        route = _engine.route_get(self.engine, destination.version, destination.packed)
-        if route is None or route[0] != _UNICAST or self.is_own(destination):
+        leaving = bytearray(packet)
+        _engine.host_output(self.engine, leaving)
+        translated = Packet.parse(leaving).destination
+        route = _engine.route_get(self.engine, translated.version, translated.packed)
+        if route is None or route[0] != _UNICAST or self.is_own(translated):
             return
-        self._transmit(route[1], ip_address(route[2]), packet)
+        self._transmit(route[1], ip_address(route[2]), bytes(leaving))
 
     def _transmit(self, number: int, next_hop: Address, packet: bytes) -> None:
         """Put a packet in frames for the next hop, when its link address is known."""
@@ -407,6 +405,14 @@ _ERRORS = {
     Reason.BAD_IP_OPTION: ((12, 0), (4, 0)),
 }
 """Reasons that the sender is told of: ICMP and ICMPv6 type and code."""
+
+
+def _primaries(interface: InterfaceLike) -> list[bytes | None]:
+    """The first IPv4 and the first IPv6 address of an interface."""
+    return [
+        next((a.ip.packed for a in interface.addresses if a.version == version), None)
+        for version in (4, 6)
+    ]
 
 
 def _packed(

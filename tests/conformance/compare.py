@@ -1,16 +1,18 @@
 """Comparing what came out with what was recorded, but for what the kernel draws or measures."""
 
 import re
+from collections.abc import Container
 
 ICMP, IPIP, TCP, UDP, GRE, ICMPV6 = 1, 4, 6, 17, 47, 58
 
 _ERRORS = {3, 4, 5, 11, 12}
 _TEMPLATE_SLACK = 3  # seconds: see the recordings' notes on templates that are armed again
+_ENTRY = re.compile(r"^(\S+ +\d+ )(\d+)( .*)$")
 _ROW = re.compile(r"^(\S+) +(\d\d+):(\d\d) +(.*)$")
 _KERNEL_ROW = re.compile(r"^(\S+ +(?:[0-9A-Fa-f:]+ [0-9A-F]{4} ){3})(\S+) +(\d+)(.*)$")
 
 
-def masked(packet: str, arrived: bytes | None, own: set) -> bytes:
+def masked(packet: str, arrived: bytes | None, own: Container[bytes]) -> bytes:
     """A packet without the bytes that cannot be compared.
 
     Of packets that the director makes: IPv4 identification (and with it the header checksum)
@@ -26,7 +28,7 @@ def masked(packet: str, arrived: bytes | None, own: set) -> bytes:
     return bytes(data)
 
 
-def _mask_ipv4(data: bytearray, arrived: bytes | None, own: set) -> None:
+def _mask_ipv4(data: bytearray, arrived: bytes | None, own: Container[bytes]) -> None:
     header = (data[0] & 15) * 4
     if bytes(data[12:16]) in own and (data[9] in (IPIP, GRE) or _is_gue(data, header)):
         data[4:6] = data[10:12] = b"\0\0"
@@ -68,7 +70,7 @@ def _mask_gue(data: bytearray, header: int) -> None:
         data[header + 6 : header + 8] = b"\xff\xff"
 
 
-def _mask_ipv6(data: bytearray, own: set) -> None:
+def _mask_ipv6(data: bytearray, own: Container[bytes]) -> None:
     if data[6] == ICMPV6 and bytes(data[8:24]) in own:
         data[1] &= 0xF0
         data[2:4] = b"\0\0"
@@ -99,7 +101,10 @@ def by_side(packets: list[list[str]]) -> dict[str, list[list[str]]]:
 
 
 def same_packets(
-    expected: list[list[str]], emitted: list[list[str]], arrived: bytes | None, own: set
+    expected: list[list[str]],
+    emitted: list[list[str]],
+    arrived: bytes | None,
+    own: Container[bytes],
 ) -> bool:
     """Whether the same packets came out, on the same sides, to the same neighbours."""
     wanted, came = by_side(expected), by_side(emitted)
@@ -137,6 +142,23 @@ def _row(line: str) -> tuple[str, int, bool]:
         ends, state, seconds, rest = match.groups()
         return f"{ends} {state} {rest}", int(seconds), state in ("NONE", "ASSURED")
     return line, 0, False
+
+
+def same_entries(expected: str, printed: str) -> bool:
+    """Two lists of conntrack's: lines as a set, the time that is left to a second."""
+    wanted = sorted(map(_entry, expected.splitlines()))
+    came = sorted(map(_entry, printed.splitlines()))
+    return len(wanted) == len(came) and all(
+        a[0] == b[0] and abs(a[1] - b[1]) <= 1 for a, b in zip(wanted, came, strict=True)
+    )
+
+
+def _entry(line: str) -> tuple[str, int]:
+    """A line without its time, and the time in seconds."""
+    match = _ENTRY.match(line)
+    if not match:
+        return line, 0
+    return match[1] + match[3], int(match[2])
 
 
 def same_lines(expected: str, printed: str) -> bool:

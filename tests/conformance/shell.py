@@ -142,6 +142,8 @@ class Shell:
                     return 0, path.rpartition("/")[2] + "\n", ""
                 case ["sysctl", "-a"]:
                     return 0, "", ""  # as recorded: it told nothing of net.ipv4.vs
+                case ["conntrack", *_]:
+                    return 0, engine.conntrack(shlex.join(words)), ""
                 case ["sort"]:
                     return 0, "".join(sorted(stdin.splitlines(keepends=True))), ""
                 case ["echo", *text]:
@@ -188,7 +190,8 @@ class Shell:
             return
         if not re.fullmatch(r"-?\d+", value):
             raise UnknownCommandError(f"sysctl {key}={value}")
-        target = self.network.engine if key.startswith("net.ipv4.vs.") else self.network.host
+        engines = ("net.ipv4.vs.", "net.netfilter.")
+        target = self.network.engine if key.startswith(engines) else self.network.host
         try:
             target.sysctl[key] = int(value)
         except LookupError as error:
@@ -219,7 +222,11 @@ def _redirected(words: list[str]) -> tuple[list[str], str | None, str | None, bo
     silent = False
     position = 0
     while position < len(words):
-        if words[position : position + 3] == ["2", ">", "/dev/null"]:
+        redirected = words[position : position + 3]
+        # Standard error is only ever sent where nobody reads it.
+        if redirected == ["2", ">", "/dev/null"] or (
+            redirected == ["2", ">", "&1"] and files[">"] == "/dev/null"
+        ):
             silent = True
             position += 2
         elif words[position] in files:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lvscore import _probe
 
-NO_PORT = 27
+RANDOM, OFFSET = 4, 32  # nf_nat.h
 u32 = st.integers(0, 2**32 - 1)
 
 
@@ -120,9 +120,47 @@ T = (6, packed("10.0.0.9"), 40000, packed("172.16.1.100"), 80)
         ({"source_ports": (40000, 40000), "destination_ports": (80, 81)}, True),
         ({"source_ports": (40001, 50000)}, False),
         ({"destination_ports": (81, 65535)}, False),
-        ({"interface": 3, "leaves_by": 3}, True),
-        ({"interface": 3, "leaves_by": 2}, False),
-        ({"interface": 3, "leaves_by": -1}, False),
+        ({"egress": 3, "leaves_by": 3}, True),
+        ({"egress": 3, "leaves_by": 2}, False),
+        ({"egress": 3, "leaves_by": -1}, False),
+        ({"ingress": 3, "came_by": 3}, True),
+        ({"ingress": 3, "came_by": 2}, False),
+        ({"protocol": 6, "negated": 0x04}, False),
+        ({"protocol": 17, "negated": 0x04}, True),
+        ({"source": packed("10.0.0.0"), "source_length": 24, "negated": 0x01}, False),
+        ({"source": packed("10.0.1.0"), "source_length": 24, "negated": 0x01}, True),
+        ({"destination": packed("172.0.0.0"), "destination_length": 8, "negated": 0x02}, False),
+        ({"source_ports": (40000, 40000), "negated": 0x08}, False),
+        ({"source_ports": (40001, 40001), "negated": 0x08}, True),
+        ({"destination_ports": (80, 90), "negated": 0x10}, False),
+        ({"ingress": 3, "came_by": 3, "negated": 0x20}, False),
+        ({"egress": 3, "leaves_by": 2, "negated": 0x40}, True),
+        ({"mark": (0x10, 0xF0), "marked": 0x1F}, True),
+        ({"mark": (0x10, 0xF0), "marked": 0x2F}, False),
+        ({"mark": (0x10, 0xF0), "marked": 0x2F, "negated": 0x80}, True),
+        ({"multiport": ((22, 22), (80, 90)), "multiport_side": 2}, True),
+        ({"multiport": ((22, 22), (80, 90)), "multiport_side": 1}, False),
+        ({"multiport": ((22, 22), (80, 90)), "multiport_side": 3}, True),
+        ({"multiport": ((22, 22), (80, 90)), "multiport_side": 3, "negated": 0x100}, False),
+        ({"multiport": ((40000, 40000),), "multiport_side": 1}, True),
+        ({"virtual_address": packed("10.9.0.0"), "virtual_length": 16}, False),
+        (
+            {
+                "virtual_address": packed("10.9.0.0"),
+                "virtual_length": 16,
+                "virtual_of": packed("10.9.1.1"),
+            },
+            True,
+        ),
+        (
+            {
+                "virtual_address": packed("10.9.0.0"),
+                "virtual_length": 16,
+                "virtual_of": packed("10.9.1.1"),
+                "negated": 0x200,
+            },
+            False,
+        ),
     ],
 )
 def test_matching(match, matches):
@@ -146,7 +184,7 @@ def with_source_port(port):
 
 
 def test_a_free_port_is_kept():
-    assert table_with([]).make_free(with_source_port(5000), True) == (0, with_source_port(5000))
+    assert table_with([]).choose(with_source_port(5000), True) == (True, with_source_port(5000))
 
 
 @pytest.mark.parametrize(
@@ -154,8 +192,8 @@ def test_a_free_port_is_kept():
 )
 def test_a_taken_port_is_replaced_from_its_class(port, low, high):
     for _ in range(20):
-        reason, t = table_with([with_source_port(port)]).make_free(with_source_port(port), True)
-        assert reason == 0
+        free, t = table_with([with_source_port(port)]).choose(with_source_port(port), True)
+        assert free
         assert low <= t[2] <= high
         assert t[2] != port
 
@@ -164,40 +202,107 @@ def test_a_range_is_used_up_to_its_last_port():
     table = table_with([])
     used = set()
     for _ in range(50):
-        reason, t = table.make_free(with_source_port(5000), True, 7000, 7049)
-        assert reason == 0
+        free, t = table.choose(with_source_port(5000), True, ports=(7000, 7049))
+        assert free
         assert 7000 <= t[2] <= 7049
         table.open(t, _probe.inverse(t))
         used.add(t[2])
     assert len(used) == 50
-    assert table.make_free(with_source_port(5000), True, 7000, 7049)[0] == NO_PORT
+    assert not table.choose(with_source_port(5000), True, ports=(7000, 7049))[0]
 
 
 def test_a_port_in_the_range_is_kept():
     table = table_with([with_source_port(7001)])
-    assert table.make_free(with_source_port(7002), True, 7000, 7049)[1][2] == 7002
-    assert table.make_free(with_source_port(7001), True, 7000, 7049)[1][2] != 7001
+    assert table.choose(with_source_port(7002), True, ports=(7000, 7049))[1][2] == 7002
+    assert table.choose(with_source_port(7001), True, ports=(7000, 7049))[1][2] != 7001
 
 
 def test_destination_ports_are_tried_from_the_first():
     t = (6, packed("10.0.0.9"), 40000, packed("172.16.1.7"), 80)
-    assert table_with([]).make_free(t, False, 8000, 8010)[1][4] == 8000
+    assert table_with([]).choose(t, False, ports=(8000, 8010))[1][4] == 8000
     taken = table_with([(*t[:4], 8000)])
-    assert taken.make_free(t, False, 8000, 8010)[1][4] == 8001
+    assert taken.choose(t, False, ports=(8000, 8010))[1][4] == 8001
+
+
+def test_a_single_port_is_taken_though_it_is_not_free():
+    """Source NAT behind it may yet free the tuple (nf_nat_core.c, get_unique_tuple)."""
+    t = (6, packed("10.0.0.9"), 40000, packed("172.16.1.7"), 8000)
+    assert table_with([t]).choose(t, False, ports=(8000, 8000)) == (False, t)
+
+
+def test_shifted_ports():
+    """--to-destination a:7000-7010/6000: port 6000 becomes 7000, 6003 becomes 7003."""
+    t = (6, packed("10.0.0.9"), 40000, packed("172.16.1.7"), 6003)
+    shifted = table_with([]).choose(t, False, ports=(7000, 7010), flags=OFFSET, base=6000)
+    assert shifted == (True, (*t[:4], 7003))
+    taken = table_with([(*t[:4], 7003)])
+    assert taken.choose(t, False, ports=(7000, 7010), flags=OFFSET, base=6000)[1][4] == 7004
+
+
+def test_random_ports_are_drawn_though_the_own_one_is_free():
+    t = (6, packed("10.0.0.9"), 40000, packed("172.16.1.7"), 80)
+    table = table_with([])
+    drawn = {table.choose(t, True, (t[1], t[1]), flags=RANDOM)[1][2] for _ in range(50)}
+    assert len(drawn) > 40
+    assert min(drawn) >= 1024
+    drawn = {table.choose(t, False, ports=(80, 179), flags=RANDOM)[1][4] for _ in range(50)}
+    assert len(drawn) > 20
+
+
+def test_a_mapping_is_used_again_for_another_destination():
+    """nf_nat_core.c, find_appropriate_src: the source keeps what it was once translated to."""
+    inside, outside = packed("192.168.0.1"), packed("10.0.0.200")
+    table = table_with([])
+    original = (17, inside, 5000, packed("8.8.8.8"), 53)
+    i = table.open(original, (17, packed("8.8.8.8"), 53, outside, 9999))
+    other = (17, inside, 5000, packed("8.8.4.4"), 53)
+    assert table.choose(other, True, (outside, outside))[1][2] == 5000
+    table.track(i)
+    assert table.choose(other, True, (outside, outside)) == (
+        True,
+        (17, outside, 9999, packed("8.8.4.4"), 53),
+    )
+    # Not if the range has it not, nor for another source, nor with a random port.
+    assert table.choose(other, True, (outside, outside), (1, 9998))[1][2] == 5000
+    third = (17, inside, 5001, packed("8.8.4.4"), 53)
+    assert table.choose(third, True, (outside, outside))[1][2] == 5001
+    table.close(i)
+    assert table.choose(other, True, (outside, outside))[1][2] == 5000
 
 
 def test_exhaustion():
     table = table_with([with_source_port(port) for port in range(1024, 65536)])
-    reason, _ = table.make_free(with_source_port(5000), True)
-    assert reason == NO_PORT
+    assert not table.choose(with_source_port(5000), True)[0]
     # Another destination has all ports free.
     other = (6, packed("10.0.0.200"), 5000, packed("8.8.4.4"), 53)
-    assert table.make_free(other, True) == (0, other)
+    assert table.choose(other, True) == (True, other)
 
 
-def test_icmp_identifiers():
+@pytest.mark.parametrize("source", [True, False])
+def test_icmp_identifiers(source):
     t = (1, packed("10.0.0.200"), 7, packed("8.8.8.8"), 0x800)
-    reason, chosen = table_with([t]).make_free(t, True)
-    assert reason == 0
+    free, chosen = table_with([t]).choose(t, source)
+    assert free
     assert chosen[2] != 7
     assert chosen[4] == 0x800
+
+
+def test_other_protocols_have_nothing_to_choose():
+    t = (47, packed("10.0.0.200"), 0, packed("8.8.8.8"), 0)
+    assert table_with([]).choose(t, True) == (True, t)
+    assert table_with([t]).choose(t, True) == (False, t)
+
+
+def test_persistent_addresses_do_not_depend_on_the_destination():
+    low, high = packed("10.0.0.0"), packed("10.0.0.255")
+
+    def chosen(persistent):
+        return {
+            _probe.address_choose(
+                low, high, (6, packed("1.2.3.4"), 1, packed(f"8.8.8.{n}"), 2), persistent
+            )
+            for n in range(50)
+        }
+
+    assert len(chosen(True)) == 1
+    assert len(chosen(False)) > 20

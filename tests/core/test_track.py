@@ -56,7 +56,8 @@ RULE_REPLY = {
     RST: "IV CL CL CL CL CL CL CL CL CL",
 }
 RULE_TIMEOUTS = [0, 120, 60, 432000, 120, 60, 30, 120, 10, 120]
-INVALID, IGNORED, REOPENED, AGED, PICKED_UP = 1, 2, 3, 4, 0x5A
+INVALID, IGNORED, REOPENED = 1, 2, 3
+RETRANS, UNACKNOWLEDGED = 0x5A, 0x5B  # timeouts, no states
 
 tracker = _probe.Tracker()
 
@@ -109,43 +110,45 @@ def test_rule_tcp(direction, table, push):
             expected = {"IV": INVALID, "IG": IGNORED}.get(cell)
             if expected is None:
                 expected = 0x50 | RULE.index(cell)
-            if direction == 0 and kind == SYN:
-                if RULE[state] in ("TW", "CL"):
-                    expected = REOPENED
-                elif RULE[state] == "SS":
-                    # A retransmitted SYN does not renew the timer (nf_conntrack_proto_tcp.c).
-                    expected = IGNORED
-            if direction == 0 and kind == ACK and RULE[state] == "NO":
-                expected = PICKED_UP
+            if kind == SYN and RULE[state] in ("TW", "CL") and cell == "SS":
+                expected = REOPENED
             found = tracker.next(direction, flags | push, 0x50 | state)
             assert found == expected, (direction, flags, RULE[state])
 
 
-def test_picked_up_in_the_middle():
-    """ESTABLISHED, but for 300 s only until the other side is heard."""
-    assert tracker.timeout(PICKED_UP) == 300_000
-    assert tracker.next(0, ACK, PICKED_UP) == PICKED_UP
-    assert tracker.next(1, ACK, PICKED_UP) == 0x53
-    assert tracker.next(0, FIN | ACK, PICKED_UP) == 0x54
-    assert tracker.next(1, RST, PICKED_UP) == 0x58
-
-
 def test_rule_timeouts():
     assert [tracker.timeout(0x50 | s) for s in range(10)] == [1000 * t for t in RULE_TIMEOUTS]
+    assert tracker.timeout(RETRANS) == tracker.timeout(UNACKNOWLEDGED) == 300_000
     assert [tracker.timeout(s) for s in (0x60, 0x61, 0x62)] == [30_000, 30_000, 120_000]
-    assert [tracker.timeout(s) for s in (0x70, 0x80, 0x81)] == [30_000, 600_000, 600_000]
+    assert [tracker.timeout(s) for s in (0x70, 0x71, 0x80)] == [30_000, 30_000, 600_000]
+    assert [tracker.timeout(s) for s in (0x90, 0x91)] == [30_000, 180_000]
 
 
-def test_datagrams():
-    assert tracker.next(0, 0, 0x60) == 0x60
-    assert tracker.next(1, 0, 0x60) == 0x61
-    assert tracker.next(0, 0, 0x61) == tracker.next(1, 0, 0x61) == AGED
-    assert tracker.next(0, 0, 0x62) == tracker.next(1, 0, 0x62) == 0x62
+def test_datagrams_of_services():
     assert {tracker.next(direction, 0, 0x20) for direction in range(3)} == {0x20}
 
 
+@pytest.mark.parametrize(
+    ("state", "replied", "aged", "new"),
+    [
+        (0x60, False, False, 0x60),
+        (0x60, False, True, 0x60),
+        (0x60, True, False, 0x61),
+        (0x61, True, False, 0x61),
+        (0x61, True, True, 0x62),
+        (0x62, True, True, 0x62),
+        (0x70, True, True, 0x70),
+        (0x80, True, True, 0x80),
+        (0x90, False, True, 0x90),
+        (0x90, True, False, 0x91),
+    ],
+)
+def test_flows_of_the_rules(state, replied, aged, new):
+    assert _probe.rule_flow_state(state, replied, aged) == new
+
+
 def test_bytes_that_are_no_state_are_invalid():
-    known = {0x10 | s for s in range(11)} | {0x50 | s for s in range(11)} | {0x20, 0x70}
-    known |= {0x60, 0x61, 0x62, 0x80, 0x81} | {0x30 | s for s in range(14)}
+    known = {0x10 | s for s in range(11)} | {0x50 | s for s in range(10)} | {0x20}
+    known |= {0x30 | s for s in range(14)}
     for state in set(range(256)) - known:
         assert tracker.next(0, SYN, state) == INVALID

@@ -109,15 +109,19 @@ def test_rules_translate_the_quote_with_its_checksum(kind, size):
     assert bytes(error[42:]) == bytes(opening[14:])[:size]
 
 
-def test_a_redirect_is_not_translated():
+@pytest.mark.parametrize("related", [True, False])
+def test_a_redirect_is_not_translated(related):
+    """Netfilter drops one about a translated connection (nf_nat_icmp_reply_translation)."""
     engine = dnat_and_snat()
     sent = udp("192.168.1.5", 5000, VIP, 80)
-    engine.process(sent, 0)
+    if related:
+        engine.process(sent, 0)
     error = bytearray(bytes(
         Ether() / IP(src="192.0.2.1", dst="10.0.0.200") / ICMP(type=5, code=1) / quote_of(sent)
     ))  # fmt: skip
     before = bytes(error)
-    assert engine.process(error, 0) == Verdict.PASS
+    assert engine.process(error, 0) == (Verdict.DROP if related else Verdict.PASS)
+    assert engine.last_reason == (Reason.UNTRANSLATABLE if related else Reason.ICMP_NOT_RELATED)
     assert bytes(error) == before
 
 

@@ -26,7 +26,7 @@ def test_dnat_and_back():
     reply = tcp(VIP, 80, CLIENT, 40000, "SA")
     assert send(engine, reply) == (Verdict.FORWARD, Reason.REPLY)
     assert flow(reply) == (OUT, 80, CLIENT, 40000)
-    assert engine._rule_packets(True) == {rule.number: 1}
+    assert engine.rule_counters(rule) == (1, 40)
 
 
 def test_snat_keeps_the_port_or_takes_another():
@@ -77,7 +77,7 @@ def test_port_ranges_and_their_exhaustion():
 def test_the_whole_port_space():
     engine = lvscore.Engine(seed=1)
     engine.add_snat(to=f"{OUT}:1024-65535", source="192.168.0.0/16", protocol="udp")
-    frame = udp("192.168.0.1", 1, WEB, 53)
+    frame = udp("192.168.0.1", 1, WEB, 53, chksum=0)
     for n in range(64512):
         # Ports are kept as long as they lie in the range: no search, no luck.
         frame[26:30] = bytes([192, 168, 0, 1])

@@ -1,0 +1,121 @@
+"""What the rules and conntrack call: functions of the compiled engine, a part of _engine.pyx."""
+
+
+cdef int rule_fill(Rule* rule, tuple given) except -1:
+    """Unpack a rule as lvscore.nat packs it."""
+    cdef uint32_t k
+    cdef Range* to = &rule.to
+    (rule.number, rule.target, rule.family, rule.protocol, source, rule.source_length,
+     destination, rule.destination_length, rule.source_port_low, rule.source_port_high,
+     rule.destination_port_low, rule.destination_port_high, rule.ingress, rule.egress,
+     rule.negated, rule.multiport_side, multiport, rule.mark, rule.mark_mask, virtual_address,
+     rule.virtual_length, low, high, to.port_low, to.port_high, to.port_base, to.flags,
+     rule.set_mark, rule.set_mask) = given
+    rule.source = address_from(source)
+    rule.destination = address_from(destination)
+    to.low = address_from(low)
+    to.high = address_from(high)
+    rule.has_virtual = virtual_address is not None
+    if rule.has_virtual:
+        rule.virtual_address = address_from(virtual_address)
+    rule.multiports = <uint8_t>len(multiport)
+    for k in range(<uint32_t>rule.multiports):
+        rule.multiport[2 * k], rule.multiport[2 * k + 1] = multiport[k]
+    return 0
+
+
+cdef Chain* chain_of(State* s, name) except NULL:
+    """A chain of rules: "nat PREROUTING", "nat POSTROUTING" or "mangle PREROUTING"."""
+    if name == "nat PREROUTING":
+        return &s.prerouting
+    if name == "nat POSTROUTING":
+        return &s.postrouting
+    if name == "mangle PREROUTING":
+        return &s.mangle
+    raise LookupError(f"no chain {name}")
+
+
+def rules_set(EngineCore engine not None, name, list rules):
+    """Replace the rules of a chain; those that stay (by number) keep their counters."""
+    cdef State* s = engine.enter()
+    cdef Chain* chain = chain_of(s, name)
+    cdef Rule* array = NULL
+    cdef uint32_t k
+    if len(rules) > MAX_RULES:
+        raise LimitError(f"{len(rules)} rules in a chain; at most {MAX_RULES}")
+    if rules:
+        array = <Rule*>calloc(len(rules), sizeof(Rule))
+        if array == NULL:
+            raise MemoryError()
+    counters = rule_counters(engine, name)
+    try:
+        for k in range(<uint32_t>len(rules)):
+            rule_fill(&array[k], rules[k])
+            array[k].packets, array[k].bytes = counters.get(array[k].number, (0, 0))
+    except BaseException:
+        free(array)
+        raise
+    free(chain.rule)
+    chain.rule = array
+    chain.count = <uint32_t>len(rules)
+    s.tracking = s.prerouting.count + s.postrouting.count > 0
+
+
+def rule_counters(EngineCore engine not None, name):
+    """Packets and bytes of the rules of a chain, by number."""
+    cdef Chain* chain = chain_of(engine.enter(), name)
+    cdef uint32_t k
+    return {chain.rule[k].number: (chain.rule[k].packets, chain.rule[k].bytes)
+            for k in range(chain.count)}
+
+
+def rules_zero(EngineCore engine not None, name):
+    """Set the counters of a chain's rules to zero."""
+    cdef Chain* chain = chain_of(engine.enter(), name)
+    cdef uint32_t k
+    for k in range(chain.count):
+        chain.rule[k].packets = 0
+        chain.rule[k].bytes = 0
+
+
+def conntrack_get(EngineCore engine not None, uint32_t index):
+    """A setting of conntrack's, by its index."""
+    return engine.enter().conntrack[index % CONNTRACK_SETTINGS]
+
+
+def conntrack_set(EngineCore engine not None, uint32_t index, uint32_t value):
+    """Change a setting of conntrack's."""
+    engine.enter().conntrack[index % CONNTRACK_SETTINGS] = value
+
+
+def tracker_timeout_get(EngineCore engine not None, uint8_t state):
+    """Seconds that a state byte of conntrack's holds."""
+    return engine.enter().tracker.timeout[state] // TICKS_PER_SECOND
+
+
+def tracker_timeout_set(EngineCore engine not None, uint8_t state, uint32_t seconds):
+    """From its next packet on; every packet of a tracked flow sets its timer anew."""
+    engine.enter().tracker.timeout[state] = seconds * TICKS_PER_SECOND
+
+
+def conntrack_end(EngineCore engine not None, uint32_t id):
+    """End the connection with this id of a snapshot's."""
+    cdef State* s = engine.enter()
+    cdef Table* table = &s.table[id & 1]
+    if id >> 1 < table.used and table_meta(table, id >> 1).protocol:
+        connection_end(s, table, id >> 1, True)
+
+
+def conntrack_snapshot(EngineCore engine not None):
+    """The connections that conntrack knows, as a block of ConnectionRecords."""
+    cdef State* s = engine.enter()
+    cdef Py_ssize_t count = s.entries[0].count + s.entries[1].count
+    block = bytearray(count * sizeof(ConnectionRecord))
+    cdef ConnectionRecord* row = <ConnectionRecord*>PyByteArray_AS_STRING(block)
+    cdef uint32_t f, i
+    for f in range(2):
+        for i in range(s.table[f].used):
+            if table_meta(&s.table[f], i).flags & FLAG_TRACKED:
+                record_fill(s, &s.table[f], i, row)
+                row += 1
+    return block

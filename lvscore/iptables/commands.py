@@ -1,0 +1,175 @@
+"""Carrying out iptables commands on an engine, and iptables-save's text."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from lvscore import _engine
+from lvscore.errors import CommandError, ConfigError, LimitError, NotFoundError
+from lvscore.iptables.grammar import ALL_CHAINS, Command, fail, parse, split
+from lvscore.iptables.listing import chains_of, format_rule, list_chain, list_rules
+from lvscore.model import Rule
+from lvscore.nat import CHAINS
+
+if TYPE_CHECKING:
+    from lvscore.engine import Engine
+
+__all__ = ["apply", "restore", "save"]
+
+_NO_SUCH = "iptables: No chain/target/match by that name."
+_BAD_RULE = "iptables: Bad rule (does a matching rule exist in that chain?)."
+
+
+@contextmanager
+def numbered(number: int) -> Iterator[None]:
+    """Tell the line that a command stands on."""
+    try:
+        yield
+    except CommandError as error:
+        raise CommandError(f"line {number}: {error}", error.status) from None
+
+
+@contextmanager
+def unchanged_if_refused(engine: "Engine") -> Iterator[None]:
+    """Put all rules back if a command fails."""
+    before = {key: list(engine._chains[key]) for key in CHAINS}
+    try:
+        yield
+    except BaseException:
+        for key, chain in before.items():
+            engine._install_rules(key, chain)
+        raise
+
+
+def apply(engine: "Engine", command: Command) -> str:
+    """Carry out one command and return what it prints.
+
+    Raises:
+        CommandError: the command was refused; nothing was changed.
+    """
+    rules = [
+        rule
+        for rule in engine.rules
+        if rule.table == command.table
+        and command.chain in ("", rule.chain)
+        and command.family in (0, rule.family)
+    ]
+    try:
+        with unchanged_if_refused(engine):
+            return _apply(engine, command, rules)
+    except CommandError:
+        raise
+    except (ConfigError, LimitError, NotFoundError) as error:
+        raise CommandError(str(error)) from None
+
+
+def _apply(engine: "Engine", command: Command, rules: list[Rule]) -> str:
+    match command.action:
+        case "append":
+            for rule in command.rules:
+                engine.add_rule(rule)
+        case "insert":
+            if command.number > len(rules) + 1:
+                fail("iptables: Index of insertion too big.", 1)
+            place = _place(engine, command, rules)
+            for offset, rule in enumerate(command.rules):
+                engine.add_rule(rule, place + offset)
+        case "delete" if command.number:
+            if command.number > len(rules):
+                fail(_NO_SUCH, 1)
+            engine.remove_rule(rules[command.number - 1])
+        case "delete":
+            for wanted in command.rules:
+                engine.remove_rule(_same(rules, wanted))
+        case "flush":
+            for rule in rules:
+                engine.remove_rule(rule)
+        case "zero":
+            for table, chain in CHAINS:
+                if table == command.table and command.chain in ("", chain):
+                    _engine.rules_zero(engine, f"{table} {chain}")
+        case "list-rules":
+            chains = chains_of(command.table, command.chain)
+            verbose = "verbose" in command.listing
+            return list_rules(engine, command.table, chains, rules, command.number, verbose)
+        case "list":
+            return "\n".join(
+                list_chain(engine, chain, [rule for rule in rules if rule.chain == chain],
+                           command.listing, command.number)
+                for chain in chains_of(command.table, command.chain)
+            )  # fmt: skip
+    return ""
+
+
+def _place(engine: "Engine", command: Command, rules: list[Rule]) -> int:
+    """How many rules of the whole chain, of both families, come before an inserted one."""
+    chain = engine._chains[command.table, command.chain]
+    if command.number > len(rules):
+        return len(chain)
+    number = rules[command.number - 1].number
+    return next(i for i, rule in enumerate(chain) if rule.number == number)
+
+
+def _same(rules: list[Rule], wanted: Rule) -> Rule:
+    for rule in rules:
+        if rule == wanted:
+            return rule
+    return fail(_BAD_RULE, 1)
+
+
+def save(engine: "Engine", family: int = 4) -> str:
+    """Return the rules of one family (4 or 6) as iptables-save or ip6tables-save prints them.
+
+    Tables that have no rule are left out, but for nat.
+    """
+    lines: list[str] = []
+    for table in ("mangle", "nat"):
+        rules = [r for r in engine.rules if r.table == table and r.family == family]
+        if rules or table == "nat":
+            lines += [f"*{table}", *(f":{chain} ACCEPT [0:0]" for chain in ALL_CHAINS[table])]
+            lines += [format_rule(rule) for rule in rules] + ["COMMIT"]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def restore(engine: "Engine", text: str, family: int = 4) -> None:
+    """Replace the rules of one family by those that :func:`save` wrote.
+
+    The rules of a table are replaced if the text has that table.
+
+    Raises:
+        CommandError: a line cannot be read or carried out; the message begins with its number,
+            and the rules are as they were.
+    """
+    program = "iptables" if family == 4 else "ip6tables"
+    commands: list[tuple[int, Command]] = []
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words or words[0][0] in "#:":
+            continue
+        with numbered(number):
+            if words[0][0] == "*" or words[0] == "COMMIT":
+                table = _restored_table(words[0], table)
+                if table:
+                    commands.append((number, Command("flush", table, family=family)))
+                continue
+            if words[0].startswith("["):  # counters
+                line = line.partition("]")[2]
+            if not table or line.split()[0] not in ("-A", "--append"):
+                fail(f"{line.strip()!r} is not a rule of a table: expected -A")
+            commands.append((number, parse([program, "-t", table, *split(line)])))
+    if table:
+        fail(f"table {table} has no COMMIT")
+    with unchanged_if_refused(engine):
+        for number, command in commands:
+            with numbered(number):
+                apply(engine, command)
+
+
+def _restored_table(word: str, table: str) -> str:
+    """The table that a line opens, or none where it closes one."""
+    if word == "COMMIT" and table:
+        return ""
+    if table or word[1:] not in ALL_CHAINS:
+        fail(f"{word!r} is not available: expected *nat or *mangle")
+    return word[1:]

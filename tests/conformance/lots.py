@@ -1,0 +1,181 @@
+"""Lots that the kernel drew: ports, identifiers and addresses that only need to be consistent.
+
+Where a recording's kernel chose the source of a translated flow by lot, lvscore chooses another.
+The first packet of the flow tells what each chose; from then on what the kernel chose is
+exchanged for what lvscore chose, in packets that come in and in what is compared, so that every
+later packet must keep to the choice. Two flows that the kernel kept apart must stay apart.
+"""
+
+import re
+from collections.abc import Container
+from typing import NamedTuple
+
+from lvscore.host.packets import checksum
+
+ICMP, TCP, UDP = 1, 6, 17
+_ERRORS = {3, 4, 5, 11, 12}
+_CHECKSUM_AT = {TCP: 16, UDP: 6}
+
+
+class Endpoint(NamedTuple):
+    """An address and a port, or an ICMP identifier, as bytes."""
+
+    protocol: int
+    address: bytes
+    port: bytes
+
+
+class Lot(NamedTuple):
+    """A drawn end of a flow, and the address and port of its other end."""
+
+    drawn: Endpoint
+    peer: tuple[bytes, bytes]
+
+
+class Lots:
+    """What the kernel and lvscore drew, for one scenario."""
+
+    def __init__(self, pools: Container[bytes]) -> None:
+        self.pools = pools
+        """Addresses that flows are translated to: only their ports are lots."""
+        self.ours: dict[Lot, Endpoint] = {}
+        self.theirs: dict[Lot, Endpoint] = {}
+        self.mapped: dict[tuple[Endpoint | None, Endpoint], Endpoint] = {}
+
+    def learn(self, arrived: bytes, recorded: str, emitted: str) -> None:
+        """Take two versions of what became of a packet; learn a lot if their sources differ.
+
+        A source that the kernel mapped alike for two destinations must be mapped alike here too.
+        """
+        a, b = bytearray.fromhex(recorded), bytearray.fromhex(emitted)
+        there, here = _lot(a, 12), _lot(b, 12)
+        if there is None or here is None or there.drawn == here.drawn:
+            return
+        if there.drawn.address not in self.pools or here.drawn.address not in self.pools:
+            return
+        if there in self.ours or here in self.theirs:
+            return  # drawn before: the packets must be the same after the exchange
+        exchanged = bytearray(b)
+        _replace(exchanged, 0, 12, there.drawn)
+        source = _lot(arrived, 12)
+        key = source and source.drawn, there.drawn
+        if exchanged == a and self.mapped.setdefault(key, here.drawn) == here.drawn:
+            self.ours[there], self.theirs[here] = here.drawn, there.drawn
+
+    def incoming(self, packet: bytes) -> bytes:
+        """A recorded packet as a peer of lvscore would have sent it."""
+        return self._exchange(packet, self.ours)
+
+    def outgoing(self, packet: str) -> str:
+        """A packet of lvscore's as the recorded kernel would have sent it."""
+        return self._exchange(bytes.fromhex(packet), self.theirs).hex()
+
+    def listing(self, text: str) -> str:
+        """Lines of conntrack's with what lvscore drew exchanged for what the kernel drew."""
+
+        def exchange(match: re.Match[str]) -> str:
+            protocol = {"tcp": TCP, "udp": UDP, "icmp": ICMP}[match["name"]]
+            drawn = Endpoint(protocol, _packed(match["to"]), _port(match["toport"]))
+            peer = _packed(match["from"]), _port(match["port"]) if match["port"] else b""
+            there = self.theirs.get(Lot(drawn, peer))
+            if there is None:
+                return match[0]
+            shown = ".".join(map(str, there.address))
+            number = int.from_bytes(there.port, "big")
+            return f"{match['head']}{shown}{match['middle']}{number}"
+
+        return re.sub(
+            r"(?m)^(?P<head>(?P<name>icmp|tcp|udp) .* src=(?P<from>[\d.]+) dst=)(?P<to>[\d.]+)"
+            r"(?P<middle> (?:sport=(?P<port>\d+) dport=|type=\d+ code=\d+ id=))(?P<toport>\d+)",
+            exchange,
+            text,
+        )
+
+    def _exchange(self, packet: bytes, lots: dict[Lot, Endpoint]) -> bytes:
+        data = bytearray(packet)
+        _exchange_ends(data, 0, lots)
+        start = _quote(data)
+        if start:
+            before = bytes(data[start:])
+            _exchange_ends(data, start, lots)
+            _sum(data, (data[0] & 15) * 4 + 2, before, bytes(data[start:]))
+        return bytes(data)
+
+
+def _packed(address: str) -> bytes:
+    return bytes(map(int, address.split(".")))
+
+
+def _port(text: str) -> bytes:
+    return int(text).to_bytes(2, "big")
+
+
+def _exchange_ends(data: bytearray, start: int, lots: dict[Lot, Endpoint]) -> None:
+    for at in (12, 16):
+        lot = _lot(data[start:], at)
+        if lot in lots:
+            _replace(data, start, at, lots[lot])
+
+
+def _quote(data: bytes | bytearray) -> int:
+    """Where the packet begins that an ICMP error quotes, or 0."""
+    if len(data) < 28 or data[0] >> 4 != 4 or data[9] != ICMP:
+        return 0
+    start = (data[0] & 15) * 4
+    whole = len(data) >= start + 8 + 20 and data[start] in _ERRORS
+    return start + 8 if whole else 0
+
+
+def _lot(data: bytes | bytearray, at: int) -> Lot | None:
+    """The source (12) or destination (16) of an IPv4 packet, with the other end."""
+    if len(data) < 24 or data[0] >> 4 != 4:
+        return None
+    header = (data[0] & 15) * 4
+    place = _port_at(data, at, header)
+    if place is None or len(data) < place + 2:
+        return None
+    drawn = Endpoint(data[9], bytes(data[at : at + 4]), bytes(data[place : place + 2]))
+    other = 28 - at
+    place = None if data[9] == ICMP else _port_at(data, other, header)
+    port = b"" if place is None else bytes(data[place : place + 2])
+    return Lot(drawn, (bytes(data[other : other + 4]), port))
+
+
+def _port_at(data: bytes | bytearray, at: int, header: int) -> int | None:
+    if len(data) <= header:
+        return None
+    if data[9] in (TCP, UDP):
+        return header + (0 if at == 12 else 2)
+    if data[9] == ICMP and data[header] in ((8,) if at == 12 else (0,)):
+        return header + 4
+    return None
+
+
+def _replace(data: bytearray, start: int, at: int, endpoint: Endpoint) -> None:
+    """Write an endpoint into the packet that begins at ``start``, and its checksums."""
+    header = (data[start] & 15) * 4
+    place = _port_at(data[start:], at, header)
+    assert place is not None
+    old = bytes(data[start + at : start + at + 4]) + bytes(data[start + place : start + place + 2])
+    new = endpoint.address + endpoint.port
+    data[start + at : start + at + 4] = endpoint.address
+    data[start + place : start + place + 2] = endpoint.port
+    _sum(data, start + 10, old[:4], new[:4])
+    if data[start + 9] == ICMP:
+        _sum(data, start + header + 2, old[4:], new[4:])
+        return
+    field = start + header + _CHECKSUM_AT[data[start + 9]]
+    # A quoted TCP header that is cut keeps its checksum, as netfilter leaves it.
+    tcp = data[start + 9] == TCP
+    least = start + header + 20 if tcp and start else field + 2
+    if len(data) >= least and (tcp or data[field : field + 2] != b"\0\0"):
+        _sum(data, field, old, new)
+
+
+def _sum(data: bytearray, field: int, old: bytes, new: bytes) -> None:
+    """Update a checksum for a change (RFC 1624, equation 3)."""
+    total = ~int.from_bytes(data[field : field + 2], "big") & 0xFFFF
+    total += checksum(old) + (~checksum(new) & 0xFFFF)
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    data[field : field + 2] = (~total & 0xFFFF).to_bytes(2, "big")

@@ -1,0 +1,190 @@
+"""Seeded random traffic across a router: flows, odd segments, ICMP errors, what is out of place."""
+
+import random
+import struct
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from lvscore.host.packets import checksum, ipv4, transport_checksum
+
+ICMP, TCP, UDP = 1, 6, 17
+FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
+
+
+def packed(address: str) -> bytes:
+    return ip_address(address).packed
+
+
+def tcp(a, sport, b, dport, flags, seq, ack=0, payload=b"", window=64240, options=b"", bad=0):
+    """A TCP packet; ``bad`` is added to its checksum."""
+    head = struct.pack(
+        ">HHIIBBHHH", sport, dport, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF,
+        (20 + len(options)) // 4 << 4, flags, window, 0, 0,
+    )  # fmt: skip
+    return _sealed(a, b, TCP, bytearray(head + options + payload), 16, bad)
+
+
+def udp(a, sport, b, dport, payload=b"", bad=0, summed=True):
+    segment = bytearray(struct.pack(">HHHH", sport, dport, 8 + len(payload), 0) + payload)
+    if not summed:
+        return ipv4(packed(a), packed(b), UDP, bytes(segment), identification=7)
+    return _sealed(a, b, UDP, segment, 6, bad)
+
+
+def _sealed(a, b, protocol, segment, at, bad):
+    value = transport_checksum(packed(a), packed(b), protocol, bytes(segment)) or 0xFFFF
+    segment[at : at + 2] = ((value + bad) & 0xFFFF).to_bytes(2, "big")
+    return ipv4(packed(a), packed(b), protocol, bytes(segment), identification=7)
+
+
+def icmp(a, b, kind, code, rest, payload=b"", bad=0):
+    message = bytearray(struct.pack(">BBH", kind, code, 0) + rest + payload)
+    message[2:4] = ((checksum(message) + bad) & 0xFFFF).to_bytes(2, "big")
+    return ipv4(packed(a), packed(b), ICMP, bytes(message), identification=7)
+
+
+@dataclass
+class Flow:
+    """One flow as its two ends see it; ports are of the ends' own packets."""
+
+    protocol: int
+    here: tuple[str, int]
+    """The end that began, and its side's port."""
+    there: tuple[str, int]
+    """Whom it believes to talk to."""
+    side: str
+    seq: list[int] = field(default_factory=lambda: [0, 0])
+    opened: bool = False
+    seen: bytes = b""
+    """The latest packet of it that came out at the other end."""
+
+
+class Traffic:
+    """Makes packets one by one; :meth:`saw` tells it what came out."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.flows: list[Flow] = []
+        self.port = 20000
+
+    def next(self) -> tuple[str, bytes, Flow | None]:
+        """The interface, the packet, and the flow that it begins or continues from its start."""
+        chance = self.chance
+        if not self.flows or chance.random() < 0.12:
+            return self._begin()
+        flow = chance.choice(self.flows[-12:])
+        roll = chance.random()
+        if roll < 0.08 and flow.seen:
+            return self._error(flow)
+        if roll < 0.12:
+            return self._stray()
+        if roll < 0.52 and flow.seen:
+            return self._answer(flow)
+        return flow.side, self._packet(flow, 0, flow.here, flow.there), flow
+
+    def saw(self, flow: Flow, packet: bytes) -> None:
+        """A packet of the beginning end came out on the other side."""
+        flow.seen = packet
+
+    def _begin(self):
+        chance = self.chance
+        self.port += 1
+        protocol = chance.choice([TCP, TCP, TCP, UDP, UDP, ICMP])
+        if chance.random() < 0.5:
+            side, here = "cli", f"10.0.0.{chance.randint(1, 5)}"
+            there = chance.choice(["10.0.0.200"] * 4 + ["172.16.1.7"])
+        else:
+            side, here = "srv", f"172.16.1.{chance.choice([7, 8, 9, 100])}"
+            there = chance.choice([f"10.0.0.{chance.randint(1, 5)}"] * 4 + ["10.0.0.200"])
+        port = chance.choice([22, 53, 80, 443, 8080, 5000])
+        flow = Flow(protocol, (here, self.port), (there, port), side)
+        flow.seq = [chance.getrandbits(32), chance.getrandbits(32)]
+        self.flows.append(flow)
+        return side, self._packet(flow, 0, flow.here, flow.there), flow
+
+    def _packet(self, flow: Flow, end: int, source, target) -> bytes:
+        chance = self.chance
+        bad = chance.choice([0] * 19 + [1])
+        payload = chance.randbytes(chance.choice([0, 0, 1, 5, 40, 500]))
+        if flow.protocol == UDP:
+            return udp(*source, *target, payload, bad, chance.random() > 0.1)
+        if flow.protocol == ICMP:
+            kind = chance.choice([8 if end == 0 else 0] * 15 + [15, 30, 17])
+            identifier = struct.pack(">HH", flow.here[1] if end == 0 else target[1], 1)
+            return icmp(source[0], target[0], kind, 0, identifier, payload, bad)
+        if not flow.opened or chance.random() < 0.08:
+            flow.opened = flow.opened or end == 1 or chance.random() < 0.3
+            flags = SYN if end == 0 else SYN | ACK
+            options = chance.choice(
+                [b"", b"", b"\x02\x04\x05\xb4\x04\x02\x01\x03\x03\x07\x01\x01",
+                 b"\x01\x03\x03\x02"]
+            )  # fmt: skip
+            payload = b""
+        else:
+            flags = chance.choice(
+                [ACK] * 8 + [ACK | PSH] * 4 + [FIN | ACK] * 2
+                + [RST, RST | ACK, SYN | FIN, 0, ACK | URG, SYN | ACK | URG, FIN]
+            )  # fmt: skip
+            options = b""
+        seq, ack = flow.seq[end], flow.seq[1 - end]
+        jump = chance.choice([0] * 12 + [1, -1, 1000, -1000, 70000, -70000, 1 << 30])
+        lag = chance.choice([0] * 12 + [1, -1, 1000, -1000, 70000, -80000])
+        if flags & RST and chance.random() < 0.2:
+            seq, jump = 0, 0
+        if not flags & ACK:
+            ack, lag = chance.choice([0, ack]), 0
+        window = chance.choice([64240] * 6 + [0, 1, 500, 65535])
+        packet = tcp(*source, *target, flags, seq + jump, ack + lag, payload, window, options, bad)
+        if not jump and not bad:
+            length = len(payload) + (flags & 1) + (flags >> 1 & 1)
+            flow.seq[end] = (seq + length) & 0xFFFFFFFF
+        return packet
+
+    def _answer(self, flow: Flow):
+        """A packet of the other end, which answers what it saw."""
+        seen = flow.seen
+        source = str(ip_address(seen[12:16])), int.from_bytes(seen[20:22], "big")
+        target = str(ip_address(seen[16:20])), int.from_bytes(seen[22:24], "big")
+        if flow.protocol == ICMP:
+            source = source[0], int.from_bytes(seen[24:26], "big")
+        other = "srv" if flow.side == "cli" else "cli"
+        side = self._side_of(target[0], other)
+        return side, self._packet(flow, 1, target, source), None
+
+    def _side_of(self, address: str, default: str) -> str:
+        if address.startswith("10.0.0."):
+            return "cli"
+        return "srv" if address.startswith("172.16.1.") else default
+
+    def _error(self, flow: Flow):
+        chance = self.chance
+        seen = bytearray(flow.seen)
+        seen[8] -= 2
+        seen[10:12] = b"\0\0"
+        seen[10:12] = checksum(bytes(seen[:20])).to_bytes(2, "big")
+        size = chance.choice([20, 22, 24, 28, 28, 28, 36, 40, 48, 100])
+        reporter = str(ip_address(bytes(seen[16:20])))
+        side = self._side_of(reporter, "srv")
+        if chance.random() < 0.3:
+            reporter = "172.16.1.9" if side == "srv" else "10.0.0.9"
+        kind, code = chance.choice(
+            [(3, 0), (3, 1), (3, 3), (3, 4), (11, 0), (12, 0), (4, 0), (5, 1)]
+        )
+        target = str(ip_address(bytes(seen[12:16])))
+        if chance.random() < 0.1:
+            target = "10.0.0.3" if side == "srv" else "172.16.1.9"
+        bad = chance.choice([0] * 9 + [1])
+        return side, icmp(reporter, target, kind, code, bytes(4), bytes(seen[:size]), bad), None
+
+    def _stray(self):
+        """A packet of no flow."""
+        chance = self.chance
+        side = chance.choice(["cli", "srv"])
+        here = "10.0.0.4" if side == "cli" else "172.16.1.8"
+        there = chance.choice(["10.0.0.200", "172.16.1.200", "172.16.1.9", "10.0.0.2"])
+        self.port += 1
+        flags = chance.choice([RST, RST | ACK, FIN | ACK, SYN | ACK, 0, SYN | RST])
+        packet = tcp(here, self.port, there, 80, flags, 1000, 2000)
+        if chance.random() < 0.2:
+            packet = icmp(here, there, 0, 0, struct.pack(">HH", self.port, 1), b"stray")
+        return side, packet, None
