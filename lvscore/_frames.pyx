@@ -1,5 +1,6 @@
 """Frames for an engine: many frames in one buffer, described by dense arrays."""
 
+cimport cython
 from cpython.buffer cimport (
     PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release,
     PyObject_GetBuffer,
@@ -59,6 +60,9 @@ cdef object column(FrameBatch batch, void* pointer, Py_ssize_t size, bytes forma
     return numpy.asarray(view)
 
 
+# A batch that is garbage in a cycle must let go of its buffer by PyBuffer_Release alone: what
+# Cython would clear there is the buffer's owner, which then goes while it is exported.
+@cython.no_gc_clear
 cdef class FrameBatch:
     """Frames in one writable buffer, described by arrays: what an engine works on, in place.
 

@@ -67,11 +67,13 @@ def service_leave(EngineCore engine not None, index):
     """Remove a service and its servers."""
     cdef Service* service = engine.service(index)
     cdef State* s = engine.state
+    cdef bint served = bool(service_members(engine, index))
     if service.protocol != PROTOCOL_MARK:
         local_remove(&s.routes, service.family, &service.address)
     s.hooked[service.family == IPV6] -= 1
     service_remove(&s.services, index, s.tick)
-    nodest_expire(s)
+    if served:      # it is the removal of a server that starts this job (__ip_vs_del_dest)
+        nodest_expire(s)
 
 
 def services_all(EngineCore engine not None):

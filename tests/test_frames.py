@@ -3,6 +3,7 @@
 import array
 import gc
 import mmap
+import sys
 
 import numpy as np
 import pytest
@@ -197,3 +198,19 @@ def test_documented():
     ):
         assert getattr(FrameBatch, name).__doc__, name
     assert "Raises" in FrameBatch.__doc__
+
+
+def test_a_batch_that_is_garbage_in_a_cycle(monkeypatch):
+    """The collector must not take the buffer's owner from under it."""
+    seen = []
+    monkeypatch.setattr(sys, "excepthook", lambda *error: seen.append(error))
+    gc.disable()
+    try:
+        batch = FrameBatch.of([b"frame"])
+        cycle = [batch]
+        cycle.append(cycle)
+        del batch, cycle
+        gc.collect()
+    finally:
+        gc.enable()
+    assert seen == []

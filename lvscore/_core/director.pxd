@@ -7,10 +7,10 @@ from lvscore._core.connection cimport (
     connection_count, connection_method, connection_translated, table_meta,
 )
 from lvscore._core.consts cimport (
-    INPUT_ONLY, NIL, ORIGINAL, PROTOCOL_MARK, PROTOCOL_TCP, PROTOCOL_UDP,
+    INPUT_ONLY, NIL, ORIGINAL, PROTOCOL_MARK, PROTOCOL_UDP,
     REASON_CONNECTION_REUSED, REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION, REASON_NONE,
     REASON_NO_CALL_ID, REASON_REPLY, REASON_REQUEST, REASON_SERVER_REMOVED, REASON_TABLE_FULL,
-    REASON_TCP_NOT_SYN, REASON_TRUNCATED_TRANSPORT_HEADER, REPLY, VERDICT_DROP, VERDICT_FORWARD,
+    REASON_TRUNCATED_TRANSPORT_HEADER, REPLY, VERDICT_DROP, VERDICT_FORWARD,
     VERDICT_LOCAL,
 )
 from lvscore._core.event cimport header_is_whole, is_opening, service_event
@@ -197,7 +197,7 @@ cdef inline uint8_t service_again(State* s, Packet* packet, const Tuple* t, uint
         return service_schedule(s, packet, t, service, reference >> 1, reason)
     if connection_controls(table, reference >> 1) == 0:
         connection_end(s, table, reference >> 1, True)
-    reason[0] = REASON_TCP_NOT_SYN if t.protocol == PROTOCOL_TCP else REASON_LOCAL_ADDRESS
+    reason[0] = REASON_LOCAL_ADDRESS
     return VERDICT_LOCAL
 
 

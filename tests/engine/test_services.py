@@ -115,6 +115,18 @@ def test_a_server_forgotten_for_two_minutes_begins_anew():
     assert service.statistics.connections == 1  # the service remembers
 
 
+def test_connections_of_removed_servers_end_when_a_server_is_removed():
+    """With expire_nodest_conn=1, also those of servers that were removed before it was set."""
+    engine, service = web(servers=(RS1, RS2))
+    opened_by(engine, 2)
+    service.remove_server(f"{RS1}:8080")
+    engine.sysctl["net.ipv4.vs.expire_nodest_conn"] = 1
+    engine.add_service("udp", f"{VIP}:53").remove()
+    assert len(engine.connections) == 2
+    service.remove_server(f"{RS2}:8080")
+    assert len(engine.connections) == 0
+
+
 def test_a_server_is_forgotten_two_minutes_after_its_last_connection_however_time_passes():
     """Its connection ends after 60 s, also if nobody looks until much later."""
     engine, service = web(servers=(RS1,))
@@ -218,7 +230,8 @@ def test_a_syn_in_time_wait_without_the_service():
     engine, service = web()
     close_connection(engine)
     service.remove()
-    assert send(engine, tcp(CLIENT, 1000, VIP, 80))[0] == Verdict.LOCAL
+    frame = tcp(CLIENT, 1000, VIP, 80)
+    assert send(engine, frame) == (Verdict.LOCAL, Reason.LOCAL_ADDRESS)
     assert len(engine.connections) == 0
 
 
