@@ -48,7 +48,7 @@ from lvscore._core.state cimport (
     SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_NAT_ICMP_SEND, State, TRACE_FOUND, TRACE_NOT_FOUND,
     TRACE_PARSED, is_hooked, is_hosted, table_of, trace_step,
 )
-from lvscore._core.track cimport TCP_SYN
+from lvscore._core.track cimport TCP_RST, TCP_SYN
 from lvscore._core.transmit cimport tunnel_emit
 from lvscore._core.wire cimport ETHERTYPE_IPV4, Packet, link_parse, packet_parse
 
@@ -352,12 +352,14 @@ cdef inline uint32_t lane_forward(State* s, Table* table, const Lane* lane) noex
     state = c.meta.state
     sum3 = load16(ip + 10)
     sum4 = load16(l4 + 16) if tcp else load16(l4 + 6)
-    # UDP without checksum is for packet_translate; any event does for UDP.
+    # UDP without checksum is for packet_translate; any event does for UDP. A RST with SYN leaves a
+    # closed connection closed, but also ends it.
     if likely((s.tracker.next[direction][l4[13] & 31 if tcp else 0][state] != state)
               | ((c.meta.flags & (FLAG_SLOW | FLAG_UNTRANSLATED)) != 0)
               | ((server.flags & SERVER_AVAILABLE) == 0)
               | (c.meta.bytes[direction] > 0xFFFFFFFFU - length)
-              | ((sum4 == 0) & (not tcp)), False):
+              | ((sum4 == 0) & (not tcp))
+              | (tcp & (l4[13] & (TCP_SYN | TCP_RST) == (TCP_SYN | TCP_RST))), False):
         return NIL
     # The other direction's delta is the complement; 0xffff is not canonical and means 0.
     delta3 = (c.delta3 ^ (0 - direction)) & 0xFFFF

@@ -135,3 +135,20 @@ def test_servers_change_between_batches():
             service.add_server(f"{RS1}:53", weight=2)
             service.edit(scheduler="wlc")
         assert features.state_of(engines[0]) == features.state_of(engines[1])
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_a_syn_with_rst_on_a_closed_connection(served):
+    """Its state would be the same afterwards, but it ends, and a RST opens none."""
+
+    def make():
+        engine = lvscore.Engine(seed=1)
+        engine.add_service("tcp", f"{VIP}:80", scheduler="rr").add_server(f"{RS1}:8080")
+        for flags in ("S", "A", "R"):
+            engine.process(tcp(CLIENT, 4000, VIP, 80, flags), 0)
+        if not served:
+            engine.find_service("tcp", f"{VIP}:80").remove()
+        return engine
+
+    [(_, reason, _)] = both(make, [tcp(CLIENT, 4000, VIP, 80, "SR")])
+    assert reason == (Reason.TCP_NOT_SYN if served else Reason.LOCAL_ADDRESS)
