@@ -359,7 +359,7 @@ cdef inline uint32_t lane_forward(State* s, Table* table, const Lane* lane) noex
               | ((server.flags & SERVER_AVAILABLE) == 0)
               | (c.meta.bytes[direction] > 0xFFFFFFFFU - length)
               | ((sum4 == 0) & (not tcp))
-              | (tcp & (l4[13] & (TCP_SYN | TCP_RST) == (TCP_SYN | TCP_RST))), False):
+              | ((l4[13] & (TCP_SYN | TCP_RST) if tcp else 0) == (TCP_SYN | TCP_RST)), False):
         return NIL
     # The other direction's delta is the complement; 0xffff is not canonical and means 0.
     delta3 = (c.delta3 ^ (0 - direction)) & 0xFFFF
