@@ -5,7 +5,7 @@ engines, in batches through one and one by one through the other: outcomes must 
 After every few operations both must keep the invariants of selfcheck.pxd.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
@@ -20,8 +20,11 @@ from lvscore._core.flow cimport (
     Address, Tuple, address_load, has_ports, packet_tuple, ports_destination,
 )
 from lvscore._core.pipeline cimport Frames, batch_process, frame_count, packet_process
-from lvscore._core.route cimport local_remove
-from lvscore._core.rules cimport ANY_INTERFACE, Chain, Rule
+from lvscore._core.route cimport local_add, local_remove
+from lvscore._core.rules cimport (
+    ANY_INTERFACE, Chain, RANGE_ADDRESSES, RANGE_PERSISTENT, RANGE_PORTS, RANGE_RANDOM, Rule,
+    TARGET_ACCEPT, TARGET_DNAT, TARGET_MASQUERADE, TARGET_NETMAP, TARGET_REDIRECT, TARGET_SNAT,
+)
 from lvscore._core.selfcheck cimport state_check
 from lvscore._core.server cimport Tunnel
 from lvscore._core.service cimport (
@@ -29,8 +32,7 @@ from lvscore._core.service cimport (
     server_find, server_remove, service_add, service_find, service_remove,
 )
 from lvscore._core.state cimport (
-    SYSCTL_SLOPPY_SCTP, SYSCTL_SLOPPY_TCP, State, local_announce, state_copy, state_free,
-    state_init,
+    SYSCTL_SLOPPY_SCTP, SYSCTL_SLOPPY_TCP, State, state_copy, state_free, state_init,
 )
 from lvscore._core.translate cimport tcp_checksum_write
 from lvscore._core.wire cimport Packet, packet_parse
@@ -120,7 +122,12 @@ cdef inline void rule_add(State* s, const Harness* h, uint32_t choice) noexcept 
     if chain.count:
         memcpy(rules, chain.rule, chain.count * sizeof(Rule))
     rule = &rules[chain.count]
-    rule.target = 1 + (choice & 1) + (choice & 3 == 3)
+    if choice & 2:
+        rule.target = TARGET_SNAT if choice & 1 else TARGET_DNAT
+    elif choice & 128:
+        rule.target = TARGET_MASQUERADE if choice & 1 else TARGET_REDIRECT
+    else:
+        rule.target = TARGET_NETMAP if choice & 64 else TARGET_ACCEPT
     rule.family = h.last.family
     rule.protocol = h.last.protocol if choice & 4 else 0
     if choice & 8:
@@ -128,14 +135,18 @@ cdef inline void rule_add(State* s, const Harness* h, uint32_t choice) noexcept 
         rule.destination_length = 32 if rule.family == IPV4 else 128
     rule.source_port_high = 65535
     rule.destination_port_high = 65535
-    rule.interface = ANY_INTERFACE
+    rule.ingress = ANY_INTERFACE
+    rule.egress = ANY_INTERFACE
     rule.number = chain.count + 1
-    rule.low = server_address(choice >> 4, rule.family)
-    rule.high = server_address(3 if choice & 16 else choice >> 4, rule.family)
+    rule.to.low = server_address(choice >> 4, rule.family)
+    rule.to.high = server_address(3 if choice & 16 else choice >> 4, rule.family)
+    rule.to.flags = RANGE_ADDRESSES
     if choice & 32:
-        rule.has_ports = True
-        rule.port_low = 1000
-        rule.port_high = 1000 + (choice >> 6)
+        rule.to.flags |= RANGE_PORTS
+        rule.to.port_low = 1000
+        rule.to.port_high = <uint16_t>(1000 + (choice >> 6))
+    if choice & 64:
+        rule.to.flags |= RANGE_PERSISTENT if choice & 128 else RANGE_RANDOM
     free(chain.rule)
     chain.rule = rules
     chain.count += 1
@@ -176,7 +187,8 @@ cdef inline void service_change(State* s, const Harness* h, uint32_t choice,
     service = service_find(&s.services, h.last.family, h.last.protocol, &address,
                            ports_destination(h.last.ports))
     if service == NIL:
-        if s.services.count < 6 and local_announce(s, h.last.family, &address):
+        if s.services.count < 6 and local_add(&s.routes, h.last.family, &address):
+            s.hooked[h.last.family == IPV6] += 1
             require(service_add(&s.services, h.last.family, h.last.protocol, &address,
                                 ports_destination(h.last.ports), choice % 15,
                                 choice & 0x18, &options, s.tick) != NIL)
@@ -191,6 +203,7 @@ cdef inline void service_change(State* s, const Harness* h, uint32_t choice,
     place = s.services.service[service].scheduler.count
     if choice & 0xC0 == 0xC0:
         local_remove(&s.routes, h.last.family, &address)
+        s.hooked[h.last.family == IPV6] -= 1
         service_remove(&s.services, service, s.tick)
     elif choice & 0x40 and place:
         server = servers[more % place]
