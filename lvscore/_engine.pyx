@@ -19,8 +19,8 @@ from lvscore._core.connection cimport (
     connection_tuple, table_find, table_meta,
 )
 from lvscore._core.consts cimport (
-    IPV4, IPV6, LINK_ETHERNET, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL, PROTOCOL_MARK,
-    REASON_COUNT, REPLY, TICKS_PER_SECOND,
+    ALL_PAGES, IPV4, IPV6, LINK_ETHERNET, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL,
+    PROTOCOL_MARK, REASON_COUNT, REPLY, TICKS_PER_SECOND,
 )
 from lvscore._core.crc32c cimport SCTP_HEADER, sctp_checksum_write
 from lvscore._core.emit cimport Emitted, emitted_clear
@@ -29,6 +29,7 @@ from lvscore._core.estimator cimport Estimator, estimator_count, estimator_rate
 from lvscore._core.flow cimport (
     Address, Tuple, address_load, ports_destination, ports_make, ports_source, tuple_hash,
 )
+from lvscore._core.defence cimport defence_update
 from lvscore._core.ftp cimport Ftp, FtpControl, MAX_FTP_PORTS
 from lvscore._core.index cimport index_used
 from lvscore._core.lifetime cimport (
@@ -55,11 +56,11 @@ from lvscore._core.service cimport (
     services_counters, services_note, services_zero,
 )
 from lvscore._core.state cimport (
-    CONNTRACK_SETTINGS, SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_SECURE_TCP, State, TABLES, TEMPLATES,
+    CONNTRACK_SETTINGS, SYSCTL_EXPIRE_NODEST_CONN, State, TABLES, TEMPLATES,
     Trace, TraceStep, state_copy, state_free, state_init,
 )
 from lvscore._core.track cimport (
-    RULE_TCP, SERVICE_SCTP, SERVICE_TCP, SERVICE_UDP, TRACKER_MASK, tracker_secure,
+    RULE_TCP, SERVICE_SCTP, SERVICE_TCP, SERVICE_UDP, TRACKER_MASK,
 )
 from lvscore._core.wheel cimport (
     NO_EVENT, wheel_link, wheel_next_event, wheel_unlink,
@@ -600,10 +601,18 @@ cdef class EngineCore:
 
     def _sysctl_set(self, name, uint32_t value):
         cdef State* s = self.enter()
-        cdef uint32_t index = SYSCTLS.index(name)
-        s.sysctl[index] = value
-        if index == SYSCTL_SECURE_TCP:
-            tracker_secure(&s.tracker, value == 3)
+        s.sysctl[<uint32_t>SYSCTLS.index(name)] = value
+        defence_update(s)
+
+    def _available_pages_get(self):
+        """Pages of memory left, or None when nobody said."""
+        cdef uint64_t pages = self.enter().available_pages
+        return None if pages == ALL_PAGES else pages
+
+    def _available_pages_set(self, pages):
+        cdef State* s = self.enter()
+        s.available_pages = ALL_PAGES if pages is None else pages
+        defence_update(s)
 
     def _local_add(self, int family, bytes address):
         cdef Address a = address_from(address)

@@ -21,6 +21,8 @@ from lvscore.sysctl import (
 
 __all__ = ["Engine"]
 
+_PAGE = 4096  # bytes: what amemthresh counts
+
 
 class Engine(Director, RuleEngine):
     """A connection-tracking and NAT engine: LVS-NAT director, and DNAT/SNAT router.
@@ -80,6 +82,27 @@ class Engine(Director, RuleEngine):
                 _engine.tracker_timeout_set(self, state, value)
         else:
             self._sysctl_set(name, value)
+
+    @property
+    def available_memory(self) -> int | None:
+        """Bytes of memory that the machine has left, ``None`` (the default) for enough.
+
+        ``drop_entry``, ``drop_packet`` and ``secure_tcp`` in modes 1 and 2 act while it is below
+        ``net.ipv4.vs.amemthresh`` pages of 4096 bytes, and their setting reads 2 then
+        (ip_vs_ctl.c, update_defense_level). An engine asks no operating system: tell it, for
+        example from ``psutil.virtual_memory().free``.
+
+        Raises:
+            ConfigError: the value is negative or not an integer.
+        """
+        pages = self._available_pages_get()
+        return None if pages is None else pages * _PAGE
+
+    @available_memory.setter
+    def available_memory(self, value: int | None) -> None:
+        if value is not None and (not isinstance(value, int) or not 0 <= value < 2**63):
+            raise ConfigError(f"available_memory={value!r} is not a number of bytes, or None")
+        self._available_pages_set(None if value is None else value // _PAGE)
 
     @property
     def connections(self) -> Connections:

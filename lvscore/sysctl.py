@@ -27,6 +27,7 @@ class Setting:
 
 ENGINE_SETTINGS = {
     "net.ipv4.vs.am_droprate": Setting(10, 1, 2**31 - 1),
+    "net.ipv4.vs.amemthresh": Setting(1024, 0, 2**31 - 1),
     "net.ipv4.vs.cache_bypass": Setting(0),
     "net.ipv4.vs.conn_reuse_mode": Setting(1, 0, 3),
     "net.ipv4.vs.drop_entry": Setting(0, 0, 3),

@@ -107,4 +107,5 @@ cdef enum:
     MAX_IPV6_EXTENSIONS = 16
     MAX_DISPLACEMENT = 63           # buckets that an entry may lie behind its own
     MAX_CONNECTIONS = 33554432      # 2**25: their 2**26 tuples fill 2**24 buckets to 0.57
+    ALL_PAGES = 0xFFFFFFFFFFFFFFFF  # memory without end
     VECTOR = 16                     # packets that go through the pipeline side by side

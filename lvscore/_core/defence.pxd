@@ -1,5 +1,6 @@
-"""The defence against floods: drop_entry takes connections that look like part of one
-(ip_vs_ctl.c, update_defense_level; ip_vs_conn.c, ip_vs_random_dropentry)."""
+"""The defence against floods: when drop_entry, drop_packet and secure_tcp act, and which
+connections drop_entry takes (ip_vs_ctl.c, update_defense_level; ip_vs_conn.c,
+ip_vs_random_dropentry)."""
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -7,15 +8,18 @@ from lvscore._core.connection cimport (
     FLAG_ASSURED, FLAG_SERVICE, FLAG_TEMPLATE, Meta, Table, connection_control,
     connection_controls, connection_extension, table_meta,
 )
-from lvscore._core.consts cimport NIL, ORIGINAL, TICKS_PER_SECOND
+from lvscore._core.consts cimport ALL_PAGES, NIL, ORIGINAL, TICKS_PER_SECOND
 from lvscore._core.hash cimport random_next
 from lvscore._core.lifetime cimport connection_drop, control_index, control_table
 from lvscore._core.server cimport SERVER_AVAILABLE
 from lvscore._core.service cimport SERVICE_ONE_PACKET
-from lvscore._core.state cimport State, SYSCTL_DROP_ENTRY, TABLES
+from lvscore._core.state cimport (
+    State, SYSCTL_AMEMTHRESH, SYSCTL_AM_DROPRATE, SYSCTL_DROP_ENTRY, SYSCTL_DROP_PACKET,
+    SYSCTL_SECURE_TCP, TABLES,
+)
 from lvscore._core.track cimport (
     SERVICE_SCTP_ESTABLISHED, SERVICE_SCTP_INIT, SERVICE_SCTP_INIT1, SERVICE_TCP_ESTABLISHED,
-    SERVICE_TCP_SYNACK, SERVICE_TCP_SYN_RECV, SERVICE_UDP,
+    SERVICE_TCP_SYNACK, SERVICE_TCP_SYN_RECV, SERVICE_UDP, tracker_secure,
 )
 
 cdef enum:
@@ -84,13 +88,37 @@ cdef inline void entries_drop(State* s, Table* table) noexcept nogil:
                 connection_drop(s, other, i)
 
 
+cdef inline bint mode_acts(uint32_t* mode, bint memory_is_low) noexcept nogil:
+    """Whether a defence of a mode acts now: 0 never, 3 always, 1 and 2 while memory is low; 2
+    says that it does."""
+    if mode[0] == 1 or mode[0] == 2:
+        mode[0] = 2 if memory_is_low else 1
+    return mode[0] >= 2
+
+
+cdef inline void defence_update(State* s) noexcept nogil:
+    """Switch each defence on or off, as its mode and the memory that is left say."""
+    cdef uint32_t threshold = s.sysctl[SYSCTL_AMEMTHRESH]
+    cdef bint low = s.available_pages < threshold
+    s.dropping_entries = mode_acts(&s.sysctl[SYSCTL_DROP_ENTRY], low)
+    if not mode_acts(&s.sysctl[SYSCTL_DROP_PACKET], low):
+        s.drop_rate = 0
+    elif s.sysctl[SYSCTL_DROP_PACKET] == 3:
+        s.drop_rate = s.sysctl[SYSCTL_AM_DROPRATE]
+    else:
+        s.drop_rate = <uint32_t>(threshold // (threshold - s.available_pages))
+        s.drop_counter = s.drop_rate
+    tracker_secure(&s.tracker, mode_acts(&s.sysctl[SYSCTL_SECURE_TCP], low))
+
+
 cdef inline void defence_run(State* s) noexcept nogil:
     """What is due each second; after a leap of time, for each second of it."""
     cdef uint64_t missed = (s.tick - s.defence) // DEFENCE_TICKS + 1
     cdef uint32_t f
     s.defence += missed * DEFENCE_TICKS
-    # Modes 1 and 2 wait for memory to be short, which the bound on connections prevents.
-    if s.sysctl[SYSCTL_DROP_ENTRY] != 3:
+    if s.available_pages != ALL_PAGES:
+        defence_update(s)
+    if not s.dropping_entries:
         return
     if missed > DEFENCE_CATCH_UP:
         missed = DEFENCE_CATCH_UP

@@ -35,7 +35,7 @@ from lvscore._core.service cimport (
 )
 from lvscore._core.sip cimport CallId
 from lvscore._core.state cimport (
-    SYSCTL_AM_DROPRATE, SYSCTL_CACHE_BYPASS, SYSCTL_DROP_PACKET, SYSCTL_LBLCR_EXPIRATION,
+    SYSCTL_CACHE_BYPASS, SYSCTL_LBLCR_EXPIRATION,
     SYSCTL_LBLC_EXPIRATION, SYSCTL_SLOPPY_SCTP, SYSCTL_SLOPPY_TCP, State, TRACE_NO_SERVER,
     TRACE_OPENED, TRACE_SCHEDULED, connection_total, table_of, templates_of, trace_step,
 )
@@ -52,15 +52,14 @@ cdef struct Choice:
 
 
 cdef inline bint drops_by_rate(State* s) noexcept nogil:
-    """drop_packet=3: every am_droprate-th packet that would open a connection, beginning
-    with the first (ip_vs_todrop). Modes 1 and 2 wait for memory to be short, which the
-    bound on connections prevents."""
-    if s.sysctl[SYSCTL_DROP_PACKET] != 3:
+    """drop_packet: every so many packets that would open a connection, one goes
+    (ip_vs_todrop)."""
+    if not s.drop_rate:
         return False
     if s.drop_counter > 1:
         s.drop_counter -= 1
         return False
-    s.drop_counter = s.sysctl[SYSCTL_AM_DROPRATE]
+    s.drop_counter = s.drop_rate
     return True
 
 

@@ -5,7 +5,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from lvscore._core.connection cimport Table, table_copy, table_free, table_init
-from lvscore._core.consts cimport IPV4, IPV6, TICKS_PER_SECOND
+from lvscore._core.consts cimport ALL_PAGES, IPV4, IPV6, TICKS_PER_SECOND
 from lvscore._core.emit cimport Emitted, emitted_free
 from lvscore._core.entry cimport Entries, entries_copy, entries_free, entries_init
 from lvscore._core.estimator cimport ESTIMATOR_TICKS
@@ -53,23 +53,24 @@ cdef enum:
 
 cdef enum:  # net.ipv4.vs.*, indices of State.sysctl
     SYSCTL_AM_DROPRATE = 0
-    SYSCTL_CACHE_BYPASS = 1
-    SYSCTL_CONN_REUSE_MODE = 2
-    SYSCTL_DROP_ENTRY = 3
-    SYSCTL_DROP_PACKET = 4
-    SYSCTL_EXPIRE_NODEST_CONN = 5
-    SYSCTL_EXPIRE_QUIESCENT_TEMPLATE = 6
-    SYSCTL_LBLC_EXPIRATION = 7
-    SYSCTL_LBLCR_EXPIRATION = 8
-    SYSCTL_NAT_ICMP_SEND = 9
-    SYSCTL_PMTU_DISC = 10
-    SYSCTL_RUN_ESTIMATION = 11
-    SYSCTL_SCHEDULE_ICMP = 12
-    SYSCTL_SECURE_TCP = 13
-    SYSCTL_SLOPPY_SCTP = 14
-    SYSCTL_SLOPPY_TCP = 15
-    SYSCTL_SNAT_REROUTE = 16
-    SYSCTL_COUNT = 17
+    SYSCTL_AMEMTHRESH = 1
+    SYSCTL_CACHE_BYPASS = 2
+    SYSCTL_CONN_REUSE_MODE = 3
+    SYSCTL_DROP_ENTRY = 4
+    SYSCTL_DROP_PACKET = 5
+    SYSCTL_EXPIRE_NODEST_CONN = 6
+    SYSCTL_EXPIRE_QUIESCENT_TEMPLATE = 7
+    SYSCTL_LBLC_EXPIRATION = 8
+    SYSCTL_LBLCR_EXPIRATION = 9
+    SYSCTL_NAT_ICMP_SEND = 10
+    SYSCTL_PMTU_DISC = 11
+    SYSCTL_RUN_ESTIMATION = 12
+    SYSCTL_SCHEDULE_ICMP = 13
+    SYSCTL_SECURE_TCP = 14
+    SYSCTL_SLOPPY_SCTP = 15
+    SYSCTL_SLOPPY_TCP = 16
+    SYSCTL_SNAT_REROUTE = 17
+    SYSCTL_COUNT = 18
 
 cdef enum:  # net.netfilter.nf_conntrack_*, indices of State.conntrack
     CONNTRACK_ACCT = 0
@@ -112,10 +113,13 @@ cdef struct State:
     # configuration
     Services services
     uint32_t hooked[2]      # services of IPv4, IPv6
-    uint32_t sysctl[17]
+    uint32_t sysctl[18]
     uint64_t defence        # tick of the next look at what floods leave (defence.pxd)
+    uint64_t available_pages    # of memory, as told; ALL_PAGES when nobody said
     uint32_t ripe_counter[9]
+    uint32_t drop_rate      # one of so many packets that would open a connection goes; 0: none
     uint32_t drop_counter   # until the next packet that drop_packet takes
+    bint dropping_entries   # drop_entry acts
     Routes routes
     Forward forward         # of the packet at hand
     Chain prerouting        # of the nat table
@@ -151,6 +155,8 @@ cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_lo
     tracker_init(&s.tracker)
     s.forward.ingress = NO_INTERFACE
     s.sysctl[SYSCTL_AM_DROPRATE] = 10
+    s.sysctl[SYSCTL_AMEMTHRESH] = 1024
+    s.available_pages = ALL_PAGES
     s.sysctl[SYSCTL_CONN_REUSE_MODE] = 1
     s.sysctl[SYSCTL_LBLC_EXPIRATION] = DAY_SECONDS
     s.sysctl[SYSCTL_LBLCR_EXPIRATION] = DAY_SECONDS
