@@ -24,7 +24,7 @@ from lvscore._core.consts cimport (
 )
 from lvscore._core.crc32c cimport SCTP_HEADER, sctp_checksum_write
 from lvscore._core.emit cimport Emitted, emitted_clear
-from lvscore._core.entry cimport entries_memory, entry_of
+from lvscore._core.entry cimport Entry, entries_memory, entry_of
 from lvscore._core.estimator cimport Estimator, estimator_count, estimator_rate
 from lvscore._core.flow cimport (
     Address, Tuple, address_load, ports_destination, ports_make, ports_source, tuple_hash,
@@ -35,6 +35,7 @@ from lvscore._core.index cimport index_used
 from lvscore._core.lifetime cimport (
     connection_drop, connection_end, control_index, control_table,
 )
+from lvscore._core.nfct cimport nfct_forget, nfct_knows
 from lvscore._core.pipeline cimport (
     Frames, batch_process, frame_count, packet_output, packet_process,
 )

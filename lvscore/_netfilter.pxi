@@ -102,20 +102,49 @@ def conntrack_end(EngineCore engine not None, uint32_t id):
     """End the connection with this id of a snapshot's."""
     cdef State* s = engine.enter()
     cdef Table* table = &s.table[id & 1]
-    if id >> 1 < table.used and table_meta(table, id >> 1).protocol:
-        connection_end(s, table, id >> 1, True)
+    cdef uint32_t i = id >> 1
+    if i >= table.used or not table_meta(table, i).protocol:
+        return
+    # IPVS keeps its connection; if its old tuple cannot be told any more, it ends as well.
+    if not table_meta(table, i).flags & FLAG_SERVICE or not nfct_forget(s, table, i):
+        connection_end(s, table, i, True)
+
+
+cdef void nfct_record(State* s, Table* table, uint32_t i, ConnectionRecord* r) noexcept nogil:
+    """A connection of a service as conntrack sees it."""
+    cdef const Entry* entry = entry_of(&s.entries[table.family == IPV6], i)
+    cdef Meta seen = table_meta(table, i)[0]
+    cdef Tuple reply
+    cdef uint32_t ahead = entry.deadline - <uint32_t>s.tick
+    record_fill(s, table, i, r)
+    connection_tuple(table, i, REPLY, &reply)
+    seen.state = entry.state
+    r.state = public_state(&seen)
+    r.seen_reply = seen.flags & FLAG_SEEN_REPLY != 0
+    record_address(r.server, &reply.source, table.family)
+    r.server_family = table.family
+    r.server_port = ntohs(ports_source(reply.ports))
+    r.expires_ns = <int64_t>(<uint64_t>s.origin + (s.tick + ahead) * NS_PER_TICK
+                             - <uint64_t>s.now)
 
 
 def conntrack_snapshot(EngineCore engine not None):
     """The connections that conntrack knows, as a block of ConnectionRecords."""
     cdef State* s = engine.enter()
+    cdef const Meta* meta
     cdef Py_ssize_t count = s.entries[0].count + s.entries[1].count
     block = bytearray(count * sizeof(ConnectionRecord))
     cdef ConnectionRecord* row = <ConnectionRecord*>PyByteArray_AS_STRING(block)
     cdef uint32_t f, i
     for f in range(2):
         for i in range(s.table[f].used):
-            if table_meta(&s.table[f], i).flags & FLAG_TRACKED:
+            meta = table_meta(&s.table[f], i)
+            if not meta.flags & FLAG_TRACKED:
+                continue
+            if not meta.flags & FLAG_SERVICE:
                 record_fill(s, &s.table[f], i, row)
                 row += 1
-    return block
+            elif nfct_knows(s, &s.table[f], i):
+                nfct_record(s, &s.table[f], i, row)
+                row += 1
+    return block[:<char*>row - PyByteArray_AS_STRING(block)]

@@ -142,6 +142,9 @@ class Reason(IntEnum):
     EGRESS_CHANGED = 53
     """Of a masqueraded connection, but it would leave by another interface: dropped, and the
     connection ends."""
+    CONNTRACK_BUSY = 54
+    """It would begin a connection anew, but conntrack knows the old one's flow
+    (``net.ipv4.vs.conntrack=1``): the old one ended, sent once more it begins the new one."""
 
 
 class State(IntEnum):

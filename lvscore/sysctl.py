@@ -44,6 +44,7 @@ ENGINE_SETTINGS = {
     "net.ipv4.vs.sloppy_sctp": Setting(0),
     "net.ipv4.vs.sloppy_tcp": Setting(0),
     "net.ipv4.vs.snat_reroute": Setting(1),
+    "net.ipv4.vs.conntrack": Setting(0),
 }
 """What an engine has, in the order of the core's indices."""
 

@@ -389,13 +389,22 @@ cdef inline void table_give(Table* table, uint32_t i) noexcept nogil:
     table.count -= 1
 
 
+cdef inline bint tuples_answer(const Tuple* original, const Tuple* reply) noexcept nogil:
+    """Whether one tuple is the other turned round."""
+    cdef Tuple forward = tuple_inverse(reply)
+    return (forward.ports == original.ports
+            and forward.source.word[0] == original.source.word[0]
+            and forward.source.word[1] == original.source.word[1]
+            and forward.destination.word[0] == original.destination.word[0]
+            and forward.destination.word[1] == original.destination.word[1])
+
+
 cdef inline uint32_t connection_open(Table* table, const HashKey* key, const Tuple* original,
                                      const Tuple* reply, uint32_t server, uint8_t state,
                                      uint16_t flags, uint32_t deadline) noexcept nogil:
     """Make a connection and link its timer; the record, or NIL at a bound."""
     cdef uint32_t i = table_take(table)
     cdef Meta* meta
-    cdef Tuple forward
     if i == NIL:
         return NIL
     meta = table_meta(table, i)
@@ -406,12 +415,7 @@ cdef inline uint32_t connection_open(Table* table, const HashKey* key, const Tup
     meta.flags = flags
     table.portless += flags & FLAG_NO_CPORT != 0
     meta.timer.deadline = deadline
-    forward = tuple_inverse(reply)
-    if (forward.ports == original.ports
-            and forward.source.word[0] == original.source.word[0]
-            and forward.source.word[1] == original.source.word[1]
-            and forward.destination.word[0] == original.destination.word[0]
-            and forward.destination.word[1] == original.destination.word[1]):
+    if tuples_answer(original, reply):
         meta.flags |= FLAG_UNTRANSLATED
     if not table_insert_direction(table, key, original, i << 1 | ORIGINAL):
         table_give(table, i)
@@ -473,6 +477,20 @@ cdef inline bint connection_client_port(Table* table, const HashKey* key, uint32
     table.portless -= 1
     return (table_insert_direction(table, key, &original, i << 1 | ORIGINAL)
             and table_insert_direction(table, key, &reply, i << 1 | REPLY))
+
+
+cdef inline bint connection_reply_set(Table* table, const HashKey* key, uint32_t i,
+                                      const Tuple* reply) noexcept nogil:
+    """Give a record whose reply tuple was removed another; False if the index is too crowded,
+    and then answers do not find it."""
+    cdef Meta* meta = table_meta(table, i)
+    cdef Tuple original
+    connection_tuple(table, i, ORIGINAL, &original)
+    connection_fill(table, i, &original, reply)
+    meta.flags &= ~<uint32_t>FLAG_UNTRANSLATED
+    if tuples_answer(&original, reply):
+        meta.flags |= FLAG_UNTRANSLATED
+    return table_insert_direction(table, key, reply, i << 1 | REPLY)
 
 
 cdef inline void template_rename(Table* table, const HashKey* key, uint32_t i,

@@ -5,54 +5,42 @@ a flow that no rule changes still keeps its tuples, which others may then not ta
 that fits no flow and may open none is INVALID: it goes its way as if there were no rules.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from lvscore._core.connection cimport (
-    FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_UNTRANSLATED, Meta, Table,
-    connection_count, connection_open, connection_translated, table_find, table_meta,
+    FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_TRACKED, FLAG_UNTRANSLATED, Meta,
+    Table, connection_count, connection_open, connection_translated, table_find, table_meta,
 )
 from lvscore._core.consts cimport (
-    IPV6, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_MARK, PROTOCOL_SCTP, PROTOCOL_TCP,
-    REASON_EGRESS_CHANGED, REASON_INVALID_STATE, REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION,
-    REASON_NONE, REASON_NO_PORT, REASON_NO_PROTOCOL_HANDLER, REASON_REPLY, REASON_REQUEST,
-    REASON_TABLE_FULL, REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATED, REPLY, VERDICT_DROP,
-    VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
+    NIL, ORIGINAL, PROTOCOL_MARK, PROTOCOL_SCTP, PROTOCOL_TCP, REASON_EGRESS_CHANGED,
+    REASON_INVALID_STATE, REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION, REASON_NONE, REASON_NO_PORT,
+    REASON_NO_PROTOCOL_HANDLER, REASON_REPLY, REASON_REQUEST, REASON_TABLE_FULL,
+    REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATED, REPLY, VERDICT_DROP, VERDICT_FORWARD,
+    VERDICT_LOCAL, VERDICT_PASS,
 )
-from lvscore._core.entry cimport (
-    Entries, Entry, entry_of, entry_open, entry_window, window_of,
-)
+from lvscore._core.entry cimport Entries, Entry, entries_of, entry_of, entry_open, entry_window
 from lvscore._core.director cimport service_packet, service_schedule
 from lvscore._core.event cimport opening_is_whole
-from lvscore._core.flow cimport Address, Tuple, icmp_is_request, tuple_hash, tuple_inverse
+from lvscore._core.flow cimport Address, Tuple, tuple_hash, tuple_inverse
 from lvscore._core.forward cimport forward_pass, forward_record
 from lvscore._core.index cimport SLOTS, Bucket, index_home
 from lvscore._core.lifetime cimport connection_end, connection_timer_set
-from lvscore._core.route cimport Route, address_is_local, route_find
-from lvscore._core.rules cimport (
-    ANY_INTERFACE, Rule, Search, Seen, TARGET_DNAT, TARGET_MASQUERADE, TARGET_SNAT, chain_find,
-    chain_mark, reply_is_free, rule_apply, tuple_keep,
+from lvscore._core.nat cimport (
+    rule_evict, rule_postrouting, rule_prerouting, search_begin, seen_fill,
 )
+from lvscore._core.nfct cimport nfct_follow
+from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits
+from lvscore._core.route cimport Route, address_is_local, route_find
+from lvscore._core.rules cimport Search, Seen, chain_mark, reply_is_free, tuple_keep
 from lvscore._core.schedule cimport service_of
 from lvscore._core.state cimport (
-    CONNTRACK_CHECKSUM, CONNTRACK_MAX, CONNTRACK_TCP_BE_LIBERAL,
-    CONNTRACK_TCP_IGNORE_INVALID_RST, CONNTRACK_TCP_LOOSE, CONNTRACK_TCP_MAX_RETRANS, State,
-    TRACE_FOUND, TRACE_LOCAL, TRACE_NO_RULE, TRACE_NO_SERVICE, TRACE_OPENED, TRACE_REUSED,
-    TRACE_RULE, TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_total, is_hooked,
-    is_hosted, table_of, trace_step,
+    CONNTRACK_MAX, State, TRACE_FOUND, TRACE_LOCAL, TRACE_NO_SERVICE, TRACE_OPENED, TRACE_REUSED,
+    TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_total, is_hooked, is_hosted, table_of,
+    trace_step,
 )
-from lvscore._core.tcp_window cimport (
-    FIT_INVALID, FIT_REOPENS, FIT_TAKEN, SEGMENT_FIN, SEGMENT_RST, SEGMENT_SYN, Segment, TcpWindow,
-    segment_load, segment_timeout, segment_track, window_open,
-)
-from lvscore._core.track cimport (
-    ASSURED_AFTER, RULE_GRE_REPLIED, RULE_TCP, RULE_TCP_ESTABLISHED, RULE_TCP_SYN_RECV,
-    RULE_TCP_SYN_SENT, RULE_UDP_ASSURED, TIMEOUT_TCP_UNACKNOWLEDGED, rule_flow_state,
-    rule_state_initial,
-)
+from lvscore._core.tcp_window cimport FIT_INVALID, FIT_REOPENS, FIT_TAKEN
 from lvscore._core.translate cimport packet_translate
-from lvscore._core.verify cimport packet_is_valid
-from lvscore._core.wire cimport Packet, packet_l4
+from lvscore._core.wire cimport Packet
 
 cdef enum:
     EVICTION_RANGE = 8              # buckets that early drop looks at (NF_CT_EVICTION_RANGE)
@@ -86,10 +74,6 @@ cdef inline uint8_t untracked(State* s, Packet* packet, const Tuple* t, uint8_t 
     return VERDICT_LOCAL
 
 
-cdef inline Entries* entries_for(State* s, uint8_t family) noexcept nogil:
-    return &s.entries[family == IPV6]
-
-
 cdef inline uint8_t rule_verdict(State* s, Table* table, uint32_t i, uint32_t direction,
                                  uint8_t reason_if_translated, const Tuple* translated,
                                  uint8_t* reason) noexcept nogil:
@@ -115,9 +99,20 @@ cdef inline uint8_t rule_schedule_local(State* s, Packet* packet, const Tuple* t
     trace_step(s, TRACE_TRANSLATED, 0, 0, translated)
     if reference != NIL and table_meta(table_of(s, t.family), reference >> 1).flags & FLAG_SERVICE:
         trace_step(s, TRACE_FOUND, reference, 0, translated)
+        if table_meta(table_of(s, t.family), reference >> 1).flags & FLAG_TRACKED:
+            return nfct_packet(s, packet, translated, reference, True, reason)
         return service_packet(s, packet, translated, reference, reason)
     return service_schedule(s, packet, translated, service_of(s, packet, translated), NIL,
                             reason)
+
+
+cdef inline uint8_t nfct_packet(State* s, Packet* packet, const Tuple* t, uint32_t reference,
+                                bint received, uint8_t* reason) noexcept nogil:
+    """A packet of a service's connection that conntrack may know, too."""
+    cdef Table* table = table_of(s, t.family)
+    if nfct_follow(s, table, packet, reference >> 1, reference & 1, received):
+        return service_packet(s, packet, t, reference, reason)
+    return untracked(s, packet, t, REASON_INVALID_STATE, reason)
 
 
 cdef inline bint early_drop(State* s, Table* table, const Tuple* t) noexcept nogil:
@@ -151,92 +146,10 @@ cdef inline bint has_room(State* s, Table* table, const Tuple* t) noexcept nogil
     return early_drop(s, table, t)
 
 
-# A flow that is about to be tracked.
-cdef struct Opening:
-    TcpWindow window            # of TCP
-    Segment segment
-    uint32_t timeout
-    uint16_t masquerade         # interface that it is masqueraded to, plus one
-    uint8_t state
-
-
-cdef inline bint opening_admits(State* s, const Packet* packet, const Tuple* t,
-                                Opening* opening) noexcept nogil:
-    """Whether a packet may open a flow."""
-    opening.masquerade = 0
-    opening.state = rule_state_initial(packet.protocol)
-    if packet.protocol == PROTOCOL_ICMP or packet.protocol == PROTOCOL_ICMPV6:
-        if not icmp_is_request(packet.protocol, packet_l4(packet)[0]):
-            return False
-    opening.timeout = s.tracker.timeout[opening.state]
-    if packet.protocol != PROTOCOL_TCP:
-        return True
-    segment_load(packet, &opening.segment)
-    if opening.segment.kind != SEGMENT_SYN and not s.conntrack[CONNTRACK_TCP_LOOSE]:
-        return False
-    window_open(&opening.window, &opening.segment)
-    if segment_track(&opening.window, &s.tracker, &opening.segment, ORIGINAL, RULE_TCP, False,
-                     False, s.conntrack[CONNTRACK_TCP_BE_LIBERAL] != 0, False,
-                     &opening.state) != FIT_TAKEN:
-        return False
-    opening.timeout = tcp_timeout(s, &opening.window, &opening.segment, opening.state, False)
-    return True
-
-
-cdef inline uint32_t tcp_timeout(const State* s, const TcpWindow* w, const Segment* g,
-                                 uint8_t state, bint seen_reply) noexcept nogil:
-    cdef uint32_t timeout = segment_timeout(w, &s.tracker, g, state,
-                                            s.conntrack[CONNTRACK_TCP_MAX_RETRANS])
-    cdef uint32_t unacknowledged = s.tracker.timeout[TIMEOUT_TCP_UNACKNOWLEDGED]
-    if not seen_reply and state == RULE_TCP_ESTABLISHED and timeout > unacknowledged:
-        return unacknowledged       # picked up from the middle
-    return timeout
-
-
-cdef inline void rule_evict(State* s, Table* table, Search* search) noexcept nogil:
-    """End the connection whose port is taken over."""
-    if search.evicted != NIL:
-        connection_end(s, table, search.evicted, True)
-        search.evicted = NIL
-
-
-cdef inline uint8_t rule_prerouting(State* s, Table* table, Search* search, const Seen* seen,
-                                    Tuple* wanted) noexcept nogil:
-    """Destination NAT, or none; why the packet is dropped."""
-    cdef const Rule* rule = chain_find(&s.prerouting, wanted, seen)
-    cdef uint8_t failed
-    if rule == NULL:
-        trace_step(s, TRACE_NO_RULE, 0, TARGET_DNAT, wanted)
-        tuple_keep(search, wanted, False)
-        return REASON_NONE
-    failed = rule_apply(rule, &s.routes, search, wanted, False, seen.ingress)
-    rule_evict(s, table, search)
-    trace_step(s, TRACE_RULE, rule.number, TARGET_DNAT, wanted)
-    return failed
-
-
-cdef inline uint8_t rule_postrouting(State* s, Table* table, Search* search, Seen* seen,
-                                     Tuple* wanted, Opening* opening) noexcept nogil:
-    """Source NAT of what is forwarded, or none; why the packet is dropped."""
-    cdef const Rule* rule
-    cdef uint8_t failed = REASON_NONE
-    rule = chain_find(&s.postrouting, wanted, seen)
-    if rule == NULL:
-        trace_step(s, TRACE_NO_RULE, 0, TARGET_SNAT, wanted)
-        tuple_keep(search, wanted, True)
-    else:
-        failed = rule_apply(rule, &s.routes, search, wanted, True, seen.egress)
-        trace_step(s, TRACE_RULE, rule.number, TARGET_SNAT, wanted)
-        if rule.target == TARGET_MASQUERADE and is_hosted(s):
-            opening.masquerade = <uint16_t>(seen.egress + 1)
-    rule_evict(s, table, search)
-    return failed
-
-
 cdef inline uint32_t rule_open(State* s, Table* table, const Packet* packet, const Tuple* t,
                                const Tuple* wanted, Opening* opening) noexcept nogil:
     """Make the connection of a flow; NIL if there is no room."""
-    cdef Entries* entries = entries_for(s, t.family)
+    cdef Entries* entries = entries_of(s.entries, t.family)
     cdef Tuple reply = tuple_inverse(wanted)
     cdef Entry* entry
     cdef uint32_t i = connection_open(table, &s.key, t, &reply, 0, opening.state, FLAG_SLOW,
@@ -251,14 +164,6 @@ cdef inline uint32_t rule_open(State* s, Table* table, const Packet* packet, con
     trace_step(s, TRACE_OPENED, i << 1, 0, t)
     connection_count(table, i, ORIGINAL, packet.l3_length)
     return i
-
-
-cdef inline void seen_fill(const State* s, const Packet* packet, Seen* seen) noexcept nogil:
-    memset(seen, 0, sizeof(Seen))
-    seen.ingress = <int>s.forward.ingress if is_hosted(s) else ANY_INTERFACE
-    seen.egress = ANY_INTERFACE
-    seen.mark = packet.mark
-    seen.length = packet.l3_length
 
 
 cdef inline void packet_mark(State* s, Packet* packet, const Tuple* t) noexcept nogil:
@@ -291,19 +196,13 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
     cdef uint32_t i
     if packet.protocol == PROTOCOL_SCTP:
         return untracked(s, packet, t, REASON_NO_PROTOCOL_HANDLER, reason)
-    if not packet_is_valid(packet, s.conntrack[CONNTRACK_CHECKSUM] != 0) or (
-            not opening_admits(s, packet, t, &opening)):
+    if not opening_admits(s, packet, t, &opening):
         return untracked(s, packet, t, REASON_INVALID_STATE, reason)
     reason[0] = REASON_TABLE_FULL
     if not has_room(s, table, t):
         return VERDICT_DROP
     seen_fill(s, packet, &seen)
-    search.table = table
-    search.entries = entries_for(s, t.family)
-    search.key = &s.key
-    search.chance = &s.chance
-    search.window = &opening.window if opening.state == RULE_TCP_SYN_SENT else NULL
-    search.evicted = NIL
+    search_begin(s, table, &opening, &search)
     failed = rule_prerouting(s, table, &search, &seen, &wanted)
     if failed == REASON_NONE and address_is_local(&s.routes, wanted.family, &wanted.destination):
         if service_of(s, packet, &wanted) != NIL:
@@ -332,75 +231,6 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
     return rule_verdict(s, table, i, ORIGINAL, REASON_NEW_CONNECTION, &wanted, reason)
 
 
-cdef inline void invalid_close(State* s, Table* table, uint32_t i, TcpWindow* w,
-                               const Segment* g, uint32_t direction) noexcept nogil:
-    """Both sides sent FIN or RST that did not fit: the connection is out of step, and shall
-    not stay for days (nf_tcp_handle_invalid)."""
-    cdef Meta* meta = table_meta(table, i)
-    cdef uint32_t left = meta.timer.deadline - s.tick_up
-    cdef uint32_t timeout = s.tracker.timeout[TIMEOUT_TCP_UNACKNOWLEDGED]
-    if not meta.flags & FLAG_ASSURED or (g.kind != SEGMENT_FIN and g.kind != SEGMENT_RST):
-        return
-    if w.last_direction == direction or (w.last_kind != SEGMENT_FIN
-                                         and w.last_kind != SEGMENT_RST):
-        w.last_kind = g.kind
-        w.last_direction = <uint8_t>direction
-    elif left >= INVALID_CLOSE_LEAST and left > timeout:
-        connection_timer_set(table, i, s.tick_up + timeout)
-
-
-# What a packet makes of its flow.
-cdef struct Progress:
-    uint8_t fit
-    uint8_t state
-    uint32_t timeout
-    bint renews                 # the timer
-    bint ends                   # the flow
-
-
-cdef inline void tcp_progress(State* s, Table* table, const Packet* packet, uint32_t i,
-                              uint32_t direction, Progress* progress) noexcept nogil:
-    """Take a segment into its connection's state and windows (nf_conntrack_tcp_packet)."""
-    cdef Meta* meta = table_meta(table, i)
-    cdef TcpWindow* w = window_of(entries_for(s, table.family), i)
-    cdef Segment g
-    cdef uint8_t old = meta.state
-    cdef bint seen_reply = meta.flags & FLAG_SEEN_REPLY != 0
-    cdef bint assured = meta.flags & FLAG_ASSURED != 0
-    segment_load(packet, &g)
-    progress.fit = segment_track(
-        w, &s.tracker, &g, direction, old, seen_reply, assured,
-        s.conntrack[CONNTRACK_TCP_BE_LIBERAL] != 0,
-        s.conntrack[CONNTRACK_TCP_IGNORE_INVALID_RST] != 0, &progress.state)
-    if progress.fit == FIT_INVALID:
-        invalid_close(s, table, i, w, &g, direction)
-    if progress.fit != FIT_TAKEN:
-        return
-    # Nothing but this RST came back: there is nothing to remember.
-    progress.ends = not seen_reply and g.kind == SEGMENT_RST
-    # A SYN sent again and again does not hold its entry.
-    progress.renews = seen_reply or g.kind != SEGMENT_SYN or old != RULE_TCP_SYN_SENT
-    progress.timeout = tcp_timeout(s, w, &g, progress.state, seen_reply)
-    if (seen_reply and progress.state == RULE_TCP_ESTABLISHED
-            and (old == RULE_TCP_SYN_RECV or old == RULE_TCP_ESTABLISHED)):
-        meta.flags |= FLAG_ASSURED
-
-
-cdef inline void flow_progress(State* s, Table* table, const Packet* packet, uint32_t i,
-                               Progress* progress) noexcept nogil:
-    """Take a packet other than TCP into its flow's state."""
-    cdef Meta* meta = table_meta(table, i)
-    cdef uint64_t created = entry_of(entries_for(s, table.family), i).created
-    progress.fit = FIT_TAKEN
-    progress.state = rule_flow_state(meta.state, meta.flags & FLAG_SEEN_REPLY != 0,
-                                     s.tick > created + ASSURED_AFTER)
-    progress.timeout = s.tracker.timeout[progress.state]
-    progress.renews = True
-    progress.ends = False
-    if progress.state == RULE_UDP_ASSURED or progress.state == RULE_GRE_REPLIED:
-        meta.flags |= FLAG_ASSURED
-
-
 cdef inline uint8_t rule_forward(State* s, Table* table, Packet* packet, const Tuple* t,
                                  const Tuple* translated, uint32_t reference) noexcept nogil:
     """With a Host: find the way on; why there is none. What leaves by another interface than
@@ -411,7 +241,7 @@ cdef inline uint8_t rule_forward(State* s, Table* table, Packet* packet, const T
     if address_is_local(&s.routes, t.family, &translated.destination):
         return REASON_NONE
     failed = flow_forward(s, packet, t, &translated.destination)
-    masquerade = entry_of(entries_for(s, t.family), i).masquerade
+    masquerade = entry_of(entries_of(s.entries, t.family), i).masquerade
     if (failed == REASON_NONE and masquerade and reference & 1 == ORIGINAL
             and s.forward.egress + 1 != masquerade):
         return REASON_EGRESS_CHANGED
@@ -431,12 +261,9 @@ cdef inline uint8_t rule_track(State* s, Table* table, const Packet* packet, con
     cdef uint8_t old = meta.state
     cdef Progress progress
     ends[0] = False
-    if not packet_is_valid(packet, received and s.conntrack[CONNTRACK_CHECKSUM] != 0):
-        return FIT_INVALID
-    if packet.protocol == PROTOCOL_TCP:
-        tcp_progress(s, table, packet, i, direction, &progress)
-    else:
-        flow_progress(s, table, packet, i, &progress)
+    flow_progress(s, table, packet, i, direction, received, old, meta.timer.deadline, &progress)
+    if progress.fit == FIT_INVALID and progress.renews:
+        connection_timer_set(table, i, s.tick_up + progress.timeout)
     if progress.fit == FIT_INVALID or progress.fit == FIT_REOPENS:
         return progress.fit
     connection_count(table, i, direction, packet.l3_length)

@@ -69,7 +69,8 @@ cdef enum:  # lvscore.Reason
     # of conntrack
     REASON_UNTRANSLATABLE = 52
     REASON_EGRESS_CHANGED = 53
-    REASON_COUNT = 54
+    REASON_CONNTRACK_BUSY = 54
+    REASON_COUNT = 55
 
 cdef enum:
     IPV4 = 4

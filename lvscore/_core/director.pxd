@@ -3,15 +3,14 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 from lvscore._core.connection cimport (
-    FLAG_NOOUTPUT, FLAG_NO_CPORT, FLAG_SLOW, Meta, Table, connection_control, connection_controls,
-    connection_count, connection_method, connection_translated, table_meta,
+    FLAG_NOOUTPUT, FLAG_NO_CPORT, FLAG_SLOW, FLAG_TRACKED, Meta, Table, connection_control,
+    connection_controls, connection_count, connection_method, connection_translated, table_meta,
 )
 from lvscore._core.consts cimport (
-    INPUT_ONLY, NIL, ORIGINAL, PROTOCOL_MARK, PROTOCOL_UDP,
-    REASON_CONNECTION_REUSED, REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION, REASON_NONE,
+    INPUT_ONLY, NIL, ORIGINAL, PROTOCOL_MARK, PROTOCOL_UDP, REASON_CONNECTION_REUSED,
+    REASON_CONNTRACK_BUSY, REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION, REASON_NONE,
     REASON_NO_CALL_ID, REASON_REPLY, REASON_REQUEST, REASON_SERVER_REMOVED, REASON_TABLE_FULL,
-    REASON_TRUNCATED_TRANSPORT_HEADER, REPLY, VERDICT_DROP, VERDICT_FORWARD,
-    VERDICT_LOCAL,
+    REASON_TRUNCATED_TRANSPORT_HEADER, REPLY, VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL,
 )
 from lvscore._core.event cimport header_is_whole, is_opening, service_event
 from lvscore._core.flow cimport (
@@ -22,6 +21,7 @@ from lvscore._core.helper cimport client_port_take, helper_reply, helper_request
 from lvscore._core.lifetime cimport (
     connection_end, connection_state_set, connection_timer_set, control_assure,
 )
+from lvscore._core.nfct cimport nfct_dropped, nfct_is_old, nfct_open, nfct_translated
 from lvscore._core.persistence cimport template_touch
 from lvscore._core.schedule cimport (
     Choice, choice_open, choice_reply, dialog_template, is_one_packet, server_at, service_admits,
@@ -78,7 +78,7 @@ cdef inline void service_track(State* s, Table* table, const Packet* packet, uin
     if direction == REPLY and meta.protocol == PROTOCOL_UDP and connection_control(
             table, i) != NIL:
         control_assure(s, table, i)
-        if connection_method(meta) == METHOD_MASQUERADE:
+        if connection_method(meta) == METHOD_MASQUERADE and not meta.flags & FLAG_TRACKED:
             meta.flags &= ~<uint32_t>FLAG_SLOW
     if s.trace != NULL:
         connection_translated(table, i, direction, &t)
@@ -112,12 +112,22 @@ cdef inline uint8_t request_send(State* s, Packet* packet, const Tuple* t, uint3
     cdef const Meta* meta = table_meta(table, i)
     cdef Tuple translated
     cdef uint8_t verdict
+    cdef uint8_t failed = REASON_NONE
     if meta.flags & FLAG_NO_CPORT and not client_port_take(s, table, i, t):
         reason[0] = REASON_TABLE_FULL
         return VERDICT_DROP
-    connection_translated(table, i, ORIGINAL, &translated)
+    if meta.flags & FLAG_TRACKED:
+        failed = nfct_open(s, table, packet, t, i)
+        if failed:
+            reason[0] = failed
+            return VERDICT_DROP
+        nfct_translated(s, table, i, &translated)
+    else:
+        connection_translated(table, i, ORIGINAL, &translated)
     verdict = request_transmit(s, packet, t, &translated, meta.server, connection_method(meta),
                                reason)
+    if verdict == VERDICT_DROP and meta.flags & FLAG_TRACKED:
+        nfct_dropped(s, table, i)
     return helper_request(s, packet, i, verdict, reason)
 
 
@@ -201,6 +211,16 @@ cdef inline uint8_t service_again(State* s, Packet* packet, const Tuple* t, uint
     return VERDICT_LOCAL
 
 
+cdef inline uint8_t conntrack_busy(State* s, Table* table, uint32_t i,
+                                   uint8_t* reason) noexcept nogil:
+    """The packet that would begin a connection anew is of a flow that conntrack still knows: the
+    old connection ends, and only the packet sent once more begins the new one (ip_vs_in)."""
+    if connection_controls(table, i) == 0:
+        connection_end(s, table, i, True)
+    reason[0] = REASON_CONNTRACK_BUSY
+    return VERDICT_DROP
+
+
 cdef inline uint8_t request_packet(State* s, Packet* packet, const Tuple* t, uint32_t reference,
                                    uint8_t* reason) noexcept nogil:
     """A packet of a client, of a service's connection."""
@@ -209,9 +229,14 @@ cdef inline uint8_t request_packet(State* s, Packet* packet, const Tuple* t, uin
     cdef Meta* meta = table_meta(table, i)
     cdef bint whole = header_is_whole(packet)
     if whole and begins_anew(s, packet, table, i):
-        return service_again(s, packet, t, reference, reason)
+        if not nfct_is_old(s, table, i):
+            return service_again(s, packet, t, reference, reason)
+        if connection_controls(table, i) == 0:
+            return conntrack_busy(s, table, i, reason)
     if not s.services.server[meta.server].flags & SERVER_AVAILABLE:
         if s.sysctl[SYSCTL_EXPIRE_NODEST_CONN]:
+            if nfct_is_old(s, table, i):
+                return conntrack_busy(s, table, i, reason)
             return service_again(s, packet, t, reference, reason)
         reason[0] = REASON_SERVER_REMOVED
         return VERDICT_DROP
@@ -233,8 +258,9 @@ cdef inline uint8_t reply_packet(State* s, Packet* packet, const Tuple* t, uint3
     cdef uint32_t method = connection_method(table_meta(table, i))
     cdef Tuple translated
     cdef uint8_t failed = REASON_NONE
+    connection_translated(table, i, REPLY, &translated)
     if is_hosted(s):
-        failed = forward_pass(&s.routes, packet, t, &t.destination, &s.forward)
+        failed = forward_pass(&s.routes, packet, t, &translated.destination, &s.forward)
         if failed:
             reason[0] = failed
             return VERDICT_DROP
@@ -252,7 +278,6 @@ cdef inline uint8_t reply_packet(State* s, Packet* packet, const Tuple* t, uint3
     if header_is_whole(packet):
         service_track(s, table, packet, i, REPLY)
     if method == METHOD_MASQUERADE:
-        connection_translated(table, i, REPLY, &translated)
         packet_translate(packet, t, &translated, True)
         trace_step(s, TRACE_TRANSLATED, 0, 0, &translated)
     reason[0] = REASON_REPLY

@@ -9,7 +9,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from lvscore._core.connection cimport FLAG_TRACKED, Table, connection_tuple, table_meta
-from lvscore._core.consts cimport NIL, ORIGINAL
+from lvscore._core.consts cimport IPV6, NIL, ORIGINAL
 from lvscore._core.flow cimport Tuple, address_equal, ports_make, ports_source, tuple_hash
 from lvscore._core.hash cimport HashKey
 from lvscore._core.machine cimport memory_release, memory_reserve
@@ -20,15 +20,21 @@ cdef enum:
     MIN_HEADS = 256
 
 
+cdef enum EntryPacket:          # how the packet at hand of a service's connection fits
+    ENTRY_NEW = 0               # conntrack does not know its flow, which it may open
+    ENTRY_TAKEN = 1
+    ENTRY_INVALID = 2
+
+
 cdef struct Entry:
     uint64_t created            # tick
     uint32_t next               # of the source's chain, older; or of the free list
     uint32_t previous
     uint32_t window             # NIL: none
-    uint32_t deadline           # of a service's connection: until when conntrack knows it
+    uint32_t deadline           # of a service's connection: until when conntrack knows it,
     uint16_t masquerade         # interface that it is masqueraded to, plus one
-    uint8_t state               # of a service's connection, as conntrack sees it
-    uint8_t reserved
+    uint8_t state               # and as what; 0: it does not
+    uint8_t packet              # ENTRY_*
 
 
 cdef struct Entries:
@@ -101,6 +107,11 @@ cdef inline size_t entries_memory(const Entries* entries) noexcept nogil:
             + <size_t>entries.windows_used * sizeof(TcpWindow))
 
 
+cdef inline Entries* entries_of(Entries* entries, uint8_t family) noexcept nogil:
+    """Of the two, those of a family."""
+    return &entries[family == IPV6]
+
+
 cdef inline Entry* entry_of(const Entries* entries, uint32_t i) noexcept nogil:
     """The entry of a record that is tracked."""
     return &entries.entry[entries.entry_of[i]]
@@ -155,8 +166,10 @@ cdef inline Entry* entry_open(Entries* entries, Table* table, const HashKey* key
 
 
 cdef inline TcpWindow* entry_window(Entries* entries, Entry* entry) noexcept nogil:
-    """Give an entry windows."""
+    """The windows of an entry, which it has from now on."""
     cdef uint32_t w = entries.windows_free
+    if entry.window != NIL:
+        return &entries.window[entry.window]
     if w == NIL:
         w = entries.windows_used
         entries.windows_used += 1

@@ -8,7 +8,7 @@ quotes is the packet as it lies in the frame when it is dropped.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove
 
-from lvscore._core.bytes cimport htonl, htons, load16, load_be16, load_be32, store16, store32
+from lvscore._core.bytes cimport htonl, htons, load16, load_be32, store16, store32
 from lvscore._core.checksum cimport checksum_finish, checksum_update, sum_bytes, sum_fold
 from lvscore._core.consts cimport (
     IPV4, IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, REASON_BAD_IP_CHECKSUM, REASON_BAD_IP_OPTION,

@@ -17,7 +17,7 @@ from lvscore._core.consts cimport (
 )
 from lvscore._core.flow cimport Address, address_equal, address_load
 from lvscore._core.machine cimport memory_release, memory_reserve
-from lvscore._core.wire cimport HEADER_FRAGMENT, Packet, packet_l3, packet_l4
+from lvscore._core.wire cimport HEADER_FRAGMENT, Packet, packet_l3
 
 cdef enum:
     MAX_DATAGRAMS = 1024            # in reassembly at once

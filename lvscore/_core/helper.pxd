@@ -26,6 +26,7 @@ from lvscore._core.ftp cimport (
     ftp_listens, ftp_take, passive_answer, passive_request,
 )
 from lvscore._core.lifetime cimport connection_end, connection_timer_set, control_add
+from lvscore._core.nfct cimport nfct_begin
 from lvscore._core.sequence cimport TCP_HEADER, sequence_adjust, sequence_edit
 from lvscore._core.server cimport METHOD_MASQUERADE, server_bind
 from lvscore._core.state cimport State, TRACE_OPENED, connection_total, table_of, trace_step
@@ -53,6 +54,7 @@ cdef inline bint client_port_take(State* s, Table* table, uint32_t i,
     """Take the client's port from the first packet of a passive data connection; False, and the
     connection is gone, if the index is too crowded for it."""
     if connection_client_port(table, &s.key, i, ports_source(t.ports)):
+        nfct_begin(s, table, i)
         return True
     connection_end(s, table, i, True)
     return False

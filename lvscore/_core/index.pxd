@@ -10,7 +10,7 @@ insertion, so that no packet waits for a copy of the whole. The hash bits kept i
 decide where an entry goes: no connection is touched.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from lvscore._core.consts cimport MAX_DISPLACEMENT, NIL

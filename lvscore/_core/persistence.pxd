@@ -5,20 +5,18 @@ A template remembers it: from the client's network and port 0 to the service. It
 its own and outlives the connections that depend on it.
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from lvscore._core.bytes cimport ntohs
 from lvscore._core.connection cimport (
-    FLAG_ASSURED, FLAG_SERVICE, FLAG_TEMPLATE, Meta, Table, connection_extension,
-    connection_open, connection_tuple, table_find, table_meta, template_rename,
+    FLAG_SERVICE, FLAG_TEMPLATE, Meta, Table, connection_extension, connection_open,
+    connection_tuple, table_find, table_meta, template_rename,
 )
 from lvscore._core.consts cimport NIL, ORIGINAL, PROTOCOL_MARK, PROTOCOL_UDP, REPLY
 from lvscore._core.flow cimport (
     Tuple, address_and, address_equal, ports_destination, ports_make, tuple_hash,
 )
-from lvscore._core.lifetime cimport (
-    CONTROL_TEMPLATE, connection_timer_set, control_add,
-)
+from lvscore._core.lifetime cimport connection_timer_set
 from lvscore._core.server cimport SERVER_AVAILABLE, Server, server_bind_template
 from lvscore._core.service cimport ENGINE_SIP, FTP_PORT, Service
 from lvscore._core.sip cimport (

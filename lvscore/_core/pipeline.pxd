@@ -14,11 +14,11 @@ from lvscore._core.bytes cimport (
 from lvscore._core.checksum cimport checksum_update, udp_checksum_update
 from lvscore._core.clock cimport clock_set
 from lvscore._core.conntrack cimport (
-    packet_mark, rule_new, rule_packet, rule_pass, untracked,
+    nfct_packet, packet_mark, rule_new, rule_packet, rule_pass, untracked,
 )
 from lvscore._core.connection cimport (
-    Connection4, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_UNTRANSLATED, Table, connection4,
-    connection4_matches, table_find, table_find_portless, table_meta,
+    Connection4, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_TRACKED, FLAG_UNTRANSLATED, Table,
+    connection4, connection4_matches, table_find, table_find_portless, table_meta,
 )
 from lvscore._core.consts cimport (
     IPV6, LINK_ETHERNET, LINK_RAW, MAX_DISPLACEMENT, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6,
@@ -82,9 +82,12 @@ cdef struct Lane:
 cdef inline uint8_t packet_known(State* s, Packet* packet, const Tuple* t, uint32_t reference,
                                  uint8_t* reason) noexcept nogil:
     """A packet of a connection."""
+    cdef uint32_t flags = table_meta(table_of(s, t.family), reference >> 1).flags
     trace_step(s, TRACE_FOUND, reference, 0, t)
-    if table_meta(table_of(s, t.family), reference >> 1).flags & FLAG_SERVICE:
+    if flags & (FLAG_SERVICE | FLAG_TRACKED) == FLAG_SERVICE:
         return service_packet(s, packet, t, reference, reason)
+    if flags & FLAG_SERVICE:
+        return nfct_packet(s, packet, t, reference, True, reason)
     return rule_packet(s, packet, t, reference, True, reason)
 
 
@@ -254,7 +257,7 @@ cdef inline void packet_output(State* s, uint8_t* data, uint32_t length) noexcep
     translated (the hooks LOCAL_OUT and POST_ROUTING)."""
     cdef Packet packet
     cdef Tuple t
-    cdef uint32_t reference
+    cdef uint32_t reference, flags
     cdef uint8_t reason = packet_parse(&packet, data, length, length, LINK_RAW)
     if reason or packet.fragment:
         return
@@ -268,8 +271,11 @@ cdef inline void packet_output(State* s, uint8_t* data, uint32_t length) noexcep
     reference = connection_seen(s, &packet, &t)
     if reference == NIL:
         return
-    if table_meta(table_of(s, t.family), reference >> 1).flags & FLAG_SERVICE:
+    flags = table_meta(table_of(s, t.family), reference >> 1).flags
+    if flags & (FLAG_SERVICE | FLAG_TRACKED) == FLAG_SERVICE:
         service_packet(s, &packet, &t, reference, &reason)
+    elif flags & FLAG_SERVICE:
+        nfct_packet(s, &packet, &t, reference, False, &reason)
     else:
         rule_packet(s, &packet, &t, reference, False, &reason)
 

@@ -20,6 +20,7 @@ from lvscore._core.flow cimport (
 )
 from lvscore._core.helper cimport helper_bind
 from lvscore._core.lifetime cimport CONTROL_TEMPLATE, control_add
+from lvscore._core.nfct cimport nfct_begin
 from lvscore._core.persistence cimport (
     packet_call_id, template_find, template_invalidate, template_open, template_touch,
 )
@@ -37,7 +38,7 @@ from lvscore._core.sip cimport CallId
 from lvscore._core.state cimport (
     SYSCTL_CACHE_BYPASS, SYSCTL_LBLCR_EXPIRATION,
     SYSCTL_LBLC_EXPIRATION, SYSCTL_SLOPPY_SCTP, SYSCTL_SLOPPY_TCP, State, TRACE_NO_SERVER,
-    TRACE_OPENED, TRACE_SCHEDULED, connection_total, table_of, templates_of, trace_step,
+    TRACE_OPENED, TRACE_SCHEDULED, table_of, templates_of, trace_step,
 )
 from lvscore._core.track cimport service_state_initial
 from lvscore._core.wire cimport Packet
@@ -215,6 +216,7 @@ cdef inline uint32_t choice_open(State* s, const Choice* choice, const Tuple* t,
         return NIL
     s.opened += 1
     helper_bind(s, table_of(s, t.family), i)
+    nfct_begin(s, table_of(s, t.family), i)
     if choice.method != METHOD_BYPASS:
         server.connections += 1
     if choice.template != NIL:

@@ -4,11 +4,10 @@ Dialogs lie in one array and are found by a keyed hash of their Call-ID; entries
 that is reserved as address space take memory as they are touched.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from lvscore._core.bytes cimport load64
-from lvscore._core.consts cimport NIL
 from lvscore._core.hash cimport HashKey
 from lvscore._core.machine cimport memory_release, memory_reserve, multiply_fold
 

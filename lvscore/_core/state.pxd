@@ -70,7 +70,8 @@ cdef enum:  # net.ipv4.vs.*, indices of State.sysctl
     SYSCTL_SLOPPY_SCTP = 15
     SYSCTL_SLOPPY_TCP = 16
     SYSCTL_SNAT_REROUTE = 17
-    SYSCTL_COUNT = 18
+    SYSCTL_CONNTRACK = 18
+    SYSCTL_COUNT = 19
 
 cdef enum:  # net.netfilter.nf_conntrack_*, indices of State.conntrack
     CONNTRACK_ACCT = 0
@@ -113,7 +114,7 @@ cdef struct State:
     # configuration
     Services services
     uint32_t hooked[2]      # services of IPv4, IPv6
-    uint32_t sysctl[18]
+    uint32_t sysctl[19]
     uint64_t defence        # tick of the next look at what floods leave (defence.pxd)
     uint64_t available_pages    # of memory, as told; ALL_PAGES when nobody said
     uint32_t ripe_counter[9]
@@ -139,7 +140,7 @@ cdef struct State:
     uint64_t early_drops    # flows ended to make room for others
     uint64_t expired
     uint64_t verdicts[5]
-    uint64_t reasons[54]
+    uint64_t reasons[55]
     uint8_t last_reason     # of the latest single frame
     Trace* trace            # NULL but while explaining
 

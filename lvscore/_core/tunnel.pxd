@@ -7,11 +7,10 @@ A frame has no room for another header, so what leaves is put out as a frame of 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from lvscore._core.bytes cimport htonl, htons, load16, store16, store32
+from lvscore._core.bytes cimport htonl, htons, store16, store32
 from lvscore._core.checksum cimport checksum_finish, sum_bytes
 from lvscore._core.consts cimport (
-    IPV4, IPV6, LINK_ETHERNET, LINK_LINUX_SLL, LINK_LINUX_SLL2, LINK_LOOP, LINK_NULL,
-    PROTOCOL_UDP,
+    IPV4, LINK_ETHERNET, LINK_LINUX_SLL, LINK_LINUX_SLL2, LINK_LOOP, LINK_NULL, PROTOCOL_UDP,
 )
 from lvscore._core.flow cimport Address
 from lvscore._core.server cimport (

@@ -32,7 +32,8 @@ from lvscore._core.service cimport (
     server_find, server_remove, service_add, service_find, service_remove,
 )
 from lvscore._core.state cimport (
-    SYSCTL_SLOPPY_SCTP, SYSCTL_SLOPPY_TCP, State, state_copy, state_free, state_init,
+    SYSCTL_CONNTRACK, SYSCTL_SLOPPY_SCTP, SYSCTL_SLOPPY_TCP, State, state_copy, state_free,
+    state_init,
 )
 from lvscore._core.translate cimport tcp_checksum_write
 from lvscore._core.wire cimport Packet, packet_parse
@@ -364,6 +365,8 @@ cdef inline bint harness_init(Harness* h, uint32_t configuration) noexcept nogil
             return False
         s.sysctl[SYSCTL_SLOPPY_SCTP] = configuration >> 2 & 1
         s.sysctl[SYSCTL_SLOPPY_TCP] = configuration >> 3 & 1
+        s.sysctl[SYSCTL_CONNTRACK] = configuration >> 5 & 1
+        s.sysctl[SYSCTL_CONNTRACK] = configuration >> 5 & 1
         if configuration & 16:
             s.ftp.port[0] = htons(21)
             s.ftp.ports = 1

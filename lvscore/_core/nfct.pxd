@@ -1,0 +1,187 @@
+"""Connections of services that conntrack knows: net.ipv4.vs.conntrack=1 (ip_vs_nfct.c).
+
+Conntrack follows such a connection by its own states and timeouts, which its Entry keeps. When
+a packet goes to its server for the first time, the rules of POSTROUTING may translate its
+source: the record's reply tuple then has both translations, and the server answers this host.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+
+from lvscore._core.connection cimport (
+    FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SLOW, FLAG_TRACKED, Meta, Table, connection_method,
+    connection_reply_set, connection_translated, connection_tuple, table_meta,
+    table_remove_direction,
+)
+from lvscore._core.consts cimport (
+    ORIGINAL, PROTOCOL_TCP, REASON_NONE, REASON_NO_PORT, REASON_TABLE_FULL, REPLY,
+)
+from lvscore._core.entry cimport (
+    ENTRY_INVALID, ENTRY_NEW, ENTRY_TAKEN, Entries, Entry, entries_of, entry_of, entry_open,
+    entry_window,
+)
+from lvscore._core.flow cimport (
+    Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_inverse,
+)
+from lvscore._core.nat cimport rule_postrouting, search_begin, seen_fill
+from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits
+from lvscore._core.route cimport Route, route_find
+from lvscore._core.rules cimport Search, Seen, reply_is_free
+from lvscore._core.server cimport METHOD_MASQUERADE
+from lvscore._core.state cimport SYSCTL_CONNTRACK, State
+from lvscore._core.tcp_window cimport FIT_INVALID, FIT_REOPENS, FIT_TAKEN
+from lvscore._core.wire cimport Packet
+
+
+cdef inline void nfct_begin(State* s, Table* table, uint32_t i) noexcept nogil:
+    """Let conntrack know a connection that has just been opened, from the next packet on that
+    goes to its server; nothing while there are no rules, or with conntrack=0."""
+    if s.tracking and s.sysctl[SYSCTL_CONNTRACK]:
+        entry_open(entries_of(s.entries, table.family), table, &s.key, i)
+        table_meta(table, i).flags |= FLAG_SLOW
+
+
+cdef inline Entry* nfct_entry(const State* s, const Table* table, uint32_t i) noexcept nogil:
+    return entry_of(entries_of(<Entries*>s.entries, table.family), i)
+
+
+cdef inline bint nfct_knows(const State* s, const Table* table, uint32_t i) noexcept nogil:
+    """Whether conntrack knows the connection now."""
+    cdef const Entry* entry
+    if not table_meta(table, i).flags & FLAG_TRACKED:
+        return False
+    entry = nfct_entry(s, table, i)
+    return entry.state != 0 and <int32_t>(entry.deadline - <uint32_t>s.tick) > 0
+
+
+cdef inline bint source_is_translated(const Table* table, uint32_t i) noexcept nogil:
+    cdef Tuple original, reply
+    connection_tuple(table, i, ORIGINAL, &original)
+    connection_tuple(table, i, REPLY, &reply)
+    return not (address_equal(&original.source, &reply.destination)
+                and ports_source(original.ports) == ports_destination(reply.ports))
+
+
+cdef inline void source_restore(const Table* table, uint32_t i, Tuple* translated) noexcept nogil:
+    """Take source NAT out of a translated request."""
+    cdef Tuple original
+    connection_tuple(table, i, ORIGINAL, &original)
+    translated.source = original.source
+    translated.ports = ports_make(ports_source(original.ports),
+                                  ports_destination(translated.ports))
+
+
+cdef inline bint nfct_forget(State* s, Table* table, uint32_t i) noexcept nogil:
+    """Conntrack forgets a connection, IPVS does not; its source is translated no more. False if
+    the index is too crowded for the tuple that it had before."""
+    cdef Tuple request, reply
+    nfct_entry(s, table, i).state = 0
+    table_meta(table, i).flags &= ~<uint32_t>(FLAG_SEEN_REPLY | FLAG_ASSURED)
+    if not source_is_translated(table, i):
+        return True
+    connection_translated(table, i, ORIGINAL, &request)
+    source_restore(table, i, &request)
+    reply = tuple_inverse(&request)
+    table_remove_direction(table, &s.key, i << 1 | REPLY)
+    return connection_reply_set(table, &s.key, i, &reply)
+
+
+cdef inline bint nfct_follow(State* s, Table* table, const Packet* packet, uint32_t i,
+                             uint32_t direction, bint received) noexcept nogil:
+    """Conntrack sees a packet of a connection, before IPVS does; False if the packet is none of
+    the connection's then: an answer to this host that conntrack takes for no flow's."""
+    cdef Meta* meta = table_meta(table, i)
+    cdef Entry* entry = nfct_entry(s, table, i)
+    cdef bint alone = direction == REPLY and source_is_translated(table, i)
+    cdef Progress progress
+    entry.packet = ENTRY_NEW
+    if not nfct_knows(s, table, i):
+        return nfct_forget(s, table, i) and not alone
+    flow_progress(s, table, packet, i, direction, received, entry.state, entry.deadline,
+                  &progress)
+    if progress.fit == FIT_REOPENS:
+        return nfct_forget(s, table, i) and not alone
+    entry.packet = ENTRY_INVALID if progress.fit == FIT_INVALID else ENTRY_TAKEN
+    if progress.fit == FIT_TAKEN:
+        entry.state = progress.state
+    if progress.renews:
+        entry.deadline = s.tick_up + progress.timeout
+    if progress.ends:
+        entry.deadline = <uint32_t>s.tick       # behind this packet, which is translated still
+    if entry.packet == ENTRY_INVALID:
+        return not alone
+    if direction == REPLY:
+        meta.flags |= FLAG_SEEN_REPLY
+    return True
+
+
+cdef inline bint nfct_is_old(const State* s, const Table* table, uint32_t i) noexcept nogil:
+    """Whether the packet at hand is of a flow that conntrack knew before it
+    (ip_vs_conn_uses_old_conntrack)."""
+    return (table_meta(table, i).flags & FLAG_TRACKED
+            and nfct_entry(s, table, i).packet == ENTRY_TAKEN)
+
+
+cdef inline uint8_t nfct_source(State* s, Table* table, const Packet* packet, uint32_t i,
+                                Opening* opening) noexcept nogil:
+    """Let the rules translate the source of a connection; REASON_NONE, or why the packet is
+    dropped. If the index is too crowded, answers are not found any more."""
+    cdef Search search
+    cdef Seen seen
+    cdef Tuple original, wanted, reply
+    cdef const Route* route
+    cdef uint8_t failed
+    connection_tuple(table, i, ORIGINAL, &original)
+    connection_tuple(table, i, REPLY, &reply)
+    wanted = tuple_inverse(&reply)
+    search_begin(s, table, opening, &search)
+    seen_fill(s, packet, &seen)
+    seen.virtual_address = &original.destination
+    route = route_find(&s.routes, wanted.family, &wanted.destination)
+    if route != NULL:
+        seen.egress = <int>route.interface
+    # Its own tuple is not in its way.
+    table_remove_direction(table, &s.key, i << 1 | REPLY)
+    failed = rule_postrouting(s, table, &search, &seen, &wanted, opening)
+    if failed == REASON_NONE and not reply_is_free(&search, &wanted):
+        failed = REASON_NO_PORT
+    if failed == REASON_NONE:
+        reply = tuple_inverse(&wanted)
+    if not connection_reply_set(table, &s.key, i, &reply):
+        return REASON_TABLE_FULL
+    return failed
+
+
+cdef inline uint8_t nfct_open(State* s, Table* table, const Packet* packet, const Tuple* t,
+                              uint32_t i) noexcept nogil:
+    """A request goes to its server; if conntrack does not know its connection yet, it may from
+    here on. REASON_NONE, or why the packet is dropped."""
+    cdef Entries* entries = entries_of(s.entries, table.family)
+    cdef Entry* entry = entry_of(entries, i)
+    cdef Opening opening
+    cdef uint8_t failed = REASON_NONE
+    if entry.packet != ENTRY_NEW or not opening_admits(s, packet, t, &opening):
+        return REASON_NONE
+    if connection_method(table_meta(table, i)) == METHOD_MASQUERADE:
+        failed = nfct_source(s, table, packet, i, &opening)
+    if failed:
+        return failed
+    entry.created = table.wheel.tick
+    entry.state = opening.state
+    entry.deadline = s.tick_up + opening.timeout
+    if packet.protocol == PROTOCOL_TCP:
+        entry_window(entries, entry)[0] = opening.window
+    return REASON_NONE
+
+
+cdef inline void nfct_translated(const State* s, const Table* table, uint32_t i,
+                                 Tuple* translated) noexcept nogil:
+    """A request's tuple at its server: what is INVALID passes source NAT by."""
+    connection_translated(table, i, ORIGINAL, translated)
+    if nfct_entry(s, table, i).packet == ENTRY_INVALID:
+        source_restore(table, i, translated)
+
+
+cdef inline void nfct_dropped(State* s, Table* table, uint32_t i) noexcept nogil:
+    """The packet at hand goes nowhere: a flow that it opened is not confirmed."""
+    if nfct_entry(s, table, i).packet == ENTRY_NEW:
+        nfct_forget(s, table, i)

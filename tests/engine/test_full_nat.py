@@ -1,0 +1,305 @@
+"""net.ipv4.vs.conntrack=1: conntrack knows services' connections, and rules translate sources."""
+
+import pytest
+from packets import CLIENT, RS1, SECOND, VIP, checksums_good, flow, ip, udp
+from scapy.layers.inet import ICMP, IP, TCP
+
+import lvscore
+from lvscore import Reason, Verdict, conntrack
+
+DIP = "172.16.1.3"
+MATCH = f"iptables -t nat -A POSTROUTING -m ipvs --vaddr {VIP} -j SNAT --to-source {DIP}"
+
+
+def director(*rules, protocol="tcp", method="masquerade", on=1):
+    engine = lvscore.Engine(seed=1)
+    engine.sysctl["net.ipv4.vs.conntrack"] = on
+    for rule in rules or (MATCH,):
+        engine.iptables(rule)
+    service = engine.add_service(protocol, f"{VIP}:80", scheduler="rr")
+    service.add_server(f"{RS1}:{8080 if method == 'masquerade' else 80}", method=method)
+    return engine
+
+
+def send(engine, frame, now=0):
+    verdict = engine.process(frame, now)
+    assert verdict != Verdict.FORWARD or checksums_good(frame)
+    return verdict, engine.last_reason
+
+
+def segment(source, sport, destination, dport, flags, seq=0, ack=0, payload=b""):
+    header = TCP(sport=sport, dport=dport, flags=flags, seq=seq, ack=ack, window=64240)
+    return bytearray(bytes(ip(source, destination) / header / payload))
+
+
+def open_connection(engine, port=40000, now=0):
+    for frame in (
+        segment(CLIENT, port, VIP, 80, "S", 1000),
+        segment(RS1, 8080, DIP, port, "SA", 5000, 1001),
+        segment(CLIENT, port, VIP, 80, "A", 1001, 5001),
+    ):
+        assert send(engine, frame, now)[0] == Verdict.FORWARD
+
+
+def lines(engine):
+    return conntrack.run(engine, "conntrack -L").splitlines()
+
+
+def test_both_ways_are_translated():
+    engine = director()
+    request = segment(CLIENT, 40000, VIP, 80, "S", 1000)
+    assert send(engine, request) == (Verdict.FORWARD, Reason.NEW_CONNECTION)
+    assert flow(request) == (DIP, 40000, RS1, 8080)
+    assert lines(engine) == [
+        f"tcp      6 120 SYN_SENT src={CLIENT} dst={VIP} sport=40000 dport=80 [UNREPLIED] "
+        f"src={RS1} dst={DIP} sport=8080 dport=40000 mark=0 use=1"
+    ]
+    answer = segment(RS1, 8080, DIP, 40000, "SA", 5000, 1001)
+    assert send(engine, answer) == (Verdict.FORWARD, Reason.REPLY)
+    assert flow(answer) == (VIP, 80, CLIENT, 40000)
+    request = segment(CLIENT, 40000, VIP, 80, "A", 1001, 5001)
+    assert send(engine, request) == (Verdict.FORWARD, Reason.REQUEST)
+    assert flow(request) == (DIP, 40000, RS1, 8080)
+    assert lines(engine)[0].split()[2:4] == ["432000", "ESTABLISHED"]
+    assert lines(engine)[0].split()[-3] == "[ASSURED]"
+    (connection,) = engine.connections
+    assert (connection.state, str(connection.server)) == ("ESTABLISHED", f"{RS1}:8080")
+    (rule,) = engine.rules
+    assert engine.rule_counters(rule) == (1, 40)
+
+
+def test_without_the_setting_the_rules_do_not_see_it():
+    engine = director(on=0)
+    request = segment(CLIENT, 40000, VIP, 80, "S", 1000)
+    assert send(engine, request)[0] == Verdict.FORWARD
+    assert flow(request) == (CLIENT, 40000, RS1, 8080)
+    assert lines(engine) == []
+
+
+@pytest.mark.parametrize(
+    ("match", "source"),
+    [
+        (f"-m ipvs --vaddr {VIP}", DIP),
+        (f"-m ipvs ! --vaddr {VIP}", CLIENT),
+        ("-m ipvs --vaddr 172.16.1.0/24", DIP),
+        ("-m ipvs --vaddr 172.16.1.101", CLIENT),
+        (f"-d {RS1}", DIP),  # behind IPVS's translation,
+        (f"-d {VIP}", CLIENT),
+        ("-p tcp --dport 8080", DIP),
+        ("-p tcp --dport 80", CLIENT),
+        ("-p udp", CLIENT),
+    ],
+)
+def test_what_postrouting_matches(match, source):
+    engine = director(f"iptables -t nat -A POSTROUTING {match} -j SNAT --to-source {DIP}")
+    request = segment(CLIENT, 40000, VIP, 80, "S", 1000)
+    assert send(engine, request)[0] == Verdict.FORWARD
+    assert flow(request) == (source, 40000, RS1, 8080)
+
+
+def test_masquerading():
+    engine = director("iptables -t nat -A POSTROUTING -o srv -j MASQUERADE")
+    engine.routes.add_interface("srv", [f"{DIP}/24"])
+    request = segment(CLIENT, 40000, VIP, 80, "S", 1000)
+    assert send(engine, request)[0] == Verdict.FORWARD
+    assert flow(request) == (DIP, 40000, RS1, 8080)
+
+
+def test_two_clients_of_one_port():
+    engine = director()
+    used = set()
+    for client in range(5):
+        request = segment(f"10.0.0.{client + 1}", 40000, VIP, 80, "S", 1000)
+        assert send(engine, request)[0] == Verdict.FORWARD
+        source, port, *_ = flow(request)
+        assert source == DIP
+        answer = segment(RS1, 8080, DIP, port, "SA", 5000, 1001)
+        assert send(engine, answer)[0] == Verdict.FORWARD
+        assert flow(answer) == (VIP, 80, f"10.0.0.{client + 1}", 40000)
+        used.add(port)
+    assert len(used) == 5
+
+
+def test_a_range_that_is_used_up():
+    engine = director(
+        f"iptables -t nat -A POSTROUTING -p tcp -m ipvs --vaddr {VIP} "
+        f"-j SNAT --to-source {DIP}:7000-7001"
+    )
+    for client in (1, 2):
+        assert send(engine, segment(f"10.0.0.{client}", 40000, VIP, 80, "S"))[0] == Verdict.FORWARD
+    late = segment("10.0.0.3", 40000, VIP, 80, "S")
+    assert send(engine, bytearray(late)) == (Verdict.DROP, Reason.NO_PORT)
+    assert len(lines(engine)) == 2
+    # IPVS's connection is there; sent again, the SYN looks for a port again.
+    assert len(engine.connections) == 3
+    conntrack.run(engine, "conntrack -D -s 10.0.0.1")
+    assert send(engine, late)[0] == Verdict.FORWARD
+    assert flow(late)[0] == DIP
+
+
+def test_an_invalid_segment_passes_source_nat_by():
+    engine = director()
+    open_connection(engine)
+    request = segment(CLIENT, 40000, VIP, 80, "A", 1001 + 10_000_000, 5001, b"x")
+    assert send(engine, request) == (Verdict.FORWARD, Reason.REQUEST)
+    assert flow(request) == (CLIENT, 40000, RS1, 8080)
+    # Back it would be an answer to this host, of no flow.
+    answer = segment(RS1, 8080, DIP, 40000, "A", 5001 + 10_000_000, 1001, b"x")
+    assert send(engine, answer)[1] == Reason.INVALID_STATE
+    assert flow(answer) == (RS1, 8080, DIP, 40000)
+
+
+def test_conntrack_forgets_before_ipvs():
+    engine = director(protocol="udp")
+    request = udp(CLIENT, 5000, VIP, 80)
+    assert send(engine, bytearray(request))[0] == Verdict.FORWARD
+    assert len(lines(engine)) == 1
+    engine.expire(31 * SECOND)
+    assert lines(engine) == []
+    assert len(engine.connections) == 1
+    late = udp(RS1, 8080, DIP, 5000)
+    assert send(engine, late, 32 * SECOND)[1] != Reason.REPLY
+    assert send(engine, request, 33 * SECOND) == (Verdict.FORWARD, Reason.REQUEST)
+    assert flow(request) == (DIP, 5000, RS1, 8080)
+    answer = udp(RS1, 8080, DIP, 5000)
+    assert send(engine, answer, 33 * SECOND) == (Verdict.FORWARD, Reason.REPLY)
+    assert flow(answer) == (VIP, 80, CLIENT, 5000)
+
+
+def test_ipvs_ends_conntracks_entry():
+    engine = director()
+    open_connection(engine)
+    engine.expire(901 * SECOND)
+    assert len(engine.connections) == 0
+    assert lines(engine) == []
+
+
+def test_conntracks_entries_end_alone():
+    engine = director()
+    open_connection(engine)
+    conntrack.run(engine, "conntrack -F")
+    assert lines(engine) == []
+    assert len(engine.connections) == 1
+    # Picked up from the middle.
+    request = segment(CLIENT, 40000, VIP, 80, "A", 1001, 5001)
+    assert send(engine, request) == (Verdict.FORWARD, Reason.REQUEST)
+    assert flow(request) == (DIP, 40000, RS1, 8080)
+    assert lines(engine)[0].split()[2:4] == ["300", "ESTABLISHED"]
+
+
+def close_connection(engine):
+    """The server closes first: IPVS's connection is in TIME_WAIT, and so is conntrack's."""
+    open_connection(engine)
+    for frame in (
+        segment(RS1, 8080, DIP, 40000, "FA", 5001, 1001),
+        segment(CLIENT, 40000, VIP, 80, "FA", 1001, 5002),
+        segment(RS1, 8080, DIP, 40000, "A", 5002, 1002),
+    ):
+        assert send(engine, frame)[0] == Verdict.FORWARD
+    assert engine.connections["tcp", f"{CLIENT}:40000", f"{VIP}:80"].state == "TIME_WAIT"
+
+
+def test_a_connection_begins_anew():
+    engine = director()
+    close_connection(engine)
+    assert lines(engine)[0].split()[3] == "TIME_WAIT"
+    again = segment(CLIENT, 40000, VIP, 80, "S", 90000)
+    assert send(engine, again) == (Verdict.FORWARD, Reason.CONNECTION_REUSED)
+    assert flow(again) == (DIP, 40000, RS1, 8080)
+    assert lines(engine)[0].split()[3] == "SYN_SENT"
+
+
+def test_a_flow_that_conntrack_still_knows_delays_the_next():
+    """IPVS takes the connection for closed, conntrack does not: the first SYN is dropped."""
+    engine = director()
+    open_connection(engine)
+    # A segment without any flag closes for IPVS; for conntrack it is INVALID.
+    assert send(engine, segment(CLIENT, 40000, VIP, 80, "", 1001))[0] == Verdict.FORWARD
+    assert lines(engine)[0].split()[3] == "ESTABLISHED"
+    again = segment(CLIENT, 40000, VIP, 80, "S", 90000)
+    assert send(engine, bytearray(again)) == (Verdict.DROP, Reason.CONNTRACK_BUSY)
+    assert len(engine.connections) == 0
+    assert send(engine, again) == (Verdict.FORWARD, Reason.NEW_CONNECTION)
+
+
+def test_a_reset_answer_leaves_nothing_in_conntrack():
+    engine = director()
+    assert send(engine, segment(CLIENT, 40000, VIP, 80, "S", 1000))[0] == Verdict.FORWARD
+    reset = segment(RS1, 8080, DIP, 40000, "RA", 0, 1001)
+    assert send(engine, reset) == (Verdict.FORWARD, Reason.REPLY)
+    assert flow(reset) == (VIP, 80, CLIENT, 40000)
+    assert lines(engine) == []
+    assert len(engine.connections) == 1
+
+
+def test_errors_of_the_servers_side_come_back_to_the_client():
+    engine = director(protocol="udp")
+    request = udp(CLIENT, 5000, VIP, 80)
+    assert send(engine, request)[0] == Verdict.FORWARD
+    error = bytearray(bytes(ip(RS1, DIP) / ICMP(type=3, code=3) / IP(bytes(request[14:]))))
+    assert send(engine, error) == (Verdict.FORWARD, Reason.RELATED_ICMP)
+    packet = IP(bytes(error[14:]))
+    assert (packet.src, packet.dst) == (VIP, CLIENT)
+    quoted = packet[ICMP].payload
+    assert (quoted.src, quoted.dst) == (CLIENT, VIP)
+    assert (quoted.sport, quoted.dport) == (5000, 80)
+
+
+def test_direct_routing_is_known_too():
+    engine = director(method="route")
+    request = segment(CLIENT, 40000, VIP, 80, "S", 1000)
+    assert send(engine, request)[0] == Verdict.FORWARD
+    assert flow(request) == (CLIENT, 40000, VIP, 80)
+    assert lines(engine) == [
+        f"tcp      6 120 SYN_SENT src={CLIENT} dst={VIP} sport=40000 dport=80 [UNREPLIED] "
+        f"src={VIP} dst={CLIENT} sport=80 dport=40000 mark=0 use=1"
+    ]
+
+
+def test_two_virtual_addresses_one_server_and_one_client_port():
+    """A null binding finds another port for the second, as between flows of the rules."""
+    engine = director("iptables -t nat -A POSTROUTING -s 192.0.2.1 -j ACCEPT")
+    engine.add_service("tcp", "172.16.1.101:80", scheduler="rr").add_server(f"{RS1}:8080")
+    for address in (VIP, "172.16.1.101"):
+        request = segment(CLIENT, 40000, address, 80, "S", 1000)
+        assert send(engine, request)[0] == Verdict.FORWARD
+        source, port, *_ = flow(request)
+        assert source == CLIENT
+        answer = segment(RS1, 8080, CLIENT, port, "SA", 5000, 1001)
+        assert send(engine, answer)[0] == Verdict.FORWARD
+        assert flow(answer) == (address, 80, CLIENT, 40000)
+
+
+def test_ipv6():
+    engine = lvscore.Engine(seed=1)
+    engine.sysctl["net.ipv4.vs.conntrack"] = 1
+    engine.iptables(
+        "ip6tables -t nat -A POSTROUTING -m ipvs --vaddr 2001:db8::1 "
+        "-j SNAT --to-source 2001:db8:1::3"
+    )
+    engine.add_service("udp", "[2001:db8::1]:53", scheduler="rr").add_server("[2001:db8:1::7]:53")
+    request = udp("2001:db8:a::1", 5000, "2001:db8::1", 53)
+    assert send(engine, request)[0] == Verdict.FORWARD
+    assert flow(request) == ("2001:db8:1::3", 5000, "2001:db8:1::7", 53)
+    answer = udp("2001:db8:1::7", 53, "2001:db8:1::3", 5000)
+    assert send(engine, answer)[0] == Verdict.FORWARD
+    assert flow(answer) == ("2001:db8::1", 53, "2001:db8:a::1", 5000)
+
+
+def test_a_batch_does_what_its_frames_do_one_by_one():
+    frames = []
+    for port in range(40000, 40020):
+        frames += [
+            segment(CLIENT, port, VIP, 80, "S", 1000),
+            segment(RS1, 8080, DIP, port, "SA", 5000, 1001),
+            segment(CLIENT, port, VIP, 80, "A", 1001, 5001),
+            segment(CLIENT, port, VIP, 80, "PA", 1001, 5001, b"data"),
+        ]
+    single, batched = director(), director()
+    alone = [bytearray(frame) for frame in frames]
+    verdicts = [single.process(frame, 0) for frame in alone]
+    batch = lvscore.FrameBatch.of(frames, [0] * len(frames))
+    batched.process_batch(batch)
+    assert [Verdict(v) for v in batch.verdict] == verdicts
+    assert [bytes(batch[i]) for i in range(len(batch))] == [bytes(frame) for frame in alone]
+    assert sorted(lines(single)) == sorted(lines(batched))
