@@ -29,6 +29,7 @@ from lvscore.explain import Explanation
 from lvscore.host import Host
 from lvscore.io import MemorySink, MemorySource, PcapReader, PcapWriter, create_pcap, open_pcap
 from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS, Rate, Rule, Statistics, Timeouts, Tunnel
+from lvscore.port_pools import PortPool, PortPoolEvent, PortPools
 from lvscore.report import Report
 from lvscore.routes import Interface, Route, Routes
 from lvscore.runner import run
@@ -64,6 +65,9 @@ __all__ = [
     "NotFoundError",
     "PcapReader",
     "PcapWriter",
+    "PortPool",
+    "PortPoolEvent",
+    "PortPools",
     "PortRange",
     "Rate",
     "Reason",

@@ -22,6 +22,10 @@ __all__ = [
     "host_own",
     "host_receive",
     "host_set",
+    "pools_events",
+    "pools_list",
+    "pools_quota",
+    "pools_quota_set",
     "route_get",
     "rule_counters",
     "rules_set",
@@ -122,6 +126,16 @@ def sctp_checksummed(packet: bytes) -> bytes: ...
 def route_get(
     engine: EngineCore, family: int, destination: bytes
 ) -> tuple[int, int, bytes, bytes | None] | None: ...
+def pools_list(
+    engine: EngineCore, clients: bool
+) -> list[tuple[int, int, bytes, bytes, int, int, int, int, int, float]]: ...
+def pools_events(
+    engine: EngineCore, seen: int
+) -> tuple[
+    int, list[tuple[int, int, tuple[int, int, bytes, bytes, int, int, int, int, int, float]]]
+]: ...
+def pools_quota(engine: EngineCore) -> int: ...
+def pools_quota_set(engine: EngineCore, quota: int) -> None: ...
 def ftp_ports(engine: EngineCore) -> tuple[int, ...]: ...
 def ftp_ports_set(engine: EngineCore, ports: tuple[int, ...]) -> None: ...
 def service_number(

@@ -39,6 +39,9 @@ from lvscore._core.nfct cimport nfct_forget, nfct_knows
 from lvscore._core.pipeline cimport (
     Frames, batch_process, frame_count, packet_output, packet_process,
 )
+from lvscore._core.port_pool cimport (
+    MAX_POOL_EVENTS, Pool, PoolEvent, pool_look, pools_memory,
+)
 from lvscore._core.route cimport (
     Interface, MAX_INTERFACES, MAX_ROUTES, NO_INTERFACE, Neighbour, ROUTE_UNICAST, Route,
     local_add, local_remove, local_slot, neighbour_slot, route_find,
@@ -75,7 +78,8 @@ from lvscore.sysctl import ENGINE_SETTINGS
 __all__ = [
     "EngineCore", "connection_layout", "conntrack_end", "conntrack_get", "conntrack_set",
     "conntrack_snapshot", "dialog_call_id", "ftp_ports", "ftp_ports_set", "host_emitted",
-    "host_output", "host_own", "host_receive", "host_set", "route_get", "rule_counters",
+    "host_output", "host_own", "host_receive", "host_set", "pools_events", "pools_list",
+    "pools_quota", "pools_quota_set", "route_get", "rule_counters",
     "rules_set", "rules_zero", "sctp_checksummed", "server_counts", "server_estimate",
     "server_join", "server_leave", "server_lookup", "server_record", "server_update",
     "service_counts", "service_estimate", "service_join", "service_leave", "service_members",
@@ -512,7 +516,7 @@ cdef class EngineCore:
             if f < TEMPLATES:
                 records += entries_memory(&s.entries[f])
             index += index_used(&s.table[f].index)
-        records += <size_t>s.ftp.used * sizeof(FtpControl)
+        records += <size_t>s.ftp.used * sizeof(FtpControl) + pools_memory(&s.pools)
         return {"connections": records, "index": index, "engine": sizeof(State)}
 
     def _selfcheck(self):
@@ -704,3 +708,4 @@ cdef class EngineCore:
 include "_services.pxi"
 include "_host.pxi"
 include "_netfilter.pxi"
+include "_port_pools.pxi"

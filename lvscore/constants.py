@@ -145,6 +145,9 @@ class Reason(IntEnum):
     CONNTRACK_BUSY = 54
     """It would begin a connection anew, but conntrack knows the old one's flow
     (``net.ipv4.vs.conntrack=1``): the old one ended, sent once more it begins the new one."""
+    PORT_QUOTA = 55
+    """Would open a translated connection, but its client holds as many ports as it may:
+    dropped."""
 
 
 class State(IntEnum):

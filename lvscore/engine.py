@@ -10,6 +10,7 @@ from lvscore.explain import Explanation, explain
 from lvscore.helpers import Helpers
 from lvscore.model import Timeouts
 from lvscore.nat import RuleEngine
+from lvscore.port_pools import PortPools
 from lvscore.routes import Routes
 from lvscore.sysctl import (
     CONNTRACK_SETTINGS,
@@ -54,6 +55,7 @@ class Engine(Director, RuleEngine):
             raise ConfigError(f"seed has {len(seed)} bytes; expected at most 16")
         super().__init__(max_connections, key)
         self._routes = Routes(self)
+        self._port_pools = PortPools(self)
 
     @property
     def routes(self) -> Routes:
@@ -119,6 +121,11 @@ class Engine(Director, RuleEngine):
     def helpers(self) -> Helpers:
         """Helpers that are on: ``engine.helpers.add("ftp")``."""
         return Helpers(self)
+
+    @property
+    def port_pools(self) -> PortPools:
+        """How full the port pools of source NAT are, and the quota of their clients."""
+        return self._port_pools
 
     @property
     def timeouts(self) -> Timeouts:

@@ -16,7 +16,7 @@ CORE_LAYERS = [
     {"wire"},
     {"flow", "sequence", "track_sctp"},
     {"estimator", "ftp"},
-    {"index", "sip", "wheel", "route", "track", "server", "emit", "fragment"},
+    {"index", "sip", "wheel", "route", "track", "server", "emit", "fragment", "port_pool"},
     {"locality", "tcp_window", "verify"},
     {"scheduler_types"},
     {"scheduler_turn", "scheduler_load", "scheduler_hash"},
@@ -44,7 +44,7 @@ LAYERS = [
     {"_engine", "_probe", "_probe_ftp", "_probe_payload", "_probe_scheduler", "model"},
     {"services"},
     {"director", "nat"},
-    {"connections", "explain", "helpers", "routes"},
+    {"connections", "explain", "helpers", "port_pools", "routes"},
     {"engine"},
     {"host"},
     {"io"},  # knows no engine: see below

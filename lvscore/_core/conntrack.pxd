@@ -26,7 +26,7 @@ from lvscore._core.forward cimport forward_pass, forward_record
 from lvscore._core.index cimport SLOTS, Bucket, index_home
 from lvscore._core.lifetime cimport connection_end, connection_timer_set
 from lvscore._core.nat cimport (
-    rule_evict, rule_postrouting, rule_prerouting, search_begin, seen_fill,
+    ports_take, rule_evict, rule_postrouting, rule_prerouting, search_begin, seen_fill,
 )
 from lvscore._core.nfct cimport nfct_follow
 from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits
@@ -161,6 +161,7 @@ cdef inline uint32_t rule_open(State* s, Table* table, const Packet* packet, con
     entry.masquerade = opening.masquerade
     if packet.protocol == PROTOCOL_TCP:
         entry_window(entries, entry)[0] = opening.window
+    ports_take(s, entry, opening)
     trace_step(s, TRACE_OPENED, i << 1, 0, t)
     connection_count(table, i, ORIGINAL, packet.l3_length)
     return i

@@ -70,7 +70,8 @@ cdef enum:  # lvscore.Reason
     REASON_UNTRANSLATABLE = 52
     REASON_EGRESS_CHANGED = 53
     REASON_CONNTRACK_BUSY = 54
-    REASON_COUNT = 55
+    REASON_PORT_QUOTA = 55
+    REASON_COUNT = 56
 
 cdef enum:
     IPV4 = 4

@@ -32,6 +32,8 @@ cdef struct Entry:
     uint32_t previous
     uint32_t window             # NIL: none
     uint32_t deadline           # of a service's connection: until when conntrack knows it,
+    uint32_t pool               # that its source port is of, plus one; 0: none
+    uint32_t client             # that it counts for, in the same way
     uint16_t masquerade         # interface that it is masqueraded to, plus one
     uint8_t state               # and as what; 0: it does not
     uint8_t packet              # ENTRY_*

@@ -12,8 +12,9 @@ from lvscore._core.connection cimport (
     connection_helper, table_meta,
 )
 from lvscore._core.consts cimport IPV6, NIL, TICKS_PER_SECOND
-from lvscore._core.entry cimport entry_close
+from lvscore._core.entry cimport Entry, entry_close, entry_of
 from lvscore._core.ftp cimport ftp_give
+from lvscore._core.port_pool cimport pool_give
 from lvscore._core.server cimport Server, server_unbind, server_unbind_template
 from lvscore._core.sip cimport dialog_forget
 from lvscore._core.state cimport State, table_of, templates_of
@@ -95,6 +96,15 @@ cdef inline void connection_state_set(State* s, Table* table, uint32_t i,
     connection_timer_set(table, i, s.tick_up + s.tracker.timeout[state])
 
 
+cdef inline void ports_give(State* s, Entry* entry) noexcept nogil:
+    """Give back the port that a mapping took from its pool."""
+    if entry.pool:
+        pool_give(&s.pools, &s.key, entry.pool - 1, <uint32_t>s.tick)
+        pool_give(&s.pools, &s.key, entry.client - 1, <uint32_t>s.tick)
+        entry.pool = 0
+        entry.client = 0
+
+
 cdef inline void connection_end(State* s, Table* table, uint32_t i, bint linked) noexcept nogil:
     """Remove a connection and take it from its server's counts and its control's."""
     cdef Meta* meta = table_meta(table, i)
@@ -111,6 +121,7 @@ cdef inline void connection_end(State* s, Table* table, uint32_t i, bint linked)
     if connection_helper(table, i) != NIL:
         ftp_give(&s.ftp, connection_helper(table, i))
     if meta.flags & FLAG_TRACKED:
+        ports_give(s, entry_of(&s.entries[table.family == IPV6], i))
         entry_close(&s.entries[table.family == IPV6], table, &s.key, i)
     connection_close(table, &s.key, i, linked)
 

@@ -1,18 +1,21 @@
 """The NAT rules for the first packet of a flow (nf_nat_core.c): destination NAT before routing,
 source NAT behind it. What no rule translates may yet need another port (a null binding)."""
 
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 
 from lvscore._core.connection cimport Table
-from lvscore._core.consts cimport NIL, REASON_NONE
-from lvscore._core.entry cimport entries_of
-from lvscore._core.flow cimport Tuple
+from lvscore._core.consts cimport NIL, REASON_NONE, REASON_PORT_QUOTA
+from lvscore._core.entry cimport Entry, entries_of
+from lvscore._core.flow cimport Address, Tuple
 from lvscore._core.lifetime cimport connection_end
+from lvscore._core.port_pool cimport (
+    is_pooled, pool_of_client, pool_of_mapping, pool_take, quota_is_reached,
+)
 from lvscore._core.progress cimport Opening
 from lvscore._core.rules cimport (
     ANY_INTERFACE, Rule, Search, Seen, TARGET_DNAT, TARGET_MASQUERADE, TARGET_SNAT, chain_find,
-    rule_apply, tuple_keep,
+    port_range, rule_apply, tuple_keep,
 )
 from lvscore._core.state cimport State, TRACE_NO_RULE, TRACE_RULE, is_hosted, trace_step
 from lvscore._core.track cimport RULE_TCP_SYN_SENT
@@ -60,11 +63,31 @@ cdef inline uint8_t rule_prerouting(State* s, Table* table, Search* search, cons
     return failed
 
 
+cdef inline uint8_t ports_claim(State* s, const Rule* rule, const Address* client,
+                                const Tuple* mapped, Opening* opening) noexcept nogil:
+    """Note which pool a mapping is from; REASON_NONE if its client may have another port."""
+    cdef uint32_t low, high
+    port_range(&rule.to, mapped, True, &low, &high)
+    pool_of_mapping(&opening.pool, mapped, low, high)
+    pool_of_client(&opening.client, client, mapped.family)
+    return (REASON_PORT_QUOTA if quota_is_reached(&s.pools, &s.key, &opening.client)
+            else REASON_NONE)
+
+
+cdef inline void ports_take(State* s, Entry* entry, const Opening* opening) noexcept nogil:
+    """Count a new mapping's port, in its pool and for its client."""
+    cdef uint32_t tick = <uint32_t>s.tick
+    if opening.pool.capacity:
+        entry.pool = pool_take(&s.pools, &s.key, &opening.pool, tick, s.now) + 1
+        entry.client = pool_take(&s.pools, &s.key, &opening.client, tick, s.now) + 1
+
+
 cdef inline uint8_t rule_postrouting(State* s, Table* table, Search* search, Seen* seen,
                                      Tuple* wanted, Opening* opening) noexcept nogil:
     """Source NAT of what is forwarded, or none; why the packet is dropped."""
     cdef const Rule* rule
     cdef uint8_t failed = REASON_NONE
+    cdef Address client = wanted.source
     rule = chain_find(&s.postrouting, wanted, seen)
     if rule == NULL:
         trace_step(s, TRACE_NO_RULE, 0, TARGET_SNAT, wanted)
@@ -74,5 +97,7 @@ cdef inline uint8_t rule_postrouting(State* s, Table* table, Search* search, See
         trace_step(s, TRACE_RULE, rule.number, TARGET_SNAT, wanted)
         if rule.target == TARGET_MASQUERADE and is_hosted(s):
             opening.masquerade = <uint16_t>(seen.egress + 1)
+        if failed == REASON_NONE and is_pooled(wanted.protocol):
+            failed = ports_claim(s, rule, &client, wanted, opening)
     rule_evict(s, table, search)
     return failed

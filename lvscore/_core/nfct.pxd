@@ -22,7 +22,8 @@ from lvscore._core.entry cimport (
 from lvscore._core.flow cimport (
     Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_inverse,
 )
-from lvscore._core.nat cimport rule_postrouting, search_begin, seen_fill
+from lvscore._core.lifetime cimport ports_give
+from lvscore._core.nat cimport ports_take, rule_postrouting, search_begin, seen_fill
 from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits
 from lvscore._core.route cimport Route, route_find
 from lvscore._core.rules cimport Search, Seen, reply_is_free
@@ -75,6 +76,7 @@ cdef inline bint nfct_forget(State* s, Table* table, uint32_t i) noexcept nogil:
     the index is too crowded for the tuple that it had before."""
     cdef Tuple request, reply
     nfct_entry(s, table, i).state = 0
+    ports_give(s, nfct_entry(s, table, i))
     table_meta(table, i).flags &= ~<uint32_t>(FLAG_SEEN_REPLY | FLAG_ASSURED)
     if not source_is_translated(table, i):
         return True
@@ -170,6 +172,7 @@ cdef inline uint8_t nfct_open(State* s, Table* table, const Packet* packet, cons
     entry.deadline = s.tick_up + opening.timeout
     if packet.protocol == PROTOCOL_TCP:
         entry_window(entries, entry)[0] = opening.window
+    ports_take(s, entry, &opening)
     return REASON_NONE
 
 

@@ -11,6 +11,7 @@ from lvscore._core.connection cimport FLAG_ASSURED, FLAG_SEEN_REPLY, Meta, Table
 from lvscore._core.consts cimport ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP
 from lvscore._core.entry cimport Entry, entries_of, entry_of, window_of
 from lvscore._core.flow cimport Tuple, icmp_is_request
+from lvscore._core.port_pool cimport Pool
 from lvscore._core.state cimport (
     CONNTRACK_CHECKSUM, CONNTRACK_TCP_BE_LIBERAL, CONNTRACK_TCP_IGNORE_INVALID_RST,
     CONNTRACK_TCP_LOOSE, CONNTRACK_TCP_MAX_RETRANS, State,
@@ -37,6 +38,8 @@ cdef struct Opening:
     TcpWindow window            # of TCP
     Segment segment
     uint32_t timeout
+    Pool pool                   # that the source's port is of; capacity 0: none
+    Pool client                 # who takes the port
     uint16_t masquerade         # interface that it is masqueraded to, plus one
     uint8_t state
 
@@ -57,6 +60,7 @@ cdef inline bint opening_admits(State* s, const Packet* packet, const Tuple* t,
     if not packet_is_valid(packet, s.conntrack[CONNTRACK_CHECKSUM] != 0):
         return False
     opening.masquerade = 0
+    opening.pool.capacity = 0
     opening.state = rule_state_initial(packet.protocol)
     if packet.protocol == PROTOCOL_ICMP or packet.protocol == PROTOCOL_ICMPV6:
         if not icmp_is_request(packet.protocol, packet_l4(packet)[0]):

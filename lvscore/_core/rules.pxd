@@ -19,6 +19,8 @@ from lvscore._core.flow cimport (
     tuple_hash, tuple_inverse,
 )
 from lvscore._core.hash cimport HashKey, random_next
+from lvscore._core.index cimport Cursor, index_home, index_next, index_seek
+from lvscore._core.machine cimport prefetch
 from lvscore._core.route cimport Route, Routes, prefix_matches, route_find
 from lvscore._core.tcp_window cimport TcpWindow, sequence_after
 from lvscore._core.track cimport RULE_TCP_TIME_WAIT
@@ -62,6 +64,7 @@ cdef enum:
     ANY_INTERFACE = -1
     MULTIPORT_MAX = 15          # ports or ranges (xt_multiport.h: 15 ports, a range is two)
     PORT_ATTEMPTS = 128         # in a row, before another start is drawn (nf_nat_core.c)
+    PORTS_AHEAD = 16
     HARD_ATTEMPTS = 32          # of these the last, which may evict a connection in TIME_WAIT
 
 
@@ -397,6 +400,29 @@ cdef inline void port_set(Tuple* t, bint source, uint16_t port) noexcept nogil:
         t.ports = ports_make(ports_source(t.ports), htons(port))
 
 
+cdef inline void candidates_fetch(const Search* search, const Tuple* t, bint source, uint32_t low,
+                                  uint32_t size, uint32_t offset, uint32_t count,
+                                  uint64_t* hash) noexcept nogil:
+    """Hash the reply tuples of the next candidates, and have the cache fetch all that tells
+    whether they are free: one after the other, each would wait for memory twice."""
+    cdef Tuple candidate = t[0]
+    cdef Tuple reply
+    cdef Cursor cursor
+    cdef uint32_t k, reference
+    for k in range(count):
+        port_set(&candidate, source, <uint16_t>(low + ((offset + k) & 0xFFFF) % size))
+        reply = tuple_inverse(&candidate)
+        hash[k] = tuple_hash(search.key, &reply)
+        prefetch(&search.table.index.bucket[index_home(&search.table.index, hash[k])])
+    if count == 1:
+        return
+    for k in range(count):
+        cursor = index_seek(&search.table.index, hash[k])
+        reference = index_next(&search.table.index, &cursor)
+        if reference != NIL:
+            prefetch(table_meta(search.table, reference >> 1))
+
+
 cdef inline void port_search(Search* search, Tuple* t, bint source, uint32_t low, uint32_t high,
                              uint32_t offset) noexcept nogil:
     """Try ports of a range until the reply tuple is free; if none is, the last one stays.
@@ -406,26 +432,62 @@ cdef inline void port_search(Search* search, Tuple* t, bint source, uint32_t low
     """
     cdef uint32_t size = high - low + 1
     cdef uint32_t attempts = size if size < PORT_ATTEMPTS else PORT_ATTEMPTS
-    cdef uint32_t i
+    cdef uint64_t hash[16]
+    cdef uint32_t ahead = 1             # most searches end soon
+    cdef uint32_t i, count, k
+    cdef Tuple reply
     while True:
+        count = 0
         for i in range(attempts):
+            if count == 0:
+                count = ahead if ahead < attempts - i else attempts - i
+                candidates_fetch(search, t, source, low, size, offset + i, count, hash)
+                k = 0
+                if ahead < PORTS_AHEAD:
+                    ahead *= 2
             port_set(t, source, <uint16_t>(low + ((offset + i) & 0xFFFF) % size))
-            if reply_is_free(search, t):
+            reply = tuple_inverse(t)
+            if table_find(search.table, hash[k], &reply) == NIL:
                 return
             if attempts - i <= HARD_ATTEMPTS and search.window != NULL and may_evict(search, t):
                 return
+            k += 1
+            count -= 1
         if attempts >= size or attempts < 16:
             return
         attempts //= 2
         offset = <uint32_t>random_next(search.chance) & 0xFFFF
 
 
+cdef inline void port_range(const Range* to, const Tuple* t, bint source, uint32_t* low,
+                            uint32_t* high) noexcept nogil:
+    """The ports (ICMP: identifiers) that a mapping may choose from: the rule's range, or a source
+    port's own class, 1-511, 600-1023 or 1024-65535 (nf_nat_l4proto_unique_tuple)."""
+    cdef uint32_t port = ntohs(ports_source(t.ports) if source else ports_destination(t.ports))
+    if to.flags & RANGE_PORTS:
+        low[0] = to.port_low
+        high[0] = to.port_high
+    elif not has_ports(t.protocol):
+        low[0] = 0
+        high[0] = 0xFFFF
+    elif port < 512:
+        low[0] = 1
+        high[0] = 511
+    elif port < 1024:
+        low[0] = 600
+        high[0] = 1023
+    else:
+        low[0] = 1024
+        high[0] = 65535
+    if high[0] < low[0]:
+        low[0], high[0] = high[0], low[0]
+
+
 cdef inline void port_choose(Search* search, const Range* to, Tuple* t,
                              bint source) noexcept nogil:
     """Choose the port (ICMP: the identifier) of one side, so that the reply tuple is free.
 
-    Without a range a source port is taken from its own class: 1-511, 600-1023 or 1024-65535,
-    and a destination port stays.
+    Without a range a destination port stays.
     """
     cdef uint32_t port, low, high, offset
     cdef bint icmp = t.protocol == PROTOCOL_ICMP or t.protocol == PROTOCOL_ICMPV6
@@ -433,26 +495,10 @@ cdef inline void port_choose(Search* search, const Range* to, Tuple* t,
         return
     if icmp:
         source = True
-    port = ntohs(ports_source(t.ports) if source else ports_destination(t.ports))
-    if to.flags & RANGE_PORTS:
-        low = to.port_low
-        high = to.port_high
-    elif icmp:
-        low = 0
-        high = 0xFFFF
-    elif not source:
+    if not source and not to.flags & RANGE_PORTS:
         return
-    elif port < 512:
-        low = 1
-        high = 511
-    elif port < 1024:
-        low = 600
-        high = 1023
-    else:
-        low = 1024
-        high = 65535
-    if high < low:
-        low, high = high, low
+    port = ntohs(ports_source(t.ports) if source else ports_destination(t.ports))
+    port_range(to, t, source, &low, &high)
     offset = 0
     if to.flags & RANGE_OFFSET:
         offset = (port - to.port_base) & 0xFFFF

@@ -12,12 +12,13 @@ from lvscore._core.connection cimport (
     connection_tuple, table_find, table_meta,
 )
 from lvscore._core.consts cimport IPV4, MAX_DISPLACEMENT, NIL
-from lvscore._core.entry cimport Entries
+from lvscore._core.entry cimport Entries, Entry, entry_of
 from lvscore._core.flow cimport Tuple, tuple_hash
 from lvscore._core.fragment cimport MAX_PAYLOAD, Datagram, Fragments
 from lvscore._core.hash cimport HashKey
 from lvscore._core.index cimport SLOTS, SPARE_BUCKETS, Bucket, Index, slot_displacement
 from lvscore._core.lifetime cimport CONTROL_TEMPLATE, control_index
+from lvscore._core.port_pool cimport Pool, pool_find
 from lvscore._core.server cimport Server
 from lvscore._core.state cimport State, TABLES, TEMPLATES
 from lvscore._core.wheel cimport AT_HEAD, LEVELS, WHEEL_SLOTS, Timer, Wheel, wheel_timer
@@ -41,6 +42,7 @@ cdef enum Fault:
     FAULT_PORTLESS = 15         # connections without client port are miscounted
     FAULT_HELPERS = 16          # used and free records of control connections are not all
     FAULT_ENTRIES = 17          # connections that conntrack knows, miscounted or not found
+    FAULT_POOLS = 18            # a port pool, or a client, is miscounted or not found
 
 
 cdef inline int entries_check(const Entries* entries, const Table* table) noexcept nogil:
@@ -63,6 +65,32 @@ cdef inline int entries_check(const Entries* entries, const Table* table) noexce
                 return FAULT_ENTRIES
             e = entries.entry[e].next
     return FAULT_NONE if tracked == chained == entries.count else FAULT_ENTRIES
+
+
+cdef inline int pools_check(State* s) noexcept nogil:
+    """Every pool, and every client, is used by as many connections as it says, and is found."""
+    cdef uint32_t* counted = <uint32_t*>calloc(s.pools.used + 1, sizeof(uint32_t))
+    cdef int fault = FAULT_NONE
+    cdef const Entry* entry
+    cdef const Pool* pool
+    cdef uint32_t f, i
+    if counted == NULL:
+        return FAULT_MEMORY
+    for f in range(2):
+        for i in range(s.table[f].used):
+            if not table_meta(&s.table[f], i).flags & FLAG_TRACKED:
+                continue
+            entry = entry_of(&s.entries[f], i)
+            if entry.pool:
+                counted[entry.pool - 1] += 1
+                counted[entry.client - 1] += 1
+    for i in range(s.pools.used):
+        pool = &s.pools.pool[i]
+        if pool.used != counted[i] or (
+                pool.used and pool_find(&s.pools, &s.key, pool) != i):
+            fault = FAULT_POOLS
+    free(counted)
+    return fault
 
 
 cdef inline int index_check(const Index* index) noexcept nogil:
@@ -264,6 +292,8 @@ cdef inline int state_check(const State* s) noexcept nogil:
     cdef int fault = fragments_check(&s.fragments)
     if fault == FAULT_NONE:
         fault = helpers_check(s)
+    if fault == FAULT_NONE:
+        fault = pools_check(s)
     if fault:
         return fault
     for f in range(TABLES):

@@ -16,6 +16,7 @@ from lvscore._core.fragment cimport (
     Fragments, fragments_copy, fragments_free, fragments_init,
 )
 from lvscore._core.hash cimport HashKey, hash_key_init, random_next
+from lvscore._core.port_pool cimport Pools, pools_copy, pools_free, pools_init
 from lvscore._core.route cimport (
     NO_INTERFACE, Routes, routes_copy, routes_free, routes_init,
 )
@@ -126,6 +127,7 @@ cdef struct State:
     Chain prerouting        # of the nat table
     Chain postrouting
     Chain mangle            # PREROUTING of the mangle table
+    Pools pools             # of ports, that source NAT maps to
     uint32_t conntrack[7]
     bint tracking           # there are NAT rules: every flow is tracked
     Dialogs dialogs         # of services with the persistence engine sip
@@ -140,7 +142,7 @@ cdef struct State:
     uint64_t early_drops    # flows ended to make room for others
     uint64_t expired
     uint64_t verdicts[5]
-    uint64_t reasons[55]
+    uint64_t reasons[56]
     uint8_t last_reason     # of the latest single frame
     Trace* trace            # NULL but while explaining
 
@@ -175,6 +177,7 @@ cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_lo
             return False
     return (entries_init(&s.entries[0], max_connections)
             and entries_init(&s.entries[1], max_connections)
+            and pools_init(&s.pools, max_connections)
             and services_init(&s.services) and routes_init(&s.routes)
             and fragments_init(&s.fragments) and dialogs_init(&s.dialogs, max_connections)
             and ftp_init(&s.ftp, max_connections))
@@ -186,6 +189,7 @@ cdef inline void state_free(State* s) noexcept nogil:
         table_free(&s.table[f])
     entries_free(&s.entries[0])
     entries_free(&s.entries[1])
+    pools_free(&s.pools)
     services_free(&s.services)
     routes_free(&s.routes)
     fragments_free(&s.fragments)
@@ -217,6 +221,7 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
     s[0] = other[0]
     memset(s.table, 0, sizeof(s.table))
     memset(s.entries, 0, sizeof(s.entries))
+    memset(&s.pools, 0, sizeof(Pools))
     memset(&s.services, 0, sizeof(Services))
     memset(&s.routes, 0, sizeof(Routes))
     memset(&s.fragments, 0, sizeof(Fragments))
@@ -232,6 +237,7 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
             return False
     return (entries_copy(&s.entries[0], &other.entries[0], other.table[0].used)
             and entries_copy(&s.entries[1], &other.entries[1], other.table[1].used)
+            and pools_copy(&s.pools, &other.pools)
             and services_copy(&s.services, &other.services)
             and routes_copy(&s.routes, &other.routes)
             and fragments_copy(&s.fragments, &other.fragments)

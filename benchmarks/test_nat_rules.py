@@ -1,0 +1,118 @@
+"""DNAT and SNAT rules through Engine.process_batch: what conntrack and a port pick cost.
+
+Times are the thread's CPU time.
+"""
+
+import time
+
+import numpy as np
+import pytest
+from test_pipeline import aligned, batches
+from traffic import fold, frames
+
+import lvscore
+
+PACKETS = 500_000
+PORTS = 65535 - 1024 + 1
+PICKS = 512
+UDP = np.frombuffer(
+    bytes.fromhex(
+        "020000000002020000000001080045000032000040004011000000000000c6336401"
+        "00000035001e0000"
+    ).ljust(64, b"\0"), np.uint8)  # fmt: skip
+
+
+def datagrams(client, ports):
+    """UDP from one client and these ports to 198.51.100.1:53, without checksum."""
+    array = np.tile(UDP, (len(ports), 1))
+    array[:, 26:30] = [10, 0, client >> 8, client & 255]
+    array[:, 34] = np.asarray(ports) >> 8
+    array[:, 35] = np.asarray(ports) & 255
+    header = array[:, 14:34].astype(np.uint32)
+    total = (header[:, 0::2] << 8 | header[:, 1::2]).sum(axis=1)
+    total = (total & 0xFFFF) + (total >> 16)
+    total = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    array[:, 24] = total >> 8
+    array[:, 25] = total & 255
+    return array
+
+
+def router(percent):
+    """An engine whose only translated address has so many of its ports in use; the ports, and
+    those that are left."""
+    engine = lvscore.Engine(seed=1, max_connections=2 * PORTS)
+    engine.add_snat(to="203.0.113.1", source="10.0.0.0/8")
+    ports = np.random.default_rng(2).permutation(PORTS) + 1024
+    used, free = np.split(ports, [PORTS * percent // 100])
+    for batch in batches(datagrams(1, used)):
+        engine.process_batch(batch)
+    (pool,) = engine.port_pools
+    assert pool.used == len(used)
+    return engine, used, free
+
+
+@pytest.mark.benchmark(group="a port of a pool", timer=time.thread_time)
+@pytest.mark.parametrize("kind", ["kept", "picked"])
+@pytest.mark.parametrize("percent", [5, 50, 95])
+def test_port(benchmark, percent, kind):
+    """A new flow whose port is free and kept, or taken, so that another is searched."""
+    last = []
+
+    def fresh():
+        engine, used, free = router(percent)
+        last[:] = [engine]
+        return (engine, batches(datagrams(2, (free if kind == "kept" else used)[:PICKS]))), {}
+
+    def run(engine, work):
+        for batch in work:
+            engine.process_batch(batch)
+
+    benchmark.pedantic(run, setup=fresh, rounds=15)
+    assert last[0].reasons[lvscore.Reason.NEW_CONNECTION] == PORTS * percent // 100 + PICKS
+    benchmark.extra_info.update(
+        used_percent=percent, ns_per_flow=round(benchmark.stats.stats.median * 1e9 / PICKS, 1)
+    )
+
+
+def tcp(flows, **kind):
+    """Frames of a service with one server, 192.168.0.1:8080."""
+    array = frames(flows, **kind)
+    words = array.view(">u2")
+    answers = words[:, 13] == 0xC0A8
+    words[answers, 14] = 1
+    words[:, 12] = words[:, 25] = 0
+    sums = words.astype(np.uint32)
+    words[:, 12] = 0xFFFF - fold(sums[:, 7:17].sum(1))
+    words[:, 25] = 0xFFFF - fold(sums[:, 13:].sum(1) + 6 + array.shape[1] - 34)
+    return array
+
+
+@pytest.mark.benchmark(group="established, DNAT rule", timer=time.thread_time)
+@pytest.mark.parametrize("connections", [1_000, 65_536])
+def test_established_dnat(benchmark, connections):
+    engine = lvscore.Engine(seed=1, max_connections=max(connections, 1024))
+    engine.add_dnat(to="192.168.0.1:8080", destination="10.0.0.1", protocol="tcp")
+    flows = np.arange(connections)
+    for flags, reply in ((0x02, False), (0x12, True), (0x10, False)):
+        for batch in batches(tcp(flows, flags=flags, reply=reply)):
+            engine.process_batch(batch)
+    random = np.random.default_rng(1)
+    flows = random.integers(0, connections, PACKETS)
+    array = aligned(tcp(flows, reply=random.integers(0, 2, PACKETS).astype(bool)))
+    original = array.copy()
+    work = batches(array)
+
+    def restore():
+        array[:] = original
+
+    def run():
+        for batch in work:
+            engine.process_batch(batch)
+
+    benchmark.pedantic(run, setup=restore, rounds=7, warmup_rounds=1)
+    assert engine.counters["forwarded"] == engine.counters["frames"]
+    nanoseconds = benchmark.stats.stats.median * 1e9 / PACKETS
+    benchmark.extra_info.update(
+        connections=connections,
+        ns_per_packet=round(nanoseconds, 1),
+    )
