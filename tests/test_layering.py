@@ -33,7 +33,7 @@ CORE_LAYERS = [
     {"schedule"},
     {"defence"},
     {"clock", "director", "icmp", "defragment", "selfcheck"},
-    {"conntrack"},
+    {"conntrack", "lane"},
     {"pipeline"},
 ]
 LAYERS = [

@@ -8,21 +8,16 @@ TCP and UDP takes the short way in the last step; all else goes through packet_p
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from lvscore._core.bytes cimport (
-    htons, load16, load32, load64, load_be16, store16, store32, store64,
-)
-from lvscore._core.checksum cimport checksum_update, udp_checksum_update
 from lvscore._core.clock cimport clock_set
 from lvscore._core.conntrack cimport (
     nfct_packet, packet_mark, rule_new, rule_packet, rule_pass, untracked,
 )
 from lvscore._core.connection cimport (
-    Connection4, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_TRACKED, FLAG_UNTRANSLATED, Table,
-    connection4, connection4_matches, table_find, table_find_portless, table_meta,
+    FLAG_SERVICE, FLAG_TRACKED, Table, table_find, table_find_portless, table_meta,
 )
 from lvscore._core.consts cimport (
-    IPV6, LINK_ETHERNET, LINK_RAW, MAX_DISPLACEMENT, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6,
-    PROTOCOL_TCP, PROTOCOL_UDP, REASON_BAD_IP_OPTION, REASON_BAD_SOURCE, REASON_NONE,
+    LINK_RAW, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
+    REASON_BAD_IP_OPTION, REASON_BAD_SOURCE, REASON_NONE,
     REASON_NOT_IP, REASON_NOT_UNICAST, REASON_NO_PROTOCOL_HANDLER, REASON_NO_SERVICE,
     REASON_REPLY, REASON_REQUEST, REASON_ROUTED, REASON_SOURCE_ROUTE,
     REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNKNOWN_SERVER_PORT, VECTOR, VERDICT_DROP,
@@ -32,25 +27,25 @@ from lvscore._core.defragment cimport datagram_emit, fragment_take
 from lvscore._core.director cimport dialog_answer, is_server_port, service_packet
 from lvscore._core.emit cimport emit_commit
 from lvscore._core.event cimport is_reset
-from lvscore._core.flow cimport Tuple, has_ports, packet_tuple, ports_key, tuple_hash
+from lvscore._core.flow cimport Tuple, has_ports, packet_tuple, tuple_hash
 from lvscore._core.forward cimport (
     address_is_broadcast, atomic_strip, forward_output, forward_pass, forward_receive,
 )
 from lvscore._core.fragment cimport datagram_discard
-from lvscore._core.hash cimport hash_ipv4
 from lvscore._core.icmp cimport icmp_error_process
-from lvscore._core.index cimport Bucket, hash_tag, index_home
-from lvscore._core.machine cimport likely, lowest_bit, match_tags, prefetch, prefetch_write
+from lvscore._core.lane cimport (
+    Lane, lane_forward, lane_match, lane_parse, lane_track, lanes_fetch_windows,
+)
+from lvscore._core.machine cimport likely, prefetch_write
 from lvscore._core.quote cimport icmp_is_error, icmp_is_redirect
 from lvscore._core.route cimport address_is_local
-from lvscore._core.server cimport SERVER_AVAILABLE, Server
 from lvscore._core.state cimport (
     SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_NAT_ICMP_SEND, State, TRACE_FOUND, TRACE_NOT_FOUND,
     TRACE_PARSED, is_hooked, is_hosted, table_of, trace_step,
 )
-from lvscore._core.track cimport TCP_RST, TCP_SYN
+from lvscore._core.track cimport TCP_SYN
 from lvscore._core.transmit cimport tunnel_emit
-from lvscore._core.wire cimport ETHERTYPE_IPV4, Packet, link_parse, packet_parse
+from lvscore._core.wire cimport Packet, packet_parse
 
 
 # What the pipeline works on: the arrays of a FrameBatch.
@@ -65,18 +60,6 @@ cdef struct Frames:
     uint8_t* reason
     uint32_t count
     int link_type
-
-
-# One packet of a vector.
-cdef struct Lane:
-    # One packet of a vector.
-    uint64_t addresses
-    uint64_t key            # protocol and ports
-    uint64_t hash
-    uint8_t* ip             # NULL: not for the short way
-    uint32_t home           # bucket
-    uint32_t reference      # candidate, to be verified
-    uint32_t l3_length
 
 
 cdef inline uint8_t packet_known(State* s, Packet* packet, const Tuple* t, uint32_t reference,
@@ -288,106 +271,6 @@ cdef inline void frame_count(State* s, uint32_t length, uint8_t verdict,
     s.reasons[reason] += 1
 
 
-cdef inline void lane_parse(const State* s, Lane* lane, uint8_t* frame, uint32_t length,
-                            uint32_t wire_length, int link_type) noexcept nogil:
-    """Fill a lane if the frame is plain IPv4 TCP or UDP: no options, no fragment, whole."""
-    cdef uint32_t l3 = 14
-    cdef uint32_t total, least
-    cdef uint8_t* ip
-    cdef uint8_t family, protocol
-    lane.ip = NULL
-    if likely(link_type != LINK_ETHERNET or length < 34
-              or load16(frame + 12) != htons(ETHERTYPE_IPV4), False):
-        if link_parse(frame, length, link_type, &l3, &family) != REASON_NONE:
-            return
-        if length < l3 + 20 or family == IPV6:
-            return
-    ip = frame + l3
-    total = load_be16(ip + 2)
-    protocol = ip[9]
-    least = 40 if protocol == PROTOCOL_TCP else 28
-    if likely((ip[0] != 0x45) | (load16(ip + 6) & htons(0x3FFF) != 0)
-              | (total > wire_length - l3) | (total < least) | (length < l3 + least)
-              | ((protocol != PROTOCOL_TCP) & (protocol != PROTOCOL_UDP)), False):
-        return
-    lane.ip = ip
-    lane.l3_length = total
-    lane.addresses = load64(ip + 12)
-    lane.key = ports_key(protocol, load32(ip + 20))
-    lane.hash = hash_ipv4(&s.key, lane.addresses, lane.key)
-    lane.home = index_home(&s.table[0].index, lane.hash)
-    prefetch(&s.table[0].index.bucket[lane.home])
-
-
-cdef inline void lane_match(const Table* table, Lane* lane) noexcept nogil:
-    """Take the first slot with the right tag as candidate, and fetch its connection."""
-    cdef const Bucket* bucket = &table.index.bucket[lane.home]
-    cdef const Bucket* last = bucket + MAX_DISPLACEMENT
-    cdef uint16_t tag = hash_tag(lane.hash)
-    cdef uint32_t mask = match_tags(bucket.tag, tag)
-    lane.reference = NIL
-    while likely(mask == 0 and bucket.overflow != 0 and bucket != last, False):
-        bucket += 1
-        mask = match_tags(bucket.tag, tag)
-    if likely(mask != 0, True):
-        lane.reference = bucket.reference[lowest_bit(mask)]
-        prefetch_write(connection4(table, lane.reference >> 1))
-
-
-cdef inline uint32_t lane_forward(State* s, Table* table, const Lane* lane) noexcept nogil:
-    """Forward a packet that changes nothing of its connection's state.
-
-    Its direction; or NIL if the packet needs the general way, and then nothing was touched.
-    """
-    cdef uint8_t* ip = lane.ip
-    cdef uint8_t* l4 = ip + 20
-    cdef uint32_t reference = lane.reference
-    cdef uint32_t length = lane.l3_length
-    cdef uint32_t direction, delta3, delta4
-    cdef uint16_t sum3, sum4
-    cdef Connection4* c
-    cdef Server* server
-    cdef bint tcp = ip[9] == PROTOCOL_TCP
-    cdef uint8_t state
-    if likely(reference == NIL or not connection4_matches(table, reference, lane.addresses,
-                                                          lane.key), False):
-        return NIL
-    direction = reference & 1
-    c = connection4(table, reference >> 1)
-    server = &s.services.server[c.meta.server]
-    state = c.meta.state
-    sum3 = load16(ip + 10)
-    sum4 = load16(l4 + 16) if tcp else load16(l4 + 6)
-    # UDP without checksum is for packet_translate; any event does for UDP. A RST with SYN leaves a
-    # closed connection closed, but also ends it.
-    if likely((s.tracker.next[direction][l4[13] & 31 if tcp else 0][state] != state)
-              | ((c.meta.flags & (FLAG_SLOW | FLAG_UNTRANSLATED)) != 0)
-              | ((server.flags & SERVER_AVAILABLE) == 0)
-              | (c.meta.bytes[direction] > 0xFFFFFFFFU - length)
-              | ((sum4 == 0) & (not tcp))
-              | ((l4[13] & (TCP_SYN | TCP_RST) if tcp else 0) == (TCP_SYN | TCP_RST)), False):
-        return NIL
-    # The other direction's delta is the complement; 0xffff is not canonical and means 0.
-    delta3 = (c.delta3 ^ (0 - direction)) & 0xFFFF
-    delta4 = (c.delta4 ^ (0 - direction)) & 0xFFFF
-    delta3 = 0 if delta3 == 0xFFFF else delta3
-    delta4 = 0 if delta4 == 0xFFFF else delta4
-    c.meta.flags |= <uint16_t>(direction * FLAG_SEEN_REPLY)
-    c.meta.timer.deadline = s.tick_up + s.tracker.timeout[state]
-    c.meta.packets[direction] += 1
-    c.meta.bytes[direction] += length
-    server.packets[direction] += 1
-    server.bytes[direction] += length
-    store64(ip + 12, c.addresses[direction])
-    store32(l4, c.ports[direction])
-    store16(ip + 10, checksum_update(sum3, <uint16_t>delta3))
-    if tcp:
-        store16(l4 + 16, checksum_update(sum4, <uint16_t>delta4))
-    else:
-        store16(l4 + 6, udp_checksum_update(sum4, <uint16_t>delta4))
-    return direction
-
-
 cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
                                 uint32_t count) noexcept nogil:
     """Take up to VECTOR frames through the pipeline."""
@@ -419,6 +302,8 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
     for j in range(count):
         if likely(lane[j].ip != NULL, True):
             lane_match(table, &lane[j])
+    if s.tracking:
+        lanes_fetch_windows(&s.entries[0], lane, count)
     for j in range(count):
         total += length[j]
         if timestamp[j] != s.now:
@@ -426,6 +311,8 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
         direction = NIL
         if likely(lane[j].ip != NULL, True):
             direction = lane_forward(s, table, &lane[j])
+            if direction == NIL and s.tracking:
+                direction = lane_track(s, table, &lane[j])
         if likely(direction != NIL, True):
             verdict[j] = VERDICT_FORWARD
             reason[j] = <uint8_t>(REASON_REQUEST + direction)

@@ -239,6 +239,29 @@ cdef inline void window_update(TcpWindow* w, const Segment* g, uint32_t directio
     w.retransmissions = 0
 
 
+cdef inline uint32_t segment_highest(const Segment* g, const TcpSide* receiver) noexcept nogil:
+    """The highest acknowledgment that counts: of the SACK blocks too, if both sides use them."""
+    return segment_sack(g) if receiver.flags & SIDE_SACKS else g.ack
+
+
+cdef inline bint acknowledges_in_time(const TcpSide* sender, const TcpSide* receiver,
+                                      uint32_t sack) noexcept nogil:
+    """Whether an acknowledgment is not of the distant past."""
+    cdef uint32_t limit = (sender.max_window if sender.max_window > MAX_ACK_WINDOW
+                           else MAX_ACK_WINDOW)
+    return sequence_after(sack, receiver.end - limit - 1)
+
+
+cdef inline bint window_fits(const TcpSide* sender, const TcpSide* receiver, uint32_t sequence,
+                             uint32_t end, uint32_t sack) noexcept nogil:
+    """Whether a segment is within all bounds of its sender's and its receiver's window."""
+    return (sequence_before(sequence, sender.max_end + 1)
+            and sequence_before(sack, receiver.end + 1)
+            and acknowledges_in_time(sender, receiver, sack)
+            and (receiver.max_window == 0
+                 or sequence_after(end, sender.end - receiver.max_window - 1)))
+
+
 cdef inline uint8_t window_check(TcpWindow* w, const Segment* g, uint32_t direction,
                                  uint8_t state, bint liberal) noexcept nogil:
     """Whether a segment fits the windows, and then what they are behind it."""
@@ -247,9 +270,7 @@ cdef inline uint8_t window_check(TcpWindow* w, const Segment* g, uint32_t direct
     cdef uint32_t sequence = g.sequence
     cdef uint32_t end = g.end
     cdef uint32_t ack = g.ack
-    cdef uint32_t sack = segment_sack(g) if receiver.flags & SIDE_SACKS else g.ack
-    cdef uint32_t limit
-    cdef bint timely
+    cdef uint32_t sack = segment_highest(g, receiver)
     liberal = liberal or sender.flags & SIDE_LIBERAL
     if sender.max_window == 0:
         if g.flags & TCP_SYN:
@@ -279,12 +300,13 @@ cdef inline uint8_t window_check(TcpWindow* w, const Segment* g, uint32_t direct
     if g.flags & TCP_RST and sequence == 0 and state == RULE_TCP_SYN_SENT:
         sequence = sender.end               # answers a SYN
         end = sequence
-    limit = sender.max_window if sender.max_window > MAX_ACK_WINDOW else MAX_ACK_WINDOW
-    timely = sequence_after(sack, receiver.end - limit - 1)
+    if window_fits(sender, receiver, sequence, end, sack):
+        window_update(w, g, direction, sequence, end, ack, sack)
+        return FIT_TAKEN
+    if liberal:
+        return FIT_TAKEN
     if not sequence_before(sequence, sender.max_end + 1):
-        if liberal:
-            return FIT_TAKEN
-        if (timely and receiver.max_window
+        if (receiver.max_window and acknowledges_in_time(sender, receiver, sack)
                 and sequence_after(end, sender.end - receiver.max_window - 1)
                 and end - sender.max_end + 1 <= receiver.max_window
                 and sequence_before(sack, receiver.end + 1)):
@@ -293,13 +315,7 @@ cdef inline uint8_t window_check(TcpWindow* w, const Segment* g, uint32_t direct
             sender.flags |= SIDE_UNACKNOWLEDGED
             return FIT_IGNORED
         return FIT_INVALID
-    if not sequence_before(sack, receiver.end + 1):
-        return FIT_TAKEN if liberal else FIT_INVALID
-    if not timely or (receiver.max_window and not sequence_after(
-            end, sender.end - receiver.max_window - 1)):
-        return FIT_TAKEN if liberal else FIT_IGNORED
-    window_update(w, g, direction, sequence, end, ack, sack)
-    return FIT_TAKEN
+    return FIT_IGNORED if sequence_before(sack, receiver.end + 1) else FIT_INVALID
 
 
 cdef inline void segment_note(TcpWindow* w, const Segment* g, uint32_t direction,

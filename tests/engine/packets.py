@@ -20,7 +20,7 @@ def ip(source, destination, **fields):
 
 
 def tcp(source, sport, destination, dport, flags="S", payload=b"", **fields):
-    segment = TCP(sport=sport, dport=dport, flags=flags, seq=1000, ack=0, **fields)
+    segment = TCP(sport=sport, dport=dport, flags=flags, **{"seq": 1000, "ack": 0, **fields})
     return bytearray(bytes(ip(source, destination) / segment / Raw(payload)))
 
 
