@@ -6,7 +6,8 @@
 
 `size` is the payload's, which counts up. `bytes=a-b` is the fragment with these bytes of what
 follows the IP header; it has MF unless it ends where the datagram does (`mf`, `last` overrule
-that), and `other` gives it other content. `csum=zero` and `csum=wrong` are transport checksums,
+that), and `other` gives it other content. `seq`, `ack`, `win` and `scale` (the window's) are
+TCP's, `echo` is the identifier of an echo. `csum=zero` and `csum=wrong` are transport checksums,
 `tcpdata` leaves a protocol's header away, `ext=hop,dest,route` are IPv6 extension headers and
 `opt=rr,nop,lsrr` IPv4 options.
 """
@@ -70,7 +71,10 @@ def words(text):
 def transport(protocol, sport, dport, given, six):
     if protocol == "tcp":
         flags = given.get("flags", "S")
-        layer = TCP(sport=sport, dport=dport, flags="" if flags == "0" else flags, seq=1000)
+        layer = TCP(sport=sport, dport=dport, flags="" if flags == "0" else flags,
+                    seq=int(given.get("seq", 1000)) % 2**32, ack=int(given.get("ack", 0)),
+                    window=int(given.get("win", 8192)),
+                    options=[("WScale", int(given["scale"]))] if "scale" in given else [])  # fmt: skip
     elif protocol == "udp":
         layer = UDP(sport=sport, dport=dport)
     else:
@@ -85,11 +89,11 @@ def transport(protocol, sport, dport, given, six):
 def message(given, six):
     """An ICMP message: type=echo, type=reply, or type/code of an error."""
     kind = given["type"]
-    mtu = int(given.get("mtu", 0))
+    mtu, identifier = int(given.get("mtu", 0)), int(given.get("echo", 9))
     if kind in ("echo", "reply"):
         if six:
-            return (ICMPv6EchoRequest if kind == "echo" else ICMPv6EchoReply)(id=9, seq=1)
-        return ICMP(type=8 if kind == "echo" else 0, id=9, seq=1)
+            return (ICMPv6EchoRequest if kind == "echo" else ICMPv6EchoReply)(id=identifier, seq=1)
+        return ICMP(type=8 if kind == "echo" else 0, id=identifier, seq=1)
     number, code = map(int, kind.split("/"))
     if not six:
         return ICMP(type=number, code=code, nexthopmtu=mtu)

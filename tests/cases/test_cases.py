@@ -9,10 +9,17 @@ and so often another than theirs. `steps` is a text of lines:
     * N PACKET : OUTCOME=N ...    N packets go in, {n} counts them (and {8n}, {8m} the bytes 8n to
                                   8n+8): how many have each verdict and reason, joined by "/"
     + SECONDS                     time passes
-    ! COMMAND                     an ipvsadm command; or NAME=VALUE, a setting
+    . PACKET : VERDICT REASON     a packet goes in, and what comes out is not looked at
+    ! COMMAND                     an ipvsadm, iptables or conntrack command; or NAME=VALUE, a setting
+    x COMMAND : WORDS             a command that is refused, with these words
+    = OPTIONS : WORD -WORD ...    the one line of `conntrack -L OPTIONS` has the words, and not
+                                  those behind a `-`; or `none`: no line
     ~ N PACKET : SERVER=N ...     N packets, {n} counts them: how many each server gets, and with
                                   moved=N how many another than in the `~` line before
     ? NAME=N                      a counter of the engine's
+
+`<NAME>` in an outgoing packet is the port, or the identifier of an echo, that was drawn for its
+source; from there on it stands for that number.
 
 On a Host (`host = true`) packets go in and come out with their interface: `> cli PACKET`,
 `< cli PACKET`, and `! mtu IF N` sets an MTU.
@@ -21,6 +28,7 @@ A file's table `words` has abbreviations: $NAME in a line. `config` may name an 
 `configs`.
 """
 
+import re
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -28,7 +36,7 @@ from string import Template
 
 import pytest
 from case_packets import frame, identification_place
-from scapy.layers.inet import IP
+from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
@@ -64,6 +72,11 @@ class EngineRunner:
         self.now = 0
         self.out = []
         self.servers = {}
+        self.drawn = {}
+
+    def known(self, text):
+        """The text with the numbers that were drawn before."""
+        return re.sub(r"<(\w+)>", lambda found: self.drawn[found[1]], text)
 
     def send(self, text):
         data = bytearray(frame(text))
@@ -80,11 +93,21 @@ class EngineRunner:
     def packet_in(self, rest):
         assert self.out == [], "came out, and no line tells"
         text, _, outcome = rest.rpartition(" : ")
-        assert self.send(text) == outcome
+        assert self.send(self.known(text)) == outcome
+
+    def packet_through(self, rest):
+        self.packet_in(rest)
+        self.out = []
 
     def packet_out(self, text):
         assert self.out, "nothing came out"
-        found, expected = bytearray(self.out.pop(0)), bytearray(frame(text))
+        found = bytearray(self.out.pop(0))
+        for name in re.findall(r"<(\w+)>", text):
+            packet = Ether(bytes(found))
+            number = packet[ICMP].id if ICMP in packet else packet.payload.payload.sport
+            self.drawn.setdefault(name, str(number))
+        text = self.known(text)
+        expected = bytearray(frame(text))
         place = identification_place(text)
         if place is not None:  # drawn by lot
             found[place : place + 4] = expected[place : place + 4]
@@ -96,11 +119,34 @@ class EngineRunner:
         self.engine.expire(self.now)
 
     def command(self, rest):
-        if rest.startswith("-"):
+        if rest.startswith(("-t nat", "-t mangle", "iptables", "ip6tables")):
+            self.engine.iptables(rest)
+        elif rest.startswith("conntrack"):
+            self.engine.conntrack(self.known(rest))
+        elif rest.startswith("-"):
             self.engine.ipvsadm(rest)
         else:
             name, value = rest.split("=")
-            self.engine.sysctl[f"net.ipv4.vs.{name}"] = int(value)
+            space = "net.netfilter" if name.startswith("nf_") else "net.ipv4.vs"
+            self.engine.sysctl[f"{space}.{name}"] = int(value)
+
+    def refused(self, rest):
+        command, _, words = rest.rpartition(" : ")
+        before = [str(rule) for rule in self.engine.rules]
+        with pytest.raises(lvscore.errors.CommandError) as caught:
+            self.command(command)
+        assert words in str(caught.value)
+        assert [str(rule) for rule in self.engine.rules] == before
+
+    def entry(self, rest):
+        options, _, expected = self.known(rest).rpartition(": ")
+        lines = self.engine.conntrack(f"-L {options}").splitlines()
+        if expected == "none":
+            assert lines == []
+            return
+        (line,) = lines
+        for word in expected.split():
+            assert (word.lstrip("-") in line) != word.startswith("-"), line
 
     def many(self, rest):
         packets, _, expected = rest.rpartition(" : ")
@@ -216,14 +262,17 @@ class HostRunner(EngineRunner):
 
 
 LINES = {">": "packet_in", "<": "packet_out", "+": "time", "!": "command", "~": "many",
-         "?": "counter", "*": "repeated", "&": "fragments_out"}  # fmt: skip
+         "?": "counter", "*": "repeated", "&": "fragments_out", ".": "packet_through",
+         "x": "refused", "=": "entry"}  # fmt: skip
 
 
 def test_there_are_enough_cases_and_each_says_where_from_and_why():
     told = [parameter.values[0] for parameter in CASES]
-    assert sum(not case["origin"].startswith("lvscore") for case in told) >= 50
+    assert sum(not case["origin"].startswith("lvscore") for case in told) >= 150
     for case in told:
-        assert case["origin"].split(":")[0] in ("katran", "VPP", "OpenBSD", "lvscore")
+        assert case["origin"].split(":")[0] in (
+            "katran", "VPP", "OpenBSD", "Click", "Linux", "OVS", "lvscore",
+        )  # fmt: skip
         assert case["why"].endswith(".")
 
 
