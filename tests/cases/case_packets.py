@@ -71,10 +71,16 @@ def words(text):
 def transport(protocol, sport, dport, given, six):
     if protocol == "tcp":
         flags = given.get("flags", "S")
-        layer = TCP(sport=sport, dport=dport, flags="" if flags == "0" else flags,
-                    seq=int(given.get("seq", 1000)) % 2**32, ack=int(given.get("ack", 0)),
-                    window=int(given.get("win", 8192)),
-                    options=[("WScale", int(given["scale"]))] if "scale" in given else [])  # fmt: skip
+        options = [("WScale", int(given["scale"]))] if "scale" in given else []
+        layer = TCP(
+            sport=sport,
+            dport=dport,
+            flags="" if flags == "0" else flags,
+            seq=int(given.get("seq", 1000)) % 2**32,
+            ack=int(given.get("ack", 0)),
+            window=int(given.get("win", 8192)),
+            options=options,
+        )
     elif protocol == "udp":
         layer = UDP(sport=sport, dport=dport)
     else:

@@ -10,7 +10,7 @@ and so often another than theirs. `steps` is a text of lines:
                                   8n+8): how many have each verdict and reason, joined by "/"
     + SECONDS                     time passes
     . PACKET : VERDICT REASON     a packet goes in, and what comes out is not looked at
-    ! COMMAND                     an ipvsadm, iptables or conntrack command; or NAME=VALUE, a setting
+    ! COMMAND                     an ipvsadm, iptables or conntrack command; or NAME=VALUE
     x COMMAND : WORDS             a command that is refused, with these words
     = OPTIONS : WORD -WORD ...    the one line of `conntrack -L OPTIONS` has the words, and not
                                   those behind a `-`; or `none`: no line
