@@ -167,8 +167,7 @@ def _columns(rule: Rule, verbose: bool, numeric: bool) -> str:
     protocol = str(rule.protocol or 0)
     if not numeric:
         protocol = "all" if not rule.protocol else _PROTOCOL_NAMES.get(rule.protocol, protocol)
-    options = "--" if rule.family == 4 else "  "
-    line = f"{rule.target:<9} {'!' if 'protocol' in rule.negated else ' '}{protocol:<4} {options} "
+    line = f"{rule.target:<9} {'!' if 'protocol' in rule.negated else ' '}{protocol:<4} -- "
     if verbose:
         for name in ("in_interface", "out_interface"):
             line += f" {_not(rule, name).strip() + (getattr(rule, name) or '*'):<6}"
