@@ -64,7 +64,7 @@ from lvscore._core.state cimport (
     Trace, TraceStep, state_copy, state_free, state_init,
 )
 from lvscore._core.track cimport (
-    RULE_TCP, SERVICE_SCTP, SERVICE_TCP, SERVICE_UDP, TRACKER_MASK,
+    RULE_SCTP, RULE_TCP, SERVICE_SCTP, SERVICE_TCP, SERVICE_UDP, TRACKER_MASK,
 )
 from lvscore._core.wheel cimport (
     NO_EVENT, wheel_link, wheel_next_event, wheel_unlink,
@@ -169,6 +169,8 @@ cdef enum:
 cdef uint8_t* RULE_TCP_STATES = [0, 2, 3, 1, 4, 7, 8, 5, 6, 11]
 # And for IPVS's SCTP states.
 cdef uint8_t* SERVICE_SCTP_STATES = [0, 16, 17, 18, 19, 20, 21, 22, 1, 23, 24, 25, 26, 27]
+# And for netfilter's.
+cdef uint8_t* RULE_SCTP_STATES = [0, 27, 20, 22, 1, 23, 24, 25, 28]
 
 
 cdef uint8_t public_state(const Meta* meta) noexcept nogil:
@@ -182,6 +184,8 @@ cdef uint8_t public_state(const Meta* meta) noexcept nogil:
         return SERVICE_SCTP_STATES[meta.state & 15]
     if tracker == RULE_TCP:
         return RULE_TCP_STATES[meta.state & 15]
+    if tracker == RULE_SCTP:
+        return RULE_SCTP_STATES[meta.state & 15]
     if meta.flags & FLAG_ASSURED:
         return 15
     return 14 if meta.flags & FLAG_SEEN_REPLY else 13

@@ -107,7 +107,9 @@ def _entry(row: Any) -> Entry:
         answer = _ICMP_ANSWERS.get(reply.source_port >> 8, 0)
         kind = answer << 8 | reply.source_port & 0xFF
         reply = reply._replace(source_port=reply.destination_port, destination_port=kind)
-    state = State(int(row["state"])).name if protocol == 6 else ""
+    state = State(int(row["state"])).name if protocol in (6, 132) else ""
+    if state == "SHUTDOWN_RECEIVED":
+        state = "SHUTDOWN_RECD"
     return Entry(
         family=family,
         protocol=protocol,
@@ -308,8 +310,8 @@ def _filter(option: str, text: str, given: dict[str, str]) -> Filter:
             number = _protocol(text)
             return lambda entry: entry.protocol == number
         case "state":
-            if _protocol(given.get("proto", "0")) != 6:
-                _fail("--state needs -p tcp")
+            if _protocol(given.get("proto", "0")) not in (6, 132):
+                _fail("--state needs -p tcp or sctp")
             return lambda entry: entry.state == text.upper()
         case "status":
             return _status(text)

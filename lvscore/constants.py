@@ -197,7 +197,9 @@ class State(IntEnum):
     REJECTED = 26
     """An INIT that was answered with ABORT."""
     CLOSED = 27
-    """After SHUTDOWN COMPLETE or ABORT."""
+    """After SHUTDOWN COMPLETE or ABORT; of the NAT rules' flows also what an INIT begins with."""
+    HEARTBEAT_SENT = 28
+    """A HEARTBEAT over a path that is new (netfilter only)."""
 
 
 class LinkType(IntEnum):

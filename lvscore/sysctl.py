@@ -78,6 +78,14 @@ _TIMEOUTS = {
     "generic_timeout": (600, 0x80),
     "gre_timeout": (30, 0x90),
     "gre_timeout_stream": (180, 0x91),
+    "sctp_timeout_closed": (10, 0xA0, 0xA1),
+    "sctp_timeout_cookie_wait": (3, 0xA2),
+    "sctp_timeout_cookie_echoed": (3, 0xA3),
+    "sctp_timeout_established": (210, 0xA4),
+    "sctp_timeout_shutdown_sent": (3, 0xA5),
+    "sctp_timeout_shutdown_recd": (3, 0xA6),
+    "sctp_timeout_shutdown_ack_sent": (3, 0xA7),
+    "sctp_timeout_heartbeat_sent": (30, 0xA8),
 }
 CONNTRACK_TIMEOUTS = {
     f"net.netfilter.nf_conntrack_{name}": states for name, (_, *states) in _TIMEOUTS.items()

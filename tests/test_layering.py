@@ -17,7 +17,7 @@ CORE_LAYERS = [
     {"flow", "sequence", "track_sctp"},
     {"estimator", "ftp"},
     {"index", "sip", "wheel", "route", "track", "server", "emit", "fragment", "port_pool"},
-    {"locality", "tcp_window", "verify"},
+    {"locality", "rule_sctp", "tcp_window", "verify"},
     {"scheduler_types"},
     {"scheduler_turn", "scheduler_load", "scheduler_hash"},
     {"scheduler_maglev", "scheduler_locality"},

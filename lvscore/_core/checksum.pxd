@@ -9,7 +9,8 @@ leaves every checksum as it was, also the two forms of zero.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from lvscore._core.bytes cimport load16, load32
+from lvscore._core.bytes cimport htons, load16, load32
+from lvscore._core.consts cimport IPV4
 
 
 cdef inline uint16_t sum_fold(uint64_t total) noexcept nogil:
@@ -83,3 +84,17 @@ cdef inline uint16_t udp_checksum_update(uint16_t checksum, uint16_t delta) noex
     """As checksum_update; a result of zero is sent as all ones (RFC 768)."""
     cdef uint16_t updated = checksum_update(checksum, delta)
     return updated if updated else 0xFFFF
+
+
+cdef inline uint64_t transport_sum(const uint8_t* ip, const uint8_t* l4, uint8_t family,
+                                   uint8_t protocol, uint32_t length) noexcept nogil:
+    """The sum of a pseudo-header and of the ``length`` bytes behind it (RFC 9293, RFC 8200)."""
+    cdef uint64_t total
+    if family == IPV4:
+        total = sum_bytes(ip + 12, 8, 0)
+    else:
+        total = sum_bytes(ip + 8, 32, 0)
+    total += htons(protocol)
+    total += htons(<uint16_t>length)
+    total += htons(<uint16_t>(length >> 16))
+    return sum_bytes(l4, length, total)

@@ -12,13 +12,12 @@ from lvscore._core.connection cimport (
     Table, connection_count, connection_open, connection_translated, table_find, table_meta,
 )
 from lvscore._core.consts cimport (
-    NIL, ORIGINAL, PROTOCOL_MARK, PROTOCOL_SCTP, PROTOCOL_TCP, REASON_EGRESS_CHANGED,
-    REASON_INVALID_STATE, REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION, REASON_NONE, REASON_NO_PORT,
-    REASON_NO_PROTOCOL_HANDLER, REASON_REPLY, REASON_REQUEST, REASON_TABLE_FULL,
-    REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATED, REPLY, VERDICT_DROP, VERDICT_FORWARD,
-    VERDICT_LOCAL, VERDICT_PASS,
+    NIL, ORIGINAL, PROTOCOL_MARK, PROTOCOL_SCTP, REASON_EGRESS_CHANGED, REASON_INVALID_STATE,
+    REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION, REASON_NONE, REASON_NO_PORT, REASON_REPLY,
+    REASON_REQUEST, REASON_TABLE_FULL, REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATED,
+    REPLY, VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
 )
-from lvscore._core.entry cimport Entries, Entry, entries_of, entry_of, entry_open, entry_window
+from lvscore._core.entry cimport Entries, Entry, entries_of, entry_of, entry_open
 from lvscore._core.director cimport service_packet, service_schedule
 from lvscore._core.event cimport opening_is_whole
 from lvscore._core.flow cimport Address, Tuple, tuple_hash, tuple_inverse
@@ -29,7 +28,7 @@ from lvscore._core.nat cimport (
     ports_take, rule_evict, rule_postrouting, rule_prerouting, search_begin, seen_fill,
 )
 from lvscore._core.nfct cimport nfct_follow
-from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits
+from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits, opening_store
 from lvscore._core.route cimport Route, address_is_local, route_find
 from lvscore._core.rules cimport Search, Seen, chain_mark, reply_is_free, tuple_keep
 from lvscore._core.schedule cimport service_of
@@ -159,8 +158,7 @@ cdef inline uint32_t rule_open(State* s, Table* table, const Packet* packet, con
     s.opened += 1
     entry = entry_open(entries, table, &s.key, i)
     entry.masquerade = opening.masquerade
-    if packet.protocol == PROTOCOL_TCP:
-        entry_window(entries, entry)[0] = opening.window
+    opening_store(opening, entries, entry, packet.protocol)
     ports_take(s, entry, opening)
     trace_step(s, TRACE_OPENED, i << 1, 0, t)
     connection_count(table, i, ORIGINAL, packet.l3_length)
@@ -195,8 +193,6 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
     cdef const Route* route
     cdef uint8_t failed
     cdef uint32_t i
-    if packet.protocol == PROTOCOL_SCTP:
-        return untracked(s, packet, t, REASON_NO_PROTOCOL_HANDLER, reason)
     if not opening_admits(s, packet, t, &opening):
         return untracked(s, packet, t, REASON_INVALID_STATE, reason)
     reason[0] = REASON_TABLE_FULL
@@ -263,6 +259,8 @@ cdef inline uint8_t rule_track(State* s, Table* table, const Packet* packet, con
     cdef Progress progress
     ends[0] = False
     flow_progress(s, table, packet, i, direction, received, old, meta.timer.deadline, &progress)
+    if packet.protocol == PROTOCOL_SCTP:
+        meta.state = progress.state
     if progress.fit == FIT_INVALID and progress.renews:
         connection_timer_set(table, i, s.tick_up + progress.timeout)
     if progress.fit == FIT_INVALID or progress.fit == FIT_REOPENS:

@@ -31,7 +31,8 @@ from lvscore._core.sequence cimport TCP_HEADER, sequence_adjust, sequence_edit
 from lvscore._core.server cimport METHOD_MASQUERADE, server_bind
 from lvscore._core.state cimport State, TRACE_OPENED, connection_total, table_of, trace_step
 from lvscore._core.track cimport SERVICE_TCP_ESTABLISHED, SERVICE_TCP_LISTEN
-from lvscore._core.translate cimport tcp_checksum_good, tcp_checksum_write
+from lvscore._core.translate cimport tcp_checksum_write
+from lvscore._core.verify cimport transport_checksum_good
 from lvscore._core.wire cimport Packet, packet_l3, packet_l4
 
 
@@ -247,7 +248,7 @@ cdef inline uint8_t helper_request(State* s, Packet* packet, uint32_t i, uint8_t
     if c == NIL or verdict == VERDICT_DROP:
         return verdict
     control = &s.ftp.control[c]
-    if not tcp_checksum_good(packet):
+    if not transport_checksum_good(packet):
         failed = REASON_BAD_TCP_CHECKSUM
     elif table_meta(table, i).state == SERVICE_TCP_ESTABLISHED:
         failed = request_read(s, table, packet, i, control)
@@ -268,7 +269,7 @@ cdef inline uint8_t helper_reply(State* s, Packet* packet, uint32_t i) noexcept 
     if c == NIL:
         return REASON_NONE
     control = &s.ftp.control[c]
-    if not tcp_checksum_good(packet):
+    if not transport_checksum_good(packet):
         return REASON_BAD_TCP_CHECKSUM
     if table_meta(table, i).state == SERVICE_TCP_ESTABLISHED:
         failed = answer_read(s, table, packet, i, control)

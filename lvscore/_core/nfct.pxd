@@ -13,18 +13,17 @@ from lvscore._core.connection cimport (
     table_remove_direction,
 )
 from lvscore._core.consts cimport (
-    ORIGINAL, PROTOCOL_TCP, REASON_NONE, REASON_NO_PORT, REASON_TABLE_FULL, REPLY,
+    ORIGINAL, PROTOCOL_SCTP, REASON_NONE, REASON_NO_PORT, REASON_TABLE_FULL, REPLY,
 )
 from lvscore._core.entry cimport (
     ENTRY_INVALID, ENTRY_NEW, ENTRY_TAKEN, Entries, Entry, entries_of, entry_of, entry_open,
-    entry_window,
 )
 from lvscore._core.flow cimport (
     Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_inverse,
 )
 from lvscore._core.lifetime cimport ports_give
 from lvscore._core.nat cimport ports_take, rule_postrouting, search_begin, seen_fill
-from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits
+from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits, opening_store
 from lvscore._core.route cimport Route, route_find
 from lvscore._core.rules cimport Search, Seen, reply_is_free
 from lvscore._core.server cimport METHOD_MASQUERADE
@@ -103,7 +102,7 @@ cdef inline bint nfct_follow(State* s, Table* table, const Packet* packet, uint3
     if progress.fit == FIT_REOPENS:
         return nfct_forget(s, table, i) and not alone
     entry.packet = ENTRY_INVALID if progress.fit == FIT_INVALID else ENTRY_TAKEN
-    if progress.fit == FIT_TAKEN:
+    if progress.fit == FIT_TAKEN or packet.protocol == PROTOCOL_SCTP:
         entry.state = progress.state
     if progress.renews:
         entry.deadline = s.tick_up + progress.timeout
@@ -170,8 +169,7 @@ cdef inline uint8_t nfct_open(State* s, Table* table, const Packet* packet, cons
     entry.created = table.wheel.tick
     entry.state = opening.state
     entry.deadline = s.tick_up + opening.timeout
-    if packet.protocol == PROTOCOL_TCP:
-        entry_window(entries, entry)[0] = opening.window
+    opening_store(&opening, entries, entry, packet.protocol)
     ports_take(s, entry, &opening)
     return REASON_NONE
 

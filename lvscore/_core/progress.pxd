@@ -8,10 +8,13 @@ in its Entry, since the record has IPVS's.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from lvscore._core.connection cimport FLAG_ASSURED, FLAG_SEEN_REPLY, Meta, Table, table_meta
-from lvscore._core.consts cimport ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP
-from lvscore._core.entry cimport Entry, entries_of, entry_of, window_of
+from lvscore._core.consts cimport (
+    ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP,
+)
+from lvscore._core.entry cimport Entries, Entry, entries_of, entry_of, entry_window, window_of
 from lvscore._core.flow cimport Tuple, icmp_is_request
 from lvscore._core.port_pool cimport Pool
+from lvscore._core.rule_sctp cimport Association, association_open, association_take
 from lvscore._core.state cimport (
     CONNTRACK_CHECKSUM, CONNTRACK_TCP_BE_LIBERAL, CONNTRACK_TCP_IGNORE_INVALID_RST,
     CONNTRACK_TCP_LOOSE, CONNTRACK_TCP_MAX_RETRANS, State,
@@ -36,6 +39,7 @@ cdef enum:
 # A flow that is about to be tracked.
 cdef struct Opening:
     TcpWindow window            # of TCP
+    Association association     # of SCTP
     Segment segment
     uint32_t timeout
     Pool pool                   # that the source's port is of; capacity 0: none
@@ -57,6 +61,7 @@ cdef inline uint32_t tcp_timeout(const State* s, const TcpWindow* w, const Segme
 cdef inline bint opening_admits(State* s, const Packet* packet, const Tuple* t,
                                 Opening* opening) noexcept nogil:
     """Whether a packet that came in may open a flow."""
+    cdef bint renews, established
     if not packet_is_valid(packet, s.conntrack[CONNTRACK_CHECKSUM] != 0):
         return False
     opening.masquerade = 0
@@ -65,6 +70,11 @@ cdef inline bint opening_admits(State* s, const Packet* packet, const Tuple* t,
     if packet.protocol == PROTOCOL_ICMP or packet.protocol == PROTOCOL_ICMPV6:
         if not icmp_is_request(packet.protocol, packet_l4(packet)[0]):
             return False
+    if packet.protocol == PROTOCOL_SCTP and not (
+            association_open(&opening.association, packet)
+            and association_take(&opening.association, packet, ORIGINAL, False, &opening.state,
+                                 &renews, &established)):
+        return False
     opening.timeout = s.tracker.timeout[opening.state]
     if packet.protocol != PROTOCOL_TCP:
         return True
@@ -78,6 +88,15 @@ cdef inline bint opening_admits(State* s, const Packet* packet, const Tuple* t,
         return False
     opening.timeout = tcp_timeout(s, &opening.window, &opening.segment, opening.state, False)
     return True
+
+
+cdef inline void opening_store(const Opening* opening, Entries* entries, Entry* entry,
+                               uint8_t protocol) noexcept nogil:
+    """Let a flow's entry remember what its first packet said."""
+    if protocol == PROTOCOL_TCP:
+        entry_window(entries, entry)[0] = opening.window
+    elif protocol == PROTOCOL_SCTP:
+        (<Association*>entry_window(entries, entry))[0] = opening.association
 
 
 cdef inline bint invalid_close(const State* s, const Meta* meta, uint32_t left, TcpWindow* w,
@@ -98,7 +117,7 @@ cdef inline bint invalid_close(const State* s, const Meta* meta, uint32_t left, 
 # What a packet makes of its flow.
 cdef struct Progress:
     uint8_t fit                 # FIT_*
-    uint8_t state
+    uint8_t state               # of SCTP also of what is INVALID
     uint32_t timeout
     bint renews                 # the flow's timer, to ``timeout``; also of what is INVALID
     bint ends                   # the flow
@@ -148,6 +167,21 @@ cdef inline void datagram_progress(State* s, Table* table, uint32_t i, uint8_t o
         meta.flags |= FLAG_ASSURED
 
 
+cdef inline void sctp_progress(State* s, Table* table, const Packet* packet, uint32_t i,
+                               uint32_t direction, Progress* progress) noexcept nogil:
+    """Take an SCTP packet into its association (nf_conntrack_sctp_packet)."""
+    cdef Association* a = <Association*>window_of(entries_of(s.entries, table.family), i)
+    cdef bint established
+    if not association_take(a, packet, direction, True, &progress.state, &progress.renews,
+                            &established):
+        progress.renews = False
+        return
+    progress.fit = FIT_TAKEN
+    progress.timeout = s.tracker.timeout[progress.state]
+    if established:
+        table_meta(table, i).flags |= FLAG_ASSURED
+
+
 cdef inline void flow_progress(State* s, Table* table, const Packet* packet, uint32_t i,
                                uint32_t direction, bint received, uint8_t old,
                                uint32_t deadline, Progress* progress) noexcept nogil:
@@ -156,11 +190,14 @@ cdef inline void flow_progress(State* s, Table* table, const Packet* packet, uin
     ``received``: it came in, else it is this host's own, whose checksum is not looked at.
     """
     progress.fit = FIT_INVALID
+    progress.state = old
     progress.renews = False
     progress.ends = False
     if not packet_is_valid(packet, received and s.conntrack[CONNTRACK_CHECKSUM] != 0):
         return
     if packet.protocol == PROTOCOL_TCP:
         tcp_progress(s, table, packet, i, direction, old, deadline, progress)
+    elif packet.protocol == PROTOCOL_SCTP:
+        sctp_progress(s, table, packet, i, direction, progress)
     else:
         datagram_progress(s, table, i, old, progress)

@@ -6,10 +6,11 @@ from libc.string cimport memcpy
 from lvscore._core.bytes cimport load16, store16
 from lvscore._core.checksum cimport checksum_finish, delta_add16, sum_bytes
 from lvscore._core.consts cimport (
-    IPV4, IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP,
+    IPV4, IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP,
 )
+from lvscore._core.crc32c cimport SCTP_HEADER, sctp_checksum_write
 from lvscore._core.flow cimport Tuple, has_ports
-from lvscore._core.translate cimport addresses_write, transport_write
+from lvscore._core.translate cimport addresses_write, transport_write, tuples_equal
 from lvscore._core.wire cimport Packet, ipv4_parse, ipv6_parse, packet_l3, packet_l4
 
 cdef enum:
@@ -83,6 +84,9 @@ cdef inline uint64_t quote_translate(Packet* quote, const Tuple* old, const Tupl
             memcpy(l4, &new.ports, 4)
     else:
         transport_write(l4, captured, old, new, delta)
+        if (quote.protocol == PROTOCOL_SCTP and quote.l4_captured >= SCTP_HEADER
+                and not tuples_equal(old, new)):
+            sctp_checksum_write(l4, quote.l4_captured)      # of what is quoted
     if quote.family == IPV4:
         delta = delta_add16(delta, ip_sum, load16(ip + 10))
     for i in range(captured // 2):

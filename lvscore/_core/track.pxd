@@ -73,6 +73,9 @@ cdef enum:  # tracker and state in one byte
     RULE_GENERIC = 0x80
     RULE_GRE_UNREPLIED = 0x90
     RULE_GRE_REPLIED = 0x91
+    # NONE, CLOSED, COOKIE_WAIT, COOKIE_ECHOED, ESTABLISHED, SHUTDOWN_SENT, SHUTDOWN_RECD,
+    # SHUTDOWN_ACK_SENT, HEARTBEAT_SENT (rule_sctp.pxd)
+    RULE_SCTP = 0xA0
 
 cdef enum:
     TRACKER_MASK = 0xF0
@@ -218,6 +221,12 @@ cdef inline void tracker_timeouts(Tracker* tracker) noexcept nogil:
     tracker.timeout[RULE_GENERIC] = 600
     tracker.timeout[RULE_GRE_UNREPLIED] = 30
     tracker.timeout[RULE_GRE_REPLIED] = 180
+    tracker.timeout[RULE_SCTP + 0] = 10
+    tracker.timeout[RULE_SCTP + 1] = 10
+    for i in range(2, 8):
+        tracker.timeout[RULE_SCTP + i] = 3
+    tracker.timeout[RULE_SCTP + 4] = 210
+    tracker.timeout[RULE_SCTP + 8] = 30
     for i in range(256):
         tracker.timeout[i] *= TICKS_PER_SECOND
 
@@ -282,6 +291,8 @@ cdef inline uint8_t rule_state_initial(uint8_t protocol) noexcept nogil:
         return RULE_ICMPV6
     if protocol == PROTOCOL_GRE:
         return RULE_GRE_UNREPLIED
+    if protocol == PROTOCOL_SCTP:
+        return RULE_SCTP
     return RULE_GENERIC
 
 

@@ -11,9 +11,14 @@ from lvscore._core.bytes cimport load_be16
 cdef enum SctpChunk:
     SCTP_DATA = 0
     SCTP_INIT = 1
+    SCTP_INIT_ACK = 2
+    SCTP_HEARTBEAT = 4
+    SCTP_HEARTBEAT_ACK = 5
     SCTP_ABORT = 6
+    SCTP_SHUTDOWN_ACK = 8
     SCTP_COOKIE_ECHO = 10
     SCTP_COOKIE_ACK = 11
+    SCTP_SHUTDOWN_COMPLETE = 14
     SCTP_NO_CHUNK = 15
 
 cdef enum:

@@ -3,17 +3,17 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from lvscore._core.bytes cimport htons, load16, store16
+from lvscore._core.bytes cimport load16, store16
 from lvscore._core.checksum cimport (
-    checksum_finish, checksum_update, delta_add16, delta_add_bytes, delta_finish, sum_bytes,
-    sum_fold, udp_checksum_update,
+    checksum_finish, checksum_update, delta_add16, delta_add_bytes, delta_finish, transport_sum,
+    udp_checksum_update,
 )
 from lvscore._core.consts cimport (
     IPV4, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP,
 )
 from lvscore._core.crc32c cimport SCTP_HEADER, sctp_checksum_write
 from lvscore._core.flow cimport (
-    Tuple, icmp_is_request, icmp_request_of, ports_destination, ports_source,
+    Tuple, address_equal, icmp_is_request, icmp_request_of, ports_destination, ports_source,
 )
 from lvscore._core.wire cimport Packet, packet_l3, packet_l4
 
@@ -23,6 +23,12 @@ cdef inline uint64_t addresses_delta(const Tuple* old, const Tuple* new) noexcep
                                           <const uint8_t*>&new.source, 16)
     return delta_add_bytes(delta, <const uint8_t*>&old.destination,
                            <const uint8_t*>&new.destination, 16)
+
+
+cdef inline bint tuples_equal(const Tuple* a, const Tuple* b) noexcept nogil:
+    """Whether two tuples of a protocol are the same."""
+    return (a.ports == b.ports and address_equal(&a.source, &b.source)
+            and address_equal(&a.destination, &b.destination))
 
 
 cdef inline uint64_t addresses_write(uint8_t* ip, const Tuple* old,
@@ -39,32 +45,11 @@ cdef inline uint64_t addresses_write(uint8_t* ip, const Tuple* old,
     return delta
 
 
-cdef inline uint64_t transport_sum(const uint8_t* ip, const uint8_t* l4, uint8_t family,
-                                   uint8_t protocol, uint32_t length) noexcept nogil:
-    """The sum of a pseudo-header and of the ``length`` bytes behind it (RFC 9293, RFC 8200)."""
-    cdef uint64_t total
-    if family == IPV4:
-        total = sum_bytes(ip + 12, 8, 0)
-    else:
-        total = sum_bytes(ip + 8, 32, 0)
-    total += htons(protocol)
-    total += htons(<uint16_t>length)
-    total += htons(<uint16_t>(length >> 16))
-    return sum_bytes(l4, length, total)
-
-
 cdef inline uint16_t udp_checksum(const uint8_t* ip, const uint8_t* udp, uint8_t family,
                                   uint32_t length) noexcept nogil:
     """The checksum of a whole datagram whose own field is zero (RFC 768)."""
     cdef uint16_t checksum = checksum_finish(transport_sum(ip, udp, family, PROTOCOL_UDP, length))
     return checksum if checksum else 0xFFFF
-
-
-cdef inline bint tcp_checksum_good(const Packet* packet) noexcept nogil:
-    """Whether a segment's checksum is right; a snapped one gets the benefit of the doubt."""
-    return packet.l4_captured < packet.l4_length or sum_fold(transport_sum(
-        packet_l3(packet), packet_l4(packet), packet.family, PROTOCOL_TCP,
-        packet.l4_length)) == 0xFFFF
 
 
 cdef inline void tcp_checksum_write(Packet* packet) noexcept nogil:
@@ -118,13 +103,15 @@ cdef inline void packet_translate(Packet* packet, const Tuple* old, const Tuple*
 
     ``fill_udp``: give a UDP datagram without checksum one, as IPVS does and netfilter does
     not; a snapped datagram stays without, since its data is not there to be summed. SCTP gets
-    a new checksum when a port changes, even if it had a wrong one (ip_vs_proto_sctp.c), but
-    keeps its own when addresses only do, which it does not cover, and when it is snapped.
+    a new checksum when a port changes, even if it had a wrong one; when addresses only do, which
+    it does not cover, IPVS lets it keep its own (ip_vs_proto_sctp.c) and netfilter does not. A
+    snapped packet keeps it.
     """
     cdef uint8_t* l4 = packet_l4(packet)
     cdef uint64_t delta = addresses_write(packet_l3(packet), old, new)
     transport_write(l4, packet.l4_captured, old, new, delta)
-    if (new.protocol == PROTOCOL_SCTP and old.ports != new.ports
+    if (new.protocol == PROTOCOL_SCTP
+            and (old.ports != new.ports or (not fill_udp and not tuples_equal(old, new)))
             and packet.l4_captured >= SCTP_HEADER and packet.l4_captured == packet.l4_length):
         sctp_checksum_write(l4, packet.l4_length)
     if (fill_udp and new.protocol == PROTOCOL_UDP and packet.l4_captured >= 8

@@ -4,13 +4,14 @@ What fails here is netfilter's INVALID: it belongs to no connection and is not t
 (nf_conntrack_proto_tcp.c, _udp.c, _icmp.c, _icmpv6.c).
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 
-from lvscore._core.bytes cimport htons, load16, load_be16
-from lvscore._core.checksum cimport sum_bytes, sum_fold
+from lvscore._core.bytes cimport load16, load_be16
+from lvscore._core.checksum cimport sum_bytes, sum_fold, transport_sum
 from lvscore._core.consts cimport (
-    IPV4, IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
+    IPV4, IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP,
 )
+from lvscore._core.crc32c cimport SCTP_HEADER, sctp_checksum
 from lvscore._core.track cimport TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN
 from lvscore._core.wire cimport Packet, packet_l3, packet_l4
 
@@ -22,18 +23,12 @@ cdef enum:
 cdef inline bint transport_checksum_good(const Packet* packet) noexcept nogil:
     """Whether the checksum of TCP, UDP, ICMP or ICMPv6 is right, over all that the IP header
     says is there; a snapped packet gets the benefit of the doubt."""
-    cdef uint64_t total = 0
     if packet.l4_captured < packet.l4_length:
         return True
-    if packet.protocol != PROTOCOL_ICMP:
-        if packet.family == IPV4:
-            total = sum_bytes(packet_l3(packet) + 12, 8, 0)
-        else:
-            total = sum_bytes(packet_l3(packet) + 8, 32, 0)
-        total += htons(packet.protocol)
-        total += htons(<uint32_t>packet.l4_length & 0xFFFF)
-        total += htons(packet.l4_length >> 16)
-    return sum_fold(sum_bytes(packet_l4(packet), packet.l4_length, total)) == 0xFFFF
+    if packet.protocol == PROTOCOL_ICMP:
+        return sum_fold(sum_bytes(packet_l4(packet), packet.l4_length, 0)) == 0xFFFF
+    return sum_fold(transport_sum(packet_l3(packet), packet_l4(packet), packet.family,
+                                  packet.protocol, packet.l4_length)) == 0xFFFF
 
 
 cdef inline bint tcp_is_valid(const Packet* packet) noexcept nogil:
@@ -60,6 +55,21 @@ cdef inline bint udp_is_valid(const Packet* packet) noexcept nogil:
     return 8 <= length <= packet.l4_length
 
 
+cdef inline bint sctp_is_valid(const Packet* packet, bint checksums) noexcept nogil:
+    """A whole common header, and with ``checksums`` the right one, as far as that is there."""
+    cdef const uint8_t* sctp = packet_l4(packet)
+    cdef uint32_t crc, i
+    if packet.l4_captured < SCTP_HEADER:
+        return False
+    if not checksums or packet.l4_captured < packet.l4_length:
+        return True
+    crc = sctp_checksum(sctp, packet.l4_length)
+    for i in range(4):
+        if sctp[8 + i] != (crc >> 8 * i & 0xFF):
+            return False
+    return True
+
+
 cdef inline bint packet_is_valid(const Packet* packet, bint checksums) noexcept nogil:
     """Whether a packet may belong to a connection, or open one; with ``checksums``, only with
     the right one (nf_conntrack_checksum)."""
@@ -76,4 +86,6 @@ cdef inline bint packet_is_valid(const Packet* packet, bint checksums) noexcept 
     if packet.protocol == PROTOCOL_ICMPV6:
         return (packet.family == IPV6 and packet.l4_captured >= 8
                 and (not checksums or transport_checksum_good(packet)))
+    if packet.protocol == PROTOCOL_SCTP:
+        return sctp_is_valid(packet, checksums)
     return packet.protocol != 0     # 0 marks records that are free

@@ -10,9 +10,11 @@ import re
 from collections.abc import Container
 from typing import NamedTuple
 
+from scapy.layers.sctp import crc32c
+
 from lvscore.host.packets import checksum
 
-ICMP, TCP, UDP = 1, 6, 17
+ICMP, TCP, UDP, SCTP = 1, 6, 17, 132
 _ERRORS = {3, 4, 5, 11, 12}
 _CHECKSUM_AT = {TCP: 16, UDP: 6}
 
@@ -74,7 +76,7 @@ class Lots:
         """Lines of conntrack's with what lvscore drew exchanged for what the kernel drew."""
 
         def exchange(match: re.Match[str]) -> str:
-            protocol = {"tcp": TCP, "udp": UDP, "icmp": ICMP}[match["name"]]
+            protocol = {"tcp": TCP, "udp": UDP, "icmp": ICMP, "sctp": SCTP}[match["name"]]
             drawn = Endpoint(protocol, _packed(match["to"]), _port(match["toport"]))
             peer = _packed(match["from"]), _port(match["port"]) if match["port"] else b""
             there = self.theirs.get(Lot(drawn, peer))
@@ -85,7 +87,7 @@ class Lots:
             return f"{match['head']}{shown}{match['middle']}{number}"
 
         return re.sub(
-            r"(?m)^(?P<head>(?P<name>icmp|tcp|udp) .* src=(?P<from>[\d.]+) dst=)(?P<to>[\d.]+)"
+            r"(?m)^(?P<head>(?P<name>icmp|tcp|udp|sctp) .* src=(?P<from>[\d.]+) dst=)(?P<to>[\d.]+)"
             r"(?P<middle> (?:sport=(?P<port>\d+) dport=|type=\d+ code=\d+ id=))(?P<toport>\d+)",
             exchange,
             text,
@@ -144,7 +146,7 @@ def _lot(data: bytes | bytearray, at: int) -> Lot | None:
 def _port_at(data: bytes | bytearray, at: int, header: int) -> int | None:
     if len(data) <= header:
         return None
-    if data[9] in (TCP, UDP):
+    if data[9] in (TCP, UDP, SCTP):
         return header + (0 if at == 12 else 2)
     if data[9] == ICMP and data[header] in ((8,) if at == 12 else (0,)):
         return header + 4
@@ -158,11 +160,17 @@ def _replace(data: bytearray, start: int, at: int, endpoint: Endpoint) -> None:
     assert place is not None
     old = bytes(data[start + at : start + at + 4]) + bytes(data[start + place : start + place + 2])
     new = endpoint.address + endpoint.port
+    crc = data[start + 9] == SCTP and _crc(data, start + header)
     data[start + at : start + at + 4] = endpoint.address
     data[start + place : start + place + 2] = endpoint.port
     _sum(data, start + 10, old[:4], new[:4])
     if data[start + 9] == ICMP:
         _sum(data, start + header + 2, old[4:], new[4:])
+        return
+    if data[start + 9] == SCTP:
+        at = start + header + 8
+        if crc and data[at : at + 4] == crc:
+            data[at : at + 4] = _crc(data, start + header)
         return
     field = start + header + _CHECKSUM_AT[data[start + 9]]
     # A quoted TCP header that is cut keeps its checksum, as netfilter leaves it.
@@ -170,6 +178,13 @@ def _replace(data: bytearray, start: int, at: int, endpoint: Endpoint) -> None:
     least = start + header + 20 if tcp and start else field + 2
     if len(data) >= least and (tcp or data[field : field + 2] != b"\0\0"):
         _sum(data, field, old, new)
+
+
+def _crc(data: bytearray, l4: int) -> bytes:
+    """The CRC32c of an SCTP packet, or of what is quoted of one; none if its header is cut."""
+    if len(data) < l4 + 12:
+        return b""
+    return crc32c(bytes(data[l4 : l4 + 8] + bytes(4) + data[l4 + 12 :])).to_bytes(4, "big")
 
 
 def _sum(data: bytearray, field: int, old: bytes, new: bytes) -> None:

@@ -5,9 +5,11 @@ import struct
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from scapy.layers.sctp import crc32c
+
 from lvscore.host.packets import checksum, ipv4, transport_checksum
 
-ICMP, TCP, UDP = 1, 6, 17
+ICMP, TCP, UDP, SCTP = 1, 6, 17, 132
 FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
 
 
@@ -37,6 +39,18 @@ def _sealed(a, b, protocol, segment, at, bad):
     return ipv4(packed(a), packed(b), protocol, bytes(segment), identification=7)
 
 
+def sctp(a, sport, b, dport, tag, chunks, bad=0):
+    """An SCTP packet of chunks (type, flags, value)."""
+    body = b"".join(
+        struct.pack(">BBH", kind, flags, 4 + len(value)) + value + bytes(-len(value) % 4)
+        for kind, flags, value in chunks
+    )
+    head = struct.pack(">HHI", sport, dport, tag)
+    sum_ = (crc32c(head + bytes(4) + body) + bad) & 0xFFFFFFFF
+    packet = head + sum_.to_bytes(4, "big") + body
+    return ipv4(packed(a), packed(b), SCTP, packet, identification=7)
+
+
 def icmp(a, b, kind, code, rest, payload=b"", bad=0):
     message = bytearray(struct.pack(">BBH", kind, code, 0) + rest + payload)
     message[2:4] = ((checksum(message) + bad) & 0xFFFF).to_bytes(2, "big")
@@ -54,6 +68,8 @@ class Flow:
     """Whom it believes to talk to."""
     side: str
     seq: list[int] = field(default_factory=lambda: [0, 0])
+    steps: list[int] = field(default_factory=lambda: [0, 0])
+    """How far either end of an SCTP association is."""
     opened: bool = False
     seen: bytes = b""
     """The latest packet of it that came out at the other end."""
@@ -62,7 +78,8 @@ class Flow:
 class Traffic:
     """Makes packets one by one; :meth:`saw` tells it what came out."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, protocols=(TCP, TCP, TCP, UDP, UDP, ICMP)) -> None:
+        self.protocols = protocols
         self.chance = random.Random(seed)
         self.flows: list[Flow] = []
         self.port = 20000
@@ -89,7 +106,7 @@ class Traffic:
     def _begin(self):
         chance = self.chance
         self.port += 1
-        protocol = chance.choice([TCP, TCP, TCP, UDP, UDP, ICMP])
+        protocol = chance.choice(self.protocols)
         if chance.random() < 0.5:
             side, here = "cli", f"10.0.0.{chance.randint(1, 5)}"
             there = chance.choice(["10.0.0.200"] * 4 + ["172.16.1.7"])
@@ -108,6 +125,8 @@ class Traffic:
         payload = chance.randbytes(chance.choice([0, 0, 1, 5, 40, 500]))
         if flow.protocol == UDP:
             return udp(*source, *target, payload, bad, chance.random() > 0.1)
+        if flow.protocol == SCTP:
+            return self._association(flow, end, source, target, bad)
         if flow.protocol == ICMP:
             kind = chance.choice([8 if end == 0 else 0] * 15 + [15, 30, 17])
             identifier = struct.pack(">HH", flow.here[1] if end == 0 else target[1], 1)
@@ -139,6 +158,31 @@ class Traffic:
             length = len(payload) + (flags & 1) + (flags >> 1 & 1)
             flow.seq[end] = (seq + length) & 0xFFFFFFFF
         return packet
+
+    def _association(self, flow: Flow, end: int, source, target, bad: int) -> bytes:
+        """Mostly the next packet of an association's life; ``seq`` has the ends' own tags."""
+        chance = self.chance
+        steps = ([1, 10, 0, 7, 14], [2, 11, 3, 8])[end]
+        step = chance.choice([flow.steps[end]] * 4 + [0, 1, 2, 3])
+        flow.steps[end] = min(flow.steps[end] + chance.choice([0, 1, 1]), len(steps) - 1)
+        kinds = [steps[min(step, len(steps) - 1)]]
+        if chance.random() < 0.25:
+            kinds = chance.choice(
+                [[0], [0, 0], [3], [4], [5], [4, 4], [4, 0], [6], [9], [10, 0], [0, 10], [11, 0],
+                 [1, 0], [0, 1], [11], [14], [8], [7], [2], [130], [4, 6], [9, 5]]
+            )  # fmt: skip
+        own, peer = flow.seq[end], flow.seq[1 - end]
+        tag = 0 if kinds[0] == 1 else peer
+        tag = chance.choice([tag] * 12 + [own, 0, 77])
+        chunks = []
+        for kind in kinds:
+            value = chance.randbytes(chance.choice([0, 1, 4, 12, 33]))
+            if kind in (1, 2):
+                asked = chance.choice([own] * 8 + [99, 0])
+                value = struct.pack(">IIHHI", asked, 65535, 2, 2, 1) + value
+                value = value[: chance.choice([len(value)] * 12 + [8])]
+            chunks.append((kind, chance.choice([0] * 5 + [1]), value))
+        return sctp(*source, *target, tag, chunks, bad)
 
     def _answer(self, flow: Flow):
         """A packet of the other end, which answers what it saw."""
