@@ -46,7 +46,7 @@ from lvscore._core.route cimport (
     Interface, MAX_INTERFACES, MAX_ROUTES, NO_INTERFACE, Neighbour, ROUTE_UNICAST, Route,
     local_add, local_remove, local_slot, neighbour_slot, route_find,
 )
-from lvscore._core.rules cimport MAX_RULES, Chain, Range, Rule
+from lvscore._core.rules cimport MAX_RULES, SOME_INTERFACES, Chain, Range, Rule
 from lvscore._core.scheduler_maglev cimport MAGLEV_SLOTS
 from lvscore._core.scheduler_types cimport SCHEDULER_MH
 from lvscore._core.server cimport (

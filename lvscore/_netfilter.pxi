@@ -1,16 +1,31 @@
 """What the rules and conntrack call: functions of the compiled engine, a part of _engine.pyx."""
 
 
+cdef int interfaces_fill(int* wanted, uint64_t* set_, given) except -1:
+    """An interface's number, or -1 for any; of several their numbers."""
+    cdef uint32_t k
+    if not isinstance(given, tuple):
+        wanted[0] = given
+        return 0
+    wanted[0] = SOME_INTERFACES
+    for k in given:
+        if k < 256:
+            set_[k >> 6] |= <uint64_t>1 << (k & 63)
+    return 0
+
+
 cdef int rule_fill(Rule* rule, tuple given) except -1:
     """Unpack a rule as lvscore.nat packs it."""
     cdef uint32_t k
     cdef Range* to = &rule.to
     (rule.number, rule.target, rule.family, rule.protocol, source, rule.source_length,
      destination, rule.destination_length, rule.source_port_low, rule.source_port_high,
-     rule.destination_port_low, rule.destination_port_high, rule.ingress, rule.egress,
+     rule.destination_port_low, rule.destination_port_high, ingress, egress,
      rule.negated, rule.multiport_side, multiport, rule.mark, rule.mark_mask, virtual_address,
      rule.virtual_length, low, high, to.port_low, to.port_high, to.port_base, to.flags,
      rule.set_mark, rule.set_mask) = given
+    interfaces_fill(&rule.ingress, rule.ingress_set, ingress)
+    interfaces_fill(&rule.egress, rule.egress_set, egress)
     rule.source = address_from(source)
     rule.destination = address_from(destination)
     to.low = address_from(low)

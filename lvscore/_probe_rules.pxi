@@ -22,7 +22,7 @@ def address_choose(bytes low, bytes high, t, bint persistent=False):
 
 def rule_match(t, *, int family=4, int protocol=0, bytes source=bytes(4), int source_length=0,
                bytes destination=bytes(4), int destination_length=0, source_ports=(0, 65535),
-               destination_ports=(0, 65535), int ingress=-1, int egress=-1, int negated=0,
+               destination_ports=(0, 65535), ingress=-1, int egress=-1, int negated=0,
                multiport=(), int multiport_side=0, mark=(0, 0), bytes virtual_address=None,
                int virtual_length=0, came_by=-1, leaves_by=-1, uint32_t marked=0,
                bytes virtual_of=None):
@@ -40,7 +40,12 @@ def rule_match(t, *, int family=4, int protocol=0, bytes source=bytes(4), int so
     rule.destination_length = destination_length
     rule.source_port_low, rule.source_port_high = source_ports
     rule.destination_port_low, rule.destination_port_high = destination_ports
-    rule.ingress = ingress
+    if isinstance(ingress, tuple):
+        rule.ingress = _rules.SOME_INTERFACES
+        for k in ingress:
+            rule.ingress_set[k >> 6] |= <uint64_t>1 << (k & 63)
+    else:
+        rule.ingress = ingress
     rule.egress = egress
     rule.negated = negated
     rule.multiport_side = multiport_side

@@ -32,6 +32,8 @@ class Explanation:
 
 _TARGETS = {1: "DNAT (PREROUTING)", 2: "SNAT (POSTROUTING)"}
 _RULE_TCP = (0, 2, 3, 1, 4, 7, 8, 5, 6, 11, 1)
+_RULE_SCTP = (0, 27, 20, 22, 1, 23, 24, 25, 28)
+_REQUESTS = (8, 13, 15, 17, 128)  # of ICMP
 _SERVICE_SCTP = (0, 16, 17, 18, 19, 20, 21, 22, 1, 23, 24, 25, 26, 27)
 
 
@@ -43,6 +45,8 @@ def _state_name(state: int) -> str:
         return State(_RULE_TCP[number]).name
     if tracker == 0x30:
         return State(_SERVICE_SCTP[number]).name
+    if tracker == 0xA0:
+        return State(_RULE_SCTP[number]).name
     if tracker == 0x20:
         return "UDP"
     if tracker == 0x70:
@@ -74,8 +78,8 @@ class _Describer:
         if name in ("tcp", "udp", "sctp"):
             return f"{name} {Endpoint(here, sport)} -> {Endpoint(there, dport)}"
         if protocol in (PROTOCOLS["icmp"], PROTOCOLS["icmpv6"]) and (sport or dport):
-            request = dport >> 8 if dport & 0xFF == 0 and dport else sport >> 8
-            identifier = sport if dport >> 8 == request and dport & 0xFF == 0 else dport
+            asks = dport >> 8 in _REQUESTS and (sport >> 8 not in _REQUESTS or not dport & 0xFF)
+            request, identifier = (dport >> 8, sport) if asks else (sport >> 8, dport)
             return f"{name} {here} -> {there} request type {request} id {identifier}"
         return f"{name} {here} -> {there}"
 

@@ -300,8 +300,19 @@ class RuleEngine(_engine.EngineCore):
         return chain
 
     def _install_rules(self, key: tuple[str, str], chain: list[Rule]) -> None:
+        for rule in chain:  # every name has its number before one with + asks for them
+            for name in (rule.in_interface, rule.out_interface):
+                if name is not None and not name.endswith("+"):
+                    self._routes.index(name)
         _engine.rules_set(self, " ".join(key), [_packed(rule, self._routes) for rule in chain])
         self._chains[key] = chain
+
+    def _interface_named(self) -> None:
+        """A name of an interface was heard for the first time: names with + may mean it."""
+        for key, chain in self._chains.items():
+            names = {name for rule in chain for name in (rule.in_interface, rule.out_interface)}
+            if any(name is not None and name.endswith("+") for name in names):
+                self._install_rules(key, chain)
 
 
 def _family_of(match: Match) -> int:
@@ -425,8 +436,10 @@ def _packed(rule: Rule, routes: "Routes") -> tuple[object, ...]:
             return zero.packed, 0
         return network.network_address.packed, network.prefixlen
 
-    def interface(name: str | None) -> int:
-        return -1 if name is None else routes.index(name)
+    def interface(name: str | None) -> int | tuple[int, ...]:
+        if name is None:
+            return -1
+        return routes.indices(name[:-1]) if name.endswith("+") else routes.index(name)
 
     return (
         rule.number,

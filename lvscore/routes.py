@@ -52,7 +52,14 @@ class Routes:
 
     def index(self, name: str) -> int:
         """The number of an interface name; a name gets one when it is first heard."""
-        return self._numbers.setdefault(name, len(self._numbers))
+        if name not in self._numbers:
+            self._numbers[name] = len(self._numbers)
+            self._engine._interface_named()
+        return self._numbers[name]
+
+    def indices(self, prefix: str) -> tuple[int, ...]:
+        """The numbers of the interface names that begin so."""
+        return tuple(number for name, number in self._numbers.items() if name.startswith(prefix))
 
     def add_interface(self, name: str, addresses: list[str] | tuple[str, ...] = ()) -> Interface:
         """Add an interface with addresses ``"10.0.0.200/24"``; the first of a family is primary.

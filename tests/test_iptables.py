@@ -158,7 +158,6 @@ def test_flush_one_chain():
         ("-t nat -P PREROUTING DROP", "ACCEPT"),
         ("-t nat -A PREROUTING -j REDIRECT --to-ports 80", "needs protocol"),
         ("-t nat -A PREROUTING -j DNAT --to 1.1.1.1 --random-fully", "--random-fully"),
-        ("-t nat -A PREROUTING -i eth+ -j DNAT --to 1.1.1.1", "eth+"),
         ("-t nat -A POSTROUTING -i eth0 -j MASQUERADE", "behind routing"),
         ("-t nat -A PREROUTING ! -j DNAT --to 1.1.1.1", "cannot be negated"),
         ("-t nat -A PREROUTING ! ! -d 1.1.1.1 -j ACCEPT", "consecutive"),

@@ -8,8 +8,8 @@ that fits no flow and may open none is INVALID: it goes its way as if there were
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from lvscore._core.connection cimport (
-    FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_TRACKED, FLAG_UNTRANSLATED, Meta,
-    Table, connection_count, connection_open, connection_translated, table_find, table_meta,
+    FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_TRACKED, FLAG_UNTRANSLATED, Meta, Table,
+    connection_count, connection_open, connection_translated, table_find, table_meta,
 )
 from lvscore._core.consts cimport (
     NIL, ORIGINAL, PROTOCOL_MARK, PROTOCOL_SCTP, REASON_EGRESS_CHANGED, REASON_INVALID_STATE,
@@ -19,10 +19,10 @@ from lvscore._core.consts cimport (
 )
 from lvscore._core.entry cimport Entries, Entry, entries_of, entry_of, entry_open
 from lvscore._core.director cimport service_packet, service_schedule
+from lvscore._core.early_drop cimport has_room
 from lvscore._core.event cimport opening_is_whole
 from lvscore._core.flow cimport Address, Tuple, tuple_hash, tuple_inverse
 from lvscore._core.forward cimport forward_pass, forward_record
-from lvscore._core.index cimport SLOTS, Bucket, index_home
 from lvscore._core.lifetime cimport connection_end, connection_timer_set
 from lvscore._core.nat cimport (
     ports_take, rule_evict, rule_postrouting, rule_prerouting, search_begin, seen_fill,
@@ -33,19 +33,12 @@ from lvscore._core.route cimport Route, address_is_local, route_find
 from lvscore._core.rules cimport Search, Seen, chain_mark, reply_is_free, tuple_keep
 from lvscore._core.schedule cimport service_of
 from lvscore._core.state cimport (
-    CONNTRACK_MAX, State, TRACE_FOUND, TRACE_LOCAL, TRACE_NO_SERVICE, TRACE_OPENED, TRACE_REUSED,
-    TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_total, is_hooked, is_hosted, table_of,
-    trace_step,
+    State, TRACE_FOUND, TRACE_LOCAL, TRACE_NO_SERVICE, TRACE_OPENED, TRACE_REUSED, TRACE_STATE,
+    TRACE_TIMEOUT, TRACE_TRANSLATED, is_hooked, is_hosted, table_of, trace_step,
 )
 from lvscore._core.tcp_window cimport FIT_INVALID, FIT_REOPENS, FIT_TAKEN
 from lvscore._core.translate cimport packet_translate
 from lvscore._core.wire cimport Packet
-
-cdef enum:
-    EVICTION_RANGE = 8              # buckets that early drop looks at (NF_CT_EVICTION_RANGE)
-    # A lost connection is not shortened below this (nf_tcp_handle_invalid), in ticks.
-    INVALID_CLOSE_LEAST = 120000
-
 
 cdef inline uint8_t untracked(State* s, Packet* packet, const Tuple* t, uint8_t why,
                               uint8_t* reason) noexcept nogil:
@@ -112,37 +105,6 @@ cdef inline uint8_t nfct_packet(State* s, Packet* packet, const Tuple* t, uint32
     if nfct_follow(s, table, packet, reference >> 1, reference & 1, received):
         return service_packet(s, packet, t, reference, reason)
     return untracked(s, packet, t, REASON_INVALID_STATE, reason)
-
-
-cdef inline bint early_drop(State* s, Table* table, const Tuple* t) noexcept nogil:
-    """Make room by ending flows that are not assured: those of the first of eight buckets,
-    from the new flow's own on, that has any (nf_conntrack_core.c)."""
-    cdef uint32_t home = index_home(&table.index, tuple_hash(&s.key, t))
-    cdef uint32_t b, slot, i
-    cdef const Bucket* bucket
-    cdef bint dropped = False
-    for b in range(EVICTION_RANGE):
-        bucket = &table.index.bucket[home + b]
-        for slot in range(SLOTS):
-            if bucket.tag[slot] == 0:
-                continue
-            i = bucket.reference[slot] >> 1
-            if not table_meta(table, i).flags & (FLAG_SERVICE | FLAG_ASSURED):
-                connection_end(s, table, i, True)
-                s.early_drops += 1
-                dropped = True
-        if dropped:
-            return True
-    return False
-
-
-cdef inline bint has_room(State* s, Table* table, const Tuple* t) noexcept nogil:
-    """Whether another flow may be tracked."""
-    cdef uint32_t limit = s.conntrack[CONNTRACK_MAX]
-    if ((limit == 0 or s.entries[0].count + s.entries[1].count < limit)
-            and connection_total(s) < s.max_connections):
-        return True
-    return early_drop(s, table, t)
 
 
 cdef inline uint32_t rule_open(State* s, Table* table, const Packet* packet, const Tuple* t,

@@ -9,6 +9,7 @@ from lvscore._core.connection cimport (
     connection_controls, connection_extension, table_meta,
 )
 from lvscore._core.consts cimport ALL_PAGES, NIL, ORIGINAL, TICKS_PER_SECOND
+from lvscore._core.early_drop cimport early_drop_collect
 from lvscore._core.hash cimport random_next
 from lvscore._core.lifetime cimport connection_drop, control_index, control_table
 from lvscore._core.server cimport SERVER_AVAILABLE
@@ -116,6 +117,8 @@ cdef inline void defence_run(State* s) noexcept nogil:
     cdef uint64_t missed = (s.tick - s.defence) // DEFENCE_TICKS + 1
     cdef uint32_t f
     s.defence += missed * DEFENCE_TICKS
+    if s.collecting:
+        early_drop_collect(s)
     if s.available_pages != ALL_PAGES:
         defence_update(s)
     if not s.dropping_entries:

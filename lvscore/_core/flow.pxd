@@ -1,8 +1,8 @@
 """Tuples: who sends to whom, of which protocol.
 
 Ports are kept as they lie in the packet. An ICMP query has its identifier where the asker's
-port would be and its request type where the answerer's would be, so that the tuple of the
-answer is the tuple of the request turned round (as nf_conntrack_proto_icmp.c pairs them).
+port would be, and its request type and its code where the answerer's would be, so that the tuple
+of the answer is the tuple of the request turned round (as nf_conntrack_proto_icmp.c pairs them).
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -134,9 +134,9 @@ cdef inline uint32_t icmp_ports(uint8_t protocol, const uint8_t* icmp) noexcept 
     """The ports of an ICMP query or answer, 0 for other types; 6 bytes are read."""
     cdef uint16_t marker
     if icmp_is_request(protocol, icmp[0]):
-        return ports_make(load16(icmp + 4), htons(<uint16_t>(<uint16_t>icmp[0] << 8)))
+        return ports_make(load16(icmp + 4), load16(icmp))
     if icmp_request_of(protocol, icmp[0]):
-        marker = htons(<uint16_t>(<uint16_t>icmp_request_of(protocol, icmp[0]) << 8))
+        marker = htons(<uint16_t>(<uint16_t>icmp_request_of(protocol, icmp[0]) << 8 | icmp[1]))
         return ports_make(marker, load16(icmp + 4))
     return 0
 

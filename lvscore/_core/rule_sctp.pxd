@@ -73,6 +73,7 @@ cdef extern from *:
 cdef struct Association:
     uint32_t tag[2]             # that packets of a direction carry; 0: not known
     uint8_t begun[2]            # an INIT came in this direction
+    uint8_t settled             # a COOKIE ACK came: a later INIT does not count (Linux 6.18)
     uint8_t doubted             # a HEARTBEAT had another tag, that its answer may confirm,
     uint8_t doubted_direction   # and where it went
 
@@ -203,7 +204,7 @@ cdef inline bint tag_note(Association* a, const Packet* packet, uint32_t at,
     if chunk[0] == SCTP_INIT:
         if a.begun[direction] and a.begun[other]:
             a.begun[other] = False
-        a.begun[direction] = True
+        a.begun[direction] = not a.settled
     elif a.tag[other] != tag and (
             (a.begun[direction] and a.begun[other])
             or (not a.begun[other] and a.tag[other])):
@@ -235,6 +236,7 @@ cdef inline bint association_take(Association* a, const Packet* packet, uint32_t
             return False
         if sctp[at] == SCTP_COOKIE_ACK:
             a.begun[ORIGINAL] = a.begun[REPLY] = False
+            a.settled = True
         elif sctp[at] == SCTP_HEARTBEAT or sctp[at] == SCTP_HEARTBEAT_ACK:
             if not heartbeat_check(a, sctp[at], direction, tag, ignored, kinds, &passes):
                 return False

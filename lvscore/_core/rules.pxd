@@ -62,6 +62,7 @@ cdef enum RangeFlag:            # include/uapi/linux/netfilter/nf_nat.h
 cdef enum:
     MAX_RULES = 4096
     ANY_INTERFACE = -1
+    SOME_INTERFACES = -2        # those whose names begin alike ("eth+")
     MULTIPORT_MAX = 15          # ports or ranges (xt_multiport.h: 15 ports, a range is two)
     PORT_ATTEMPTS = 128         # in a row, before another start is drawn (nf_nat_core.c)
     PORTS_AHEAD = 16
@@ -85,8 +86,10 @@ cdef struct Rule:
     Range to
     uint64_t packets            # that consulted the chain and matched
     uint64_t bytes
-    int ingress                 # the packet came by, ANY_INTERFACE
-    int egress                  # the packet leaves by, ANY_INTERFACE
+    uint64_t ingress_set[4]     # bits of interfaces, for SOME_INTERFACES
+    uint64_t egress_set[4]
+    int ingress                 # the packet came by, ANY_INTERFACE or SOME_INTERFACES
+    int egress                  # the packet leaves by, the same
     uint32_t number
     uint32_t mark
     uint32_t mark_mask          # 0: any mark
@@ -150,7 +153,10 @@ cdef inline bint ports_match(const Rule* rule, const Tuple* t) noexcept nogil:
         multiport_matches(rule, source, destination) != (rule.negated & MATCH_MULTIPORT != 0))
 
 
-cdef inline bint interface_matches(int wanted, int given, bint negated) noexcept nogil:
+cdef inline bint interface_matches(int wanted, const uint64_t* set_, int given,
+                                   bint negated) noexcept nogil:
+    if wanted == SOME_INTERFACES:
+        return (0 <= given < 256 and (set_[given >> 6] >> (given & 63)) & 1 != 0) != negated
     return wanted == ANY_INTERFACE or (wanted == given) != negated
 
 
@@ -172,8 +178,10 @@ cdef inline bint rule_matches(const Rule* rule, const Tuple* t, const Seen* seen
     if (prefix_matches(&rule.destination, rule.destination_length, &t.destination)
             == (rule.negated & MATCH_DESTINATION != 0)):
         return False
-    if not (interface_matches(rule.ingress, seen.ingress, rule.negated & MATCH_INGRESS != 0)
-            and interface_matches(rule.egress, seen.egress, rule.negated & MATCH_EGRESS != 0)):
+    if not (interface_matches(rule.ingress, rule.ingress_set, seen.ingress,
+                              rule.negated & MATCH_INGRESS != 0)
+            and interface_matches(rule.egress, rule.egress_set, seen.egress,
+                                  rule.negated & MATCH_EGRESS != 0)):
         return False
     if rule.mark_mask and (seen.mark & rule.mark_mask == rule.mark) == (
             rule.negated & MATCH_MARK != 0):

@@ -140,6 +140,7 @@ cdef struct State:
     uint64_t clock_backwards
     uint64_t opened
     uint64_t early_drops    # flows ended to make room for others
+    bint collecting         # a flow found no room: more are to end (early_drop.pxd)
     uint64_t expired
     uint64_t verdicts[5]
     uint64_t reasons[56]

@@ -350,8 +350,8 @@ class _Reader:
             protocol=protocol,
             source_ports=_ports(given.get("sport"), "--sport", protocol),
             destination_ports=_ports(given.get("dport"), "--dport", protocol),
-            out_interface=_interface(given.get("out-interface")),
-            in_interface=_interface(given.get("in-interface")),
+            out_interface=given.get("out-interface"),
+            in_interface=given.get("in-interface"),
             multiport=self._multiport(protocol),
             mark=_mark(given["mark"]) if "mark" in given else None,
             virtual_address=virtual,
@@ -431,12 +431,6 @@ def _networks(text: str | None) -> list[Network | None]:
         return [None]
     networks = [parse_network(part) for part in text.split(",")]
     return [network if network.prefixlen else None for network in networks]
-
-
-def _interface(name: str | None) -> str | None:
-    if name is not None and name.endswith("+"):
-        fail(f"interface {name}: names with + at their end are not available")
-    return name
 
 
 def _protocol(text: str) -> int | None:

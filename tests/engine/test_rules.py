@@ -2,7 +2,7 @@
 
 import pytest
 from packets import CLIENT, RS1, RS2, SECOND, VIP, checksums_good, flow, ip, tcp, udp
-from scapy.layers.inet import ICMP
+from scapy.layers.inet import ICMP, TCP
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest
 
 import lvscore
@@ -292,3 +292,74 @@ def test_other_protocols_change_addresses_only(protocol):
     assert engine.process(frame, 0) == Verdict.FORWARD
     assert bytes(frame[30:34]) == bytes([172, 16, 1, 100])
     assert bytes(frame[34:]) == b"payload"
+
+
+def test_a_full_table_drops_what_is_not_assured():
+    engine = lvscore.Engine(seed=1)
+    engine.add_snat(to=OUT, source="192.168.0.0/16")
+    engine.sysctl["net.netfilter.nf_conntrack_max"] = 100
+    opened = 0
+    for port in range(1000, 1100):
+        opened += send(engine, udp("192.168.0.1", port, WEB, 53))[0] == Verdict.FORWARD
+    assert opened == 100
+    verdicts = {send(engine, udp("192.168.0.1", port, WEB, 53))[0] for port in range(1100, 1130)}
+    assert Verdict.FORWARD in verdicts  # some found others in their buckets
+    assert len(engine.connections) <= 100
+
+
+def test_a_full_table_of_assured_flows_drops_those_that_close():
+    engine = lvscore.Engine(seed=1)
+    engine.add_snat(to=OUT, source="192.168.0.0/16")
+    engine.sysctl["net.netfilter.nf_conntrack_max"] = 100
+
+    def one(port, flags, seq, ack, back=False):
+        ends = (WEB, 80, OUT, port) if back else ("192.168.0.1", port, WEB, 80)
+        fields = {"sport": ends[1], "dport": ends[3], "flags": flags, "seq": seq, "ack": ack}
+        frame = bytearray(bytes(ip(ends[0], ends[2]) / TCP(window=1000, **fields)))
+        assert send(engine, frame)[0] == Verdict.FORWARD
+
+    for port in range(2000, 2100):
+        one(port, "S", 100, 0)
+        one(port, "SA", 900, 101, back=True)
+        one(port, "A", 101, 901)
+        if port < 2020:
+            one(port, "FA", 101, 901)
+    late = udp("192.168.0.1", 5000, WEB, 53)
+    assert send(engine, bytearray(late)) == (Verdict.DROP, Reason.TABLE_FULL)
+    assert len(engine.connections) == 100
+    engine.expire(2 * SECOND)
+    # A second later as many are gone as bring the table below 95 %.
+    assert len(engine.connections) == 94
+    assert sum("FIN_WAIT" in line for line in engine.conntrack("-L").splitlines()) == 14
+    assert send(engine, late, 2 * SECOND)[0] == Verdict.FORWARD
+
+
+def echo(source, destination, kind, code, identifier=7):
+    return bytearray(bytes(ip(source, destination) / ICMP(type=kind, code=code, id=identifier)))
+
+
+def test_an_answer_has_the_code_of_its_question():
+    engine = lvscore.Engine(seed=1)
+    engine.add_snat(to=OUT, source="192.168.0.0/16")
+    assert send(engine, echo("192.168.0.1", WEB, 8, 3))[0] == Verdict.FORWARD
+    assert "type=8 code=3 id=7 [UNREPLIED]" in engine.conntrack("-L")
+    assert send(engine, echo(WEB, OUT, 0, 0))[1] == Reason.INVALID_STATE
+    answer = echo(WEB, OUT, 0, 3)
+    assert send(engine, answer) == (Verdict.FORWARD, Reason.REPLY)
+    assert flow(answer)[2] == "192.168.0.1"
+    # Another code is another flow.
+    assert send(engine, echo("192.168.0.1", WEB, 8, 0))[1] == Reason.NEW_CONNECTION
+    assert send(engine, echo("192.168.0.1", WEB, 8, 3))[1] == Reason.REQUEST
+
+
+def test_names_of_interfaces_that_begin_alike():
+    engine = lvscore.Engine(seed=1)
+    engine.iptables(f"-t nat -A POSTROUTING -o ppp+ -j SNAT --to-source {OUT}")
+    engine.iptables("-t nat -A POSTROUTING ! -o ppp+ -j SNAT --to-source 10.0.0.201")
+    engine.routes.add_interface("eth0", ["192.168.0.254/24"])
+    engine.routes.add_interface("ppp7", ["203.0.113.5/24"])  # later than the rule
+    for destination, source in (("203.0.113.9", OUT), ("192.168.0.9", "10.0.0.201")):
+        frame = udp("192.168.1.1", 5000, destination, 53)
+        assert send(engine, frame)[0] == Verdict.FORWARD
+        assert flow(frame)[0] == source
+    assert "-A POSTROUTING -o ppp+ -j SNAT" in engine.iptables("-t nat -S")

@@ -10,6 +10,7 @@ from scapy.layers.sctp import crc32c
 from lvscore.host.packets import checksum, ipv4, transport_checksum
 
 ICMP, TCP, UDP, SCTP = 1, 6, 17, 132
+IDENTIFICATION = 0x7007  # no host counts its own packets so far here
 FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
 
 
@@ -29,14 +30,14 @@ def tcp(a, sport, b, dport, flags, seq, ack=0, payload=b"", window=64240, option
 def udp(a, sport, b, dport, payload=b"", bad=0, summed=True):
     segment = bytearray(struct.pack(">HHHH", sport, dport, 8 + len(payload), 0) + payload)
     if not summed:
-        return ipv4(packed(a), packed(b), UDP, bytes(segment), identification=7)
+        return ipv4(packed(a), packed(b), UDP, bytes(segment), identification=IDENTIFICATION)
     return _sealed(a, b, UDP, segment, 6, bad)
 
 
 def _sealed(a, b, protocol, segment, at, bad):
     value = transport_checksum(packed(a), packed(b), protocol, bytes(segment)) or 0xFFFF
     segment[at : at + 2] = ((value + bad) & 0xFFFF).to_bytes(2, "big")
-    return ipv4(packed(a), packed(b), protocol, bytes(segment), identification=7)
+    return ipv4(packed(a), packed(b), protocol, bytes(segment), identification=IDENTIFICATION)
 
 
 def sctp(a, sport, b, dport, tag, chunks, bad=0):
@@ -48,13 +49,13 @@ def sctp(a, sport, b, dport, tag, chunks, bad=0):
     head = struct.pack(">HHI", sport, dport, tag)
     sum_ = (crc32c(head + bytes(4) + body) + bad) & 0xFFFFFFFF
     packet = head + sum_.to_bytes(4, "big") + body
-    return ipv4(packed(a), packed(b), SCTP, packet, identification=7)
+    return ipv4(packed(a), packed(b), SCTP, packet, identification=IDENTIFICATION)
 
 
 def icmp(a, b, kind, code, rest, payload=b"", bad=0):
     message = bytearray(struct.pack(">BBH", kind, code, 0) + rest + payload)
     message[2:4] = ((checksum(message) + bad) & 0xFFFF).to_bytes(2, "big")
-    return ipv4(packed(a), packed(b), ICMP, bytes(message), identification=7)
+    return ipv4(packed(a), packed(b), ICMP, bytes(message), identification=IDENTIFICATION)
 
 
 @dataclass
@@ -130,7 +131,10 @@ class Traffic:
         if flow.protocol == ICMP:
             kind = chance.choice([8 if end == 0 else 0] * 15 + [15, 30, 17])
             identifier = struct.pack(">HH", flow.here[1] if end == 0 else target[1], 1)
-            return icmp(source[0], target[0], kind, 0, identifier, payload, bad)
+            code = 3 if flow.here[1] % 4 == 0 else 0
+            if payload[:1] == b"\1":
+                code = 1  # of another flow
+            return icmp(source[0], target[0], kind, code, identifier, payload, bad)
         if not flow.opened or chance.random() < 0.08:
             flow.opened = flow.opened or end == 1 or chance.random() < 0.3
             flags = SYN if end == 0 else SYN | ACK
