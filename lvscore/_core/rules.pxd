@@ -408,63 +408,70 @@ cdef inline void port_set(Tuple* t, bint source, uint16_t port) noexcept nogil:
         t.ports = ports_make(ports_source(t.ports), htons(port))
 
 
-cdef inline void candidates_fetch(const Search* search, const Tuple* t, bint source, uint32_t low,
-                                  uint32_t size, uint32_t offset, uint32_t count,
-                                  uint64_t* hash) noexcept nogil:
-    """Hash the reply tuples of the next candidates, and have the cache fetch all that tells
-    whether they are free: one after the other, each would wait for memory twice."""
+cdef inline uint16_t port_at(uint32_t low, uint32_t size, uint32_t offset) noexcept nogil:
+    return <uint16_t>(low + (offset & 0xFFFF) % size)
+
+
+cdef inline bint port_scan(const Search* search, Tuple* t, bint source, uint32_t low,
+                           uint32_t size, uint32_t offset, uint32_t attempts) noexcept nogil:
+    """Find a port whose reply tuple is free for sure, since no tag in the index is like its own.
+
+    One of some ten thousand free ports is passed by, for another tuple's tag. Buckets are
+    fetched ahead, more and more of them, for most searches end soon.
+    """
+    cdef uint64_t hash[16]
     cdef Tuple candidate = t[0]
     cdef Tuple reply
     cdef Cursor cursor
-    cdef uint32_t k, reference
-    for k in range(count):
-        port_set(&candidate, source, <uint16_t>(low + ((offset + k) & 0xFFFF) % size))
-        reply = tuple_inverse(&candidate)
-        hash[k] = tuple_hash(search.key, &reply)
-        prefetch(&search.table.index.bucket[index_home(&search.table.index, hash[k])])
-    if count == 1:
-        return
-    for k in range(count):
-        cursor = index_seek(&search.table.index, hash[k])
-        reference = index_next(&search.table.index, &cursor)
-        if reference != NIL:
-            prefetch(table_meta(search.table, reference >> 1))
+    cdef uint32_t ahead = 1
+    cdef uint32_t i = 0
+    cdef uint32_t k, count
+    while i < attempts:
+        count = ahead if ahead < attempts - i else attempts - i
+        for k in range(count):
+            port_set(&candidate, source, port_at(low, size, offset + i + k))
+            reply = tuple_inverse(&candidate)
+            hash[k] = tuple_hash(search.key, &reply)
+            prefetch(&search.table.index.bucket[index_home(&search.table.index, hash[k])])
+        for k in range(count):
+            cursor = index_seek(&search.table.index, hash[k])
+            if index_next(&search.table.index, &cursor) == NIL:
+                port_set(t, source, port_at(low, size, offset + i + k))
+                return True
+        i += count
+        if ahead < PORTS_AHEAD:
+            ahead *= 2
+    return False
 
 
 cdef inline void port_search(Search* search, Tuple* t, bint source, uint32_t low, uint32_t high,
-                             uint32_t offset) noexcept nogil:
+                             uint32_t offset, bint drawn) noexcept nogil:
     """Try ports of a range until the reply tuple is free; if none is, the last one stays.
 
     As the kernel does it (nf_nat_l4proto_unique_tuple): 128 attempts in a row, then from
     another start, drawn by lot, 64, and so on down to 8; a range with fewer ports is tried out.
+    ``drawn``: so was the start, and any free port of those is as good as the first.
     """
     cdef uint32_t size = high - low + 1
     cdef uint32_t attempts = size if size < PORT_ATTEMPTS else PORT_ATTEMPTS
-    cdef uint64_t hash[16]
-    cdef uint32_t ahead = 1             # most searches end soon
-    cdef uint32_t i, count, k
-    cdef Tuple reply
+    cdef uint32_t i, plain
     while True:
-        count = 0
+        # Of the last attempts each may take over a connection that is in TIME_WAIT.
+        plain = attempts if search.window == NULL else (
+            attempts - HARD_ATTEMPTS if attempts > HARD_ATTEMPTS else 0)
+        if drawn and port_scan(search, t, source, low, size, offset, plain):
+            return
         for i in range(attempts):
-            if count == 0:
-                count = ahead if ahead < attempts - i else attempts - i
-                candidates_fetch(search, t, source, low, size, offset + i, count, hash)
-                k = 0
-                if ahead < PORTS_AHEAD:
-                    ahead *= 2
-            port_set(t, source, <uint16_t>(low + ((offset + i) & 0xFFFF) % size))
-            reply = tuple_inverse(t)
-            if table_find(search.table, hash[k], &reply) == NIL:
+            port_set(t, source, port_at(low, size, offset + i))
+            if reply_is_free(search, t):
                 return
             if attempts - i <= HARD_ATTEMPTS and search.window != NULL and may_evict(search, t):
                 return
-            k += 1
-            count -= 1
         if attempts >= size or attempts < 16:
             return
         attempts //= 2
         offset = <uint32_t>random_next(search.chance) & 0xFFFF
+        drawn = True
 
 
 cdef inline void port_range(const Range* to, const Tuple* t, bint source, uint32_t* low,
@@ -498,6 +505,7 @@ cdef inline void port_choose(Search* search, const Range* to, Tuple* t,
     Without a range a destination port stays.
     """
     cdef uint32_t port, low, high, offset
+    cdef bint drawn = False
     cdef bint icmp = t.protocol == PROTOCOL_ICMP or t.protocol == PROTOCOL_ICMPV6
     if not icmp and not has_ports(t.protocol):
         return
@@ -512,7 +520,8 @@ cdef inline void port_choose(Search* search, const Range* to, Tuple* t,
         offset = (port - to.port_base) & 0xFFFF
     elif to.flags & RANGE_RANDOM or source:
         offset = <uint32_t>random_next(search.chance) & 0xFFFF
-    port_search(search, t, source, low, high, offset)
+        drawn = True
+    port_search(search, t, source, low, high, offset, drawn)
 
 
 cdef inline void tuple_choose(Search* search, const Range* to, Tuple* t,
