@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find lvscore -name '*.pyx' -o -name '*.px[di]') setup.py pyproject.toml
 OUT := out
 
-.PHONY: demo test lint bench fuzz clean
+.PHONY: demo lab test lint bench fuzz clean
 
 $(VENV)/.installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -18,6 +18,10 @@ demo: $(VENV)/.installed
 	$(BIN)/lvscore replay examples/data/director.pcap -o $(OUT)/translated.pcap -c examples/data/lvs.rules
 	$(BIN)/python examples/lvs_nat_lab.py $(OUT)/lab
 	@echo "The translated capture is $(OUT)/translated.pcap; tcpdump -nr or Wireshark opens it."
+
+lab: $(VENV)/.installed
+	mkdir -p $(OUT)
+	$(BIN)/python examples/lab/lab.py $(OUT)/captures
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 tests

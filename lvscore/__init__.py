@@ -27,7 +27,17 @@ from lvscore.errors import (
 )
 from lvscore.explain import Explanation
 from lvscore.host import Host
-from lvscore.io import MemorySink, MemorySource, PcapReader, PcapWriter, create_pcap, open_pcap
+from lvscore.io import (
+    LiveInterface,
+    MemorySink,
+    MemorySource,
+    PcapReader,
+    PcapWriter,
+    create_pcap,
+    open_interface,
+    open_pcap,
+)
+from lvscore.live import Live, attach
 from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS, Rate, Rule, Statistics, Timeouts, Tunnel
 from lvscore.port_pools import PortPool, PortPoolEvent, PortPools
 from lvscore.report import Report
@@ -59,6 +69,8 @@ __all__ = [
     "InterfaceError",
     "LimitError",
     "LinkType",
+    "Live",
+    "LiveInterface",
     "LvscoreError",
     "MemorySink",
     "MemorySource",
@@ -84,7 +96,9 @@ __all__ = [
     "Tunnel",
     "UnsupportedLinkType",
     "Verdict",
+    "attach",
     "create_pcap",
+    "open_interface",
     "open_pcap",
     "run",
 ]

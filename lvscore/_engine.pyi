@@ -21,6 +21,7 @@ __all__ = [
     "host_output",
     "host_own",
     "host_receive",
+    "host_receive_batch",
     "host_set",
     "pools_events",
     "pools_list",
@@ -59,6 +60,7 @@ _Options = tuple[int, int, bytes, int]
 _Tunnel = tuple[int, int, int]
 _Counts = tuple[int, int, int, int, int]
 _Estimate = tuple[_Counts, _Counts]
+_Outcome = tuple[Verdict, Reason, int, bytes, bool, bool, int, bool, int, int]
 
 def connection_layout() -> dict[str, Any]: ...
 
@@ -119,7 +121,10 @@ def host_set(
 def host_own(engine: EngineCore, family: int, address: bytes, change: int) -> None: ...
 def host_receive(
     engine: EngineCore, frame: bytearray, interface: int, now: int, mark: int = 0
-) -> tuple[Verdict, Reason, int, bytes, bool, bool, int, bool, int, int]: ...
+) -> _Outcome: ...
+def host_receive_batch(
+    engine: EngineCore, batch: FrameBatch, interface: int, start: int
+) -> tuple[int, bytes, bytearray, _Outcome] | None: ...
 def host_emitted(engine: EngineCore) -> list[tuple[Verdict, Reason, bytes]]: ...
 def host_output(engine: EngineCore, packet: bytearray) -> None: ...
 def sctp_checksummed(packet: bytes) -> bytes: ...

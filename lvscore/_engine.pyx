@@ -11,7 +11,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from lvscore._core.bytes cimport htons, ntohs
+from lvscore._core.bytes cimport htons, load16, load_be16, ntohs, store16
+from lvscore._core.checksum cimport checksum_finish, sum_bytes
 from lvscore._core.clock cimport clock_set, state_expire
 from lvscore._core.connection cimport (
     FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_TEMPLATE, FLAG_TRACKED, Meta, Table,
@@ -20,7 +21,7 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport (
     ALL_PAGES, IPV4, IPV6, LINK_ETHERNET, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL,
-    PROTOCOL_MARK, REASON_COUNT, REPLY, TICKS_PER_SECOND,
+    PROTOCOL_MARK, REASON_COUNT, REPLY, TICKS_PER_SECOND, VERDICT_FORWARD,
 )
 from lvscore._core.crc32c cimport SCTP_HEADER, sctp_checksum_write
 from lvscore._core.emit cimport Emitted, emitted_clear
@@ -50,8 +51,8 @@ from lvscore._core.rules cimport MAX_RULES, SOME_INTERFACES, Chain, Range, Rule
 from lvscore._core.scheduler_maglev cimport MAGLEV_SLOTS
 from lvscore._core.scheduler_types cimport SCHEDULER_MH
 from lvscore._core.server cimport (
-    METHOD_BYPASS, METHOD_MASQUERADE, SERVER_AVAILABLE, SERVER_OVERLOADED, SERVER_ROUTED, Server,
-    Tunnel,
+    METHOD_BYPASS, METHOD_MASQUERADE, METHOD_TUNNEL, SERVER_AVAILABLE, SERVER_OVERLOADED,
+    SERVER_ROUTED, Server, Tunnel,
 )
 from lvscore._core.selfcheck cimport state_check
 from lvscore._core.service cimport (
@@ -78,7 +79,8 @@ from lvscore.sysctl import ENGINE_SETTINGS
 __all__ = [
     "EngineCore", "connection_layout", "conntrack_end", "conntrack_get", "conntrack_set",
     "conntrack_snapshot", "dialog_call_id", "ftp_ports", "ftp_ports_set", "host_emitted",
-    "host_output", "host_own", "host_receive", "host_set", "pools_events", "pools_list",
+    "host_output", "host_own", "host_receive", "host_receive_batch",
+    "host_set", "pools_events", "pools_list",
     "pools_quota", "pools_quota_set", "route_get", "rule_counters",
     "rules_set", "rules_zero", "sctp_checksummed", "server_counts", "server_estimate",
     "server_join", "server_leave", "server_lookup", "server_record", "server_update",

@@ -17,6 +17,8 @@ cdef class FrameBatch:
         uint32_t* original_length   # bytes on the wire, >= length
         int64_t* timestamp          # nanoseconds
         uint32_t* mark              # firewall marks; NULL until asked for: none has one
+        uint32_t* egress            # interfaces that a Host sends them by; NULL until there is one
+        bint vnet_header            # a virtio_net_hdr of 10 bytes lies before each frame
         uint8_t* verdict            # written by an engine
         uint8_t* reason             # written by an engine
         Py_buffer view              # keeps the buffer alive and bound
@@ -24,6 +26,7 @@ cdef class FrameBatch:
         object owner                # or what owns data instead
 
     cdef int reserve(self, uint32_t capacity) except -1
+    cdef int reserve_egress(self) except -1
 
     @staticmethod
     cdef FrameBatch over(object owner, uint8_t* data, uint64_t data_length,

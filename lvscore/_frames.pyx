@@ -167,6 +167,7 @@ cdef class FrameBatch:
         PyMem_Free(self.original_length)
         PyMem_Free(self.timestamp)
         PyMem_Free(self.mark)
+        PyMem_Free(self.egress)
         PyMem_Free(self.verdict)
         PyMem_Free(self.reason)
 
@@ -183,6 +184,14 @@ cdef class FrameBatch:
                 and self.verdict and self.reason):
             raise MemoryError()
         self.capacity = capacity
+        return 0
+
+    cdef int reserve_egress(self) except -1:
+        if self.egress == NULL:
+            self.egress = <uint32_t*>PyMem_Calloc(self.capacity if self.capacity else 1,
+                                                  sizeof(uint32_t))
+            if self.egress == NULL:
+                raise MemoryError()
         return 0
 
     @staticmethod
@@ -279,6 +288,12 @@ cdef class FrameBatch:
             if self.mark == NULL:
                 raise MemoryError()
         return column(self, self.mark, sizeof(uint32_t), b"I", True)
+
+    @property
+    def egress(self):
+        """Number of the interface that a Host sends each frame by, uint32, read-only."""
+        self.reserve_egress()
+        return column(self, self.egress, sizeof(uint32_t), b"I", False)
 
     @property
     def verdict(self):

@@ -123,6 +123,126 @@ def host_receive(EngineCore engine not None, bytearray frame not None, uint32_t 
             s.forward.tunnel_error)
 
 
+cdef enum:
+    QUOTED = 600                # bytes of a packet that an ICMP error quotes at most, and more
+    VNET_HEADER = 10            # struct virtio_net_hdr (linux/virtio_net.h)
+    VNET_NEEDS_CSUM = 1
+
+
+cdef void checksum_complete(uint8_t* frame, uint32_t length) noexcept nogil:
+    """Finish a partial checksum, where the frame's virtio_net_hdr says, and say so there."""
+    cdef uint8_t* header = frame - VNET_HEADER
+    cdef uint32_t start = load16(header + 6)
+    cdef uint32_t field = start + load16(header + 8)
+    cdef uint16_t checksum
+    if header[0] & VNET_NEEDS_CSUM and field + 2 <= length and start < length:
+        checksum = checksum_finish(sum_bytes(frame + start, length - start, 0))
+        store16(frame + field, checksum if checksum else 0xFFFF)
+        memset(header, 0, VNET_HEADER)
+
+
+cdef bint offloads_read(State* s, FrameBatch batch, uint32_t i) noexcept nogil:
+    """Tell the route stage what is left undone of a frame, and do what an engine that edits or
+    wraps packets cannot leave undone; whether the frame is a super-frame."""
+    cdef uint8_t* frame = batch.data + batch.offset[i]
+    cdef const uint8_t* header = frame - VNET_HEADER
+    cdef uint32_t k
+    cdef bint finish = s.ftp.ports != 0
+    s.forward.partial = False
+    s.forward.segment_size = 0
+    if not batch.vnet_header:
+        return False
+    s.forward.segment_size = load16(header + 4) if header[1] else 0
+    s.forward.partial = header[0] & VNET_NEEDS_CSUM
+    if s.forward.partial and not s.forward.segment_size:
+        for k in range(1, s.services.server_used):
+            if s.services.server[k].method == METHOD_TUNNEL:
+                finish = True
+        if finish:
+            checksum_complete(frame, batch.length[i])
+            s.forward.partial = False
+    return s.forward.segment_size != 0
+
+
+cdef bint frame_trim(FrameBatch batch, uint32_t i, uint32_t mtu, bint super_frame) noexcept nogil:
+    """Cut off what follows the packet that leaves; whether it fits the way out."""
+    cdef const uint8_t* ip = batch.data + batch.offset[i] + 14
+    cdef uint32_t length = (<uint32_t>load_be16(ip + 4) + 40 if ip[0] >> 4 == 6
+                            else <uint32_t>load_be16(ip + 2))
+    if length + 14 < batch.length[i]:
+        batch.length[i] = length + 14
+    return super_frame or length <= mtu
+
+
+def host_receive_batch(EngineCore engine not None, FrameBatch batch not None,
+                       uint32_t interface, uint32_t start):
+    """Take frames from ``start`` on that came in on an interface, as :func:`host_receive`.
+
+    What only has to be sent on has verdict FORWARD then, and ``egress`` says by which
+    interface. It ends before the first frame that needs more.
+
+    Returns:
+        None at the batch's end; or the index of the frame that needs more, the frame as it came
+        in, what became of it, and what host_receive returns of it.
+    """
+    cdef State* s = engine.enter()
+    cdef uint8_t original[600]
+    cdef uint32_t kept = 0
+    cdef uint32_t i
+    cdef uint8_t* frame
+    cdef uint8_t verdict = 0
+    cdef uint8_t reason = 0
+    cdef bint super_frame
+    cdef bint found = False
+    if interface >= MAX_INTERFACES or not s.routes.interface[interface].present:
+        raise LookupError(f"no interface {interface}")
+    batch.reserve_egress()
+    engine.busy = True
+    with nogil:
+        s.emitted.link_type = LINK_ETHERNET
+        for i in range(start, batch.count):
+            frame = batch.data + batch.offset[i]
+            emitted_clear(&s.emitted)
+            super_frame = offloads_read(s, batch, i)
+            if s.routes.interface[interface].send_redirects:
+                kept = batch.length[i] if batch.length[i] < QUOTED else QUOTED
+                memcpy(original, frame, kept)
+            clock_set(s, batch.timestamp[i])
+            s.forward.now = batch.timestamp[i]
+            s.forward.ingress = interface
+            s.forward.egress = NO_INTERFACE
+            verdict = packet_process(s, frame, batch.length[i], batch.length[i], LINK_ETHERNET,
+                                     0, &reason)
+            s.forward.ingress = NO_INTERFACE
+            frame_count(s, batch.length[i], verdict, reason)
+            batch.verdict[i] = verdict
+            batch.reason[i] = reason
+            if (verdict == VERDICT_FORWARD and s.forward.resolved and not s.forward.redirect
+                    and s.emitted.count == 0
+                    and frame_trim(batch, i, s.forward.mtu, super_frame)):
+                batch.egress[i] = s.forward.egress
+                continue
+            if s.forward.partial:
+                checksum_complete(frame, batch.length[i])
+            found = True
+            break
+        s.forward.partial = False
+        s.forward.segment_size = 0
+    engine.busy = False
+    if not found:
+        return None
+    s.last_reason = reason
+    before = <bytes>(<char*>original)[:kept]
+    after = bytearray((<char*>frame)[:batch.length[i]])
+    if s.forward.egress == NO_INTERFACE:
+        return (i, before, after, (VERDICTS[verdict], REASONS[reason], -1, b"", False, False, 0,
+                s.forward.request, s.forward.option_error, s.forward.tunnel_error))
+    return (i, before, after, (VERDICTS[verdict], REASONS[reason], s.forward.egress,
+            address_bytes(&s.forward.next_hop, s.forward.family), s.forward.resolved,
+            s.forward.redirect, s.forward.mtu, s.forward.request, s.forward.option_error,
+            s.forward.tunnel_error))
+
+
 def host_emitted(EngineCore engine not None):
     """Frames that the latest call put out: verdict, reason, frame."""
     cdef Emitted* e = &engine.enter().emitted

@@ -56,7 +56,7 @@ LAYERS = [
     {"engine"},
     {"host"},
     {"io"},  # knows no engine: see below
-    {"conntrack", "iptables", "ipvsadm", "runner"},
+    {"conntrack", "iptables", "ipvsadm", "live", "runner"},
     {"config"},
     {"", "cli"},
     {"__main__"},

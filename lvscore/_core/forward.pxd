@@ -54,6 +54,8 @@ cdef struct Forward:
     uint32_t largest        # fragment that the packet came in, 0: it came whole
     uint32_t option_error   # offset of the byte that is wrong
     uint8_t family          # of the next hop
+    uint16_t segment_size   # payload of each segment of a super-frame that comes in, 0: none
+    bint partial            # its checksum is partial (wire.pxd)
     bint options_changed
     bint record_pending     # record route: the address of the way out is still to be put in
     uint32_t record         # offset of that address in the IP header
@@ -271,8 +273,10 @@ cdef inline const Route* forward_route(const Routes* routes, uint8_t family,
 
 cdef inline bint exceeds_mtu(const Packet* packet, const Forward* forward,
                              uint32_t mtu) noexcept nogil:
-    """Whether a packet is too long and must not be cut; one put together is cut as it came."""
-    if (forward.largest if forward.largest else packet.l3_length) <= mtu:
+    """Whether a packet is too long and must not be cut; one put together is cut as it came, and
+    a super-frame into its segments."""
+    cdef uint32_t length = forward.largest if forward.largest else packet.l3_length
+    if (packet.segment if packet.segment else length) <= mtu:
         return False
     return packet.family == IPV6 or packet_l3(packet)[6] & 0x40 != 0
 

@@ -29,7 +29,7 @@ from lvscore._core.emit cimport emit_commit
 from lvscore._core.event cimport is_reset
 from lvscore._core.flow cimport Tuple, has_ports, packet_tuple, tuple_hash
 from lvscore._core.forward cimport (
-    address_is_broadcast, atomic_strip, forward_output, forward_pass, forward_receive,
+    Forward, address_is_broadcast, atomic_strip, forward_output, forward_pass, forward_receive,
 )
 from lvscore._core.fragment cimport datagram_discard
 from lvscore._core.icmp cimport icmp_error_process
@@ -45,7 +45,7 @@ from lvscore._core.state cimport (
 )
 from lvscore._core.track cimport TCP_SYN
 from lvscore._core.transmit cimport tunnel_emit
-from lvscore._core.wire cimport Packet, packet_parse
+from lvscore._core.wire cimport Packet, packet_l4, packet_parse
 
 
 # What the pipeline works on: the arrays of a FrameBatch.
@@ -211,6 +211,16 @@ cdef inline bint reason_is_late(uint8_t reason) noexcept nogil:
             or reason == REASON_SOURCE_ROUTE)
 
 
+cdef inline void packet_offloads(Packet* packet, const Forward* forward) noexcept nogil:
+    """Take over what the interface left undone of a packet."""
+    cdef uint32_t header = 8
+    if packet.protocol == PROTOCOL_TCP and packet.l4_captured >= 20:
+        header = <uint32_t>(packet_l4(packet)[12] >> 4) * 4
+    packet.partial = forward.partial
+    if forward.segment_size:
+        packet.segment = packet.l4 - packet.l3 + header + forward.segment_size
+
+
 cdef inline uint8_t packet_process(State* s, uint8_t* frame, uint32_t length,
                                    uint32_t wire_length, int link_type, uint32_t mark,
                                    uint8_t* reason) noexcept nogil:
@@ -230,6 +240,7 @@ cdef inline uint8_t packet_process(State* s, uint8_t* frame, uint32_t length,
                 rule_pass(s, &packet, &t)
             return VERDICT_DROP
         atomic_strip(&packet)
+        packet_offloads(&packet, &s.forward)
     if packet.fragment:
         return fragment_process(s, &packet, link_type, reason)
     return packet_whole(s, &packet, reason)

@@ -97,6 +97,17 @@ cdef inline void transport_write(uint8_t* l4, uint32_t captured, const Tuple* ol
         store16(l4 + 2, checksum_update(load16(l4 + 2), delta_finish(delta)))
 
 
+cdef inline void partial_write(Packet* packet, const Tuple* new, uint64_t delta) noexcept nogil:
+    """Write ports of a packet whose checksum is the un-complemented sum of the pseudo-header:
+    addresses change it, ports do not (CHECKSUM_PARTIAL, skbuff.h)."""
+    cdef uint8_t* l4 = packet_l4(packet)
+    cdef uint8_t* field = l4 + (16 if new.protocol == PROTOCOL_TCP else 6)
+    if packet.l4_captured < (18 if new.protocol == PROTOCOL_TCP else 8):
+        return
+    memcpy(l4, &new.ports, 4)
+    store16(field, sum_fold(load16(field) + delta))
+
+
 cdef inline void packet_translate(Packet* packet, const Tuple* old, const Tuple* new,
                                   bint fill_udp) noexcept nogil:
     """Rewrite a packet of tuple ``old`` to tuple ``new``.
@@ -109,6 +120,9 @@ cdef inline void packet_translate(Packet* packet, const Tuple* old, const Tuple*
     """
     cdef uint8_t* l4 = packet_l4(packet)
     cdef uint64_t delta = addresses_write(packet_l3(packet), old, new)
+    if packet.partial and (new.protocol == PROTOCOL_TCP or new.protocol == PROTOCOL_UDP):
+        partial_write(packet, new, delta)
+        return
     transport_write(l4, packet.l4_captured, old, new, delta)
     if (new.protocol == PROTOCOL_SCTP
             and (old.ports != new.ports or (not fill_udp and not tuples_equal(old, new)))

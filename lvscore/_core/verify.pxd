@@ -22,8 +22,9 @@ cdef enum:
 
 cdef inline bint transport_checksum_good(const Packet* packet) noexcept nogil:
     """Whether the checksum of TCP, UDP, ICMP or ICMPv6 is right, over all that the IP header
-    says is there; a snapped packet gets the benefit of the doubt."""
-    if packet.l4_captured < packet.l4_length:
+    says is there; a snapped packet gets the benefit of the doubt, and one that the sender's
+    kernel left to the device was never on a wire."""
+    if packet.partial or packet.l4_captured < packet.l4_length:
         return True
     if packet.protocol == PROTOCOL_ICMP:
         return sum_fold(sum_bytes(packet_l4(packet), packet.l4_length, 0)) == 0xFFFF

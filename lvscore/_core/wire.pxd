@@ -40,10 +40,12 @@ cdef struct Packet:
     uint32_t fragment_header    # IPv6: offset of the fragment header, 0: none
     uint32_t fragment_announced  # IPv6: offset of the field that announces it
     uint32_t mark           # firewall mark, 0: none
+    uint32_t segment        # of a super-frame: bytes of each IP packet in it; 0: it is one packet
     uint16_t fragment_offset
     uint8_t family
     uint8_t protocol
     bint fragment           # the first or a later one
+    bint partial            # the transport checksum is as yet the pseudo-header's sum
 
 
 cdef inline uint8_t* packet_l3(const Packet* packet) noexcept nogil:
@@ -208,6 +210,8 @@ cdef inline uint8_t packet_parse(Packet* packet, uint8_t* frame, uint32_t length
     packet.length = length
     packet.wire_length = wire_length
     packet.mark = 0
+    packet.segment = 0
+    packet.partial = False
     reason = link_parse(frame, length, link_type, &packet.l3, &family)
     if reason != REASON_NONE:
         return reason

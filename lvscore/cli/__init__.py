@@ -1,4 +1,5 @@
-"""The command line: ``lvscore replay``, ``lvscore explain``, ``lvscore ipvsadm``.
+"""The command line: ``lvscore replay``, ``lvscore run``, ``lvscore explain`` and
+``lvscore ipvsadm``.
 
 Exit statuses: 0; 1 for a capture that cannot be read or written; 2 for usage and
 configuration; 130 after Ctrl-C; ``lvscore ipvsadm`` has ipvsadm's. An error is one line on
@@ -14,6 +15,7 @@ import click
 from lvscore import __version__
 from lvscore.cli.explain import explain
 from lvscore.cli.ipvsadm import ipvsadm
+from lvscore.cli.live import live_run
 from lvscore.cli.replay import replay
 from lvscore.errors import CaptureError, LvscoreError
 
@@ -23,11 +25,12 @@ __all__ = ["cli", "main"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
 @click.version_option(__version__, prog_name="lvscore", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Linux Virtual Server as a library: translate captures as an LVS-NAT director would."""
+    """Linux Virtual Server as a library: translate captures, or be the director."""
 
 
 cli.add_command(replay)
 cli.add_command(explain)
+cli.add_command(live_run)
 cli.add_command(ipvsadm)
 
 

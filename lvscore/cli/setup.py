@@ -9,10 +9,11 @@ import click
 from lvscore import config, iptables
 from lvscore.engine import Engine
 from lvscore.errors import ConfigError, LvscoreError
+from lvscore.host import Host
 from lvscore.ipvsadm.commands import apply as apply_ipvsadm
 from lvscore.ipvsadm.restore import parse_words
 
-__all__ = ["engine_options", "make_engine"]
+__all__ = ["engine_options", "host_of", "make_engine"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -43,14 +44,14 @@ _OPTIONS = (
         "interfaces",
         metavar="NAME=ADDRESS/LENGTH",
         multiple=True,
-        help="An interface's address, for MASQUERADE and -o; may be repeated.",
+        help="An interface's address; may be repeated.",
     ),
     click.option(
         "--route",
         "routes",
         metavar="PREFIX=NAME",
         multiple=True,
-        help='A route out of an interface, e.g. "default=eth0"; may be repeated.',
+        help='A route out of an interface ("default=eth0"); live, by a gateway; may be repeated.',
     ),
     click.option(
         "--seed",
@@ -111,16 +112,39 @@ def make_engine(
     return engine
 
 
+def host_of(engine: Engine, interfaces: tuple[str, ...], routes: tuple[str, ...]) -> Host:
+    """Make the Host that the options of a live director describe; its routes have gateways.
+
+    Raises:
+        ConfigError: an option is not valid, or there is no interface.
+    """
+    host = Host(engine)
+    for name, given in _addresses(interfaces).items():
+        with _named("--interface", f"{name}={','.join(given)}"):
+            host.add_interface(name, addresses=given)
+    if not host.interfaces:
+        raise ConfigError("no interface: expected --interface NAME=ADDRESS/LENGTH")
+    for text in routes:
+        prefix, gateway = _pair("--route", text, "PREFIX=GATEWAY")
+        with _named("--route", text):
+            host.add_route(prefix, via=gateway)
+    return host
+
+
 def _add_interfaces(engine: Engine, interfaces: tuple[str, ...]) -> None:
+    for name, given in _addresses(interfaces).items():
+        with _named("--interface", f"{name}={','.join(given)}"):
+            engine.routes.add_interface(name, given)
+
+
+def _addresses(interfaces: tuple[str, ...]) -> dict[str, list[str]]:
     addresses: dict[str, list[str]] = {}
     for text in interfaces:
         name, address = _pair("--interface", text, "NAME=ADDRESS/LENGTH")
         if "/" not in address:
             raise ConfigError(f"--interface {text!r}: expected NAME=ADDRESS/LENGTH")
         addresses.setdefault(name, []).append(address)
-    for name, given in addresses.items():
-        with _named("--interface", f"{name}={','.join(given)}"):
-            engine.routes.add_interface(name, given)
+    return addresses
 
 
 def _pair(option: str, text: str, expected: str) -> tuple[str, str]:

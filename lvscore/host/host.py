@@ -1,11 +1,12 @@
 """The Host: frames in per interface, frames out per interface, and time with them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import TYPE_CHECKING
 
 from lvscore import _engine
+from lvscore._frames import FrameBatch
 from lvscore.addresses import Address, Network, parse_address, parse_network
 from lvscore.errors import (
     AddressError,
@@ -264,6 +265,32 @@ class Host:
         self._interface(interface).mtu = _mtu(mtu)
         self._update()
 
+    def set_mac(self, interface: str, mac: str | bytes) -> None:
+        """Set the link address of an interface.
+
+        Raises:
+            NotFoundError: there is no such interface.
+            ConfigError: it is not the address of one interface.
+        """
+        self._interface(interface).mac = _mac(mac)
+        self._update()
+
+    def addresses(self, interface: str) -> list[IPv4Interface | IPv6Interface]:
+        """The addresses of an interface.
+
+        Raises:
+            NotFoundError: there is no such interface.
+        """
+        return list(self._interface(interface).addresses)
+
+    def mtu(self, interface: str) -> int:
+        """The longest IP packet of an interface.
+
+        Raises:
+            NotFoundError: there is no such interface.
+        """
+        return self._interface(interface).mtu
+
     # Packets
 
     def receive(
@@ -286,6 +313,47 @@ class Host:
         number = self._interface(interface).number
         self._machine.advance(now)
         self._machine.receive(number, frame, now)
+        return self._machine.take()
+
+    def receive_batch(
+        self, interface: str, batch: FrameBatch, now: int
+    ) -> Iterator[tuple[int, int, list[tuple[str, bytes]]]]:
+        """Take frames that came in, all at once; they are rewritten where they lie.
+
+        Frames may be super-frames, and have partial checksums, as their virtio_net_hdr says
+        where the batch has these.
+
+        Args:
+            interface: where.
+            batch: the frames.
+            now: the latest time in it.
+
+        Yields:
+            start and end of a part of the batch, of which the frames with verdict FORWARD are to
+            be sent, each by interface ``batch.egress`` (a number, see :meth:`number`); and what
+            is to be sent after these, interface and frame.
+
+        Raises:
+            NotFoundError: there is no such interface.
+        """
+        number = self._interface(interface).number
+        self._machine.advance(now)
+        yield 0, 0, self._machine.take()
+        for start, end in self._machine.receive_batch(number, batch):
+            yield start, end, self._machine.take()
+
+    def number(self, interface: str) -> int:
+        """What an interface is called in ``FrameBatch.egress``.
+
+        Raises:
+            NotFoundError: there is no such interface.
+        """
+        return self._interface(interface).number
+
+    def announce(self) -> list[tuple[str, bytes]]:
+        """Frames that tell the neighbours of all addresses: gratuitous ARP, and unsolicited
+        neighbor advertisements."""
+        self._machine.announce()
         return self._machine.take()
 
     def advance(self, now: int) -> list[tuple[str, bytes]]:

@@ -1,11 +1,12 @@
 """What a Host does with packets: the compiled stage's verdicts carried out, errors, answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from lvscore import _engine
+from lvscore._frames import FrameBatch
 from lvscore.addresses import Address, Network
 from lvscore.constants import Reason, Verdict
 from lvscore.host import answers, neighbours, sctp
@@ -134,9 +135,28 @@ class Machine:
         """Take a frame through engine and host."""
         self.now = max(self.now, now)
         data = bytearray(frame)
-        (verdict, reason, egress, next_hop, resolved, redirect, mtu, request, wrong, told) = (
-            _engine.host_receive(self.engine, data, number, now)
-        )
+        self._act(number, frame, data, _engine.host_receive(self.engine, data, number, now))
+
+    def receive_batch(self, number: int, batch: FrameBatch) -> Iterator[tuple[int, int]]:
+        """Take a batch through engine and host, in parts: the frames of each that have verdict
+        FORWARD are to be sent as they lie, then what :meth:`take` has."""
+        start = 0
+        while start < len(batch):
+            special = _engine.host_receive_batch(self.engine, batch, number, start)
+            end = len(batch)
+            if special is not None:
+                end, before, data, outcome = special
+                batch.verdict[end] = Verdict.STOLEN
+                self._act(number, before, data, outcome)
+            yield start, end
+            start = end + 1
+
+    def _act(
+        self, number: int, frame: bytes | bytearray | memoryview, data: bytearray,
+        outcome: "_engine._Outcome",
+    ) -> None:  # fmt: skip
+        """Do what is due for a frame: as it came in, and as the engine has left it."""
+        (verdict, reason, egress, next_hop, resolved, redirect, mtu, request, wrong, told) = outcome
         emitted = _engine.host_emitted(self.engine) if verdict in _EMITTING else ()
         packet = Packet.parse(frame[14:]) if redirect else None
         if packet and not packet.fragment_offset and not packet.more_fragments and (
@@ -351,6 +371,14 @@ class Machine:
                 route = _engine.route_get(self.engine, first.version, first.source.packed)
                 self.send_error(0 if route is None else route[1], first, 11, 1, 0)
 
+    def announce(self) -> None:
+        """Tell all neighbours of the own addresses (arp_notify, ndisc_notify)."""
+        for interface in self._interfaces.values():
+            self._sent += [
+                (interface.name, neighbours.announcement(interface.mac, address.ip))
+                for address in interface.addresses
+            ]
+
     def _arp(self, number: int, frame: bytes) -> None:
         """Answer an ARP request for an own address; learn from what is meant for this host."""
         parsed = neighbours.arp_target(frame)
@@ -358,9 +386,11 @@ class Machine:
             return
         operation, mac, sender, target = parsed
         interface = self._interfaces[number]
-        if not self.is_own(ip_address(target)) or not any(sender):
-            return
         asker = IPv4Address(sender)
+        if not self.is_own(ip_address(target)) or not any(sender):
+            if self.neighbours.known.get((number, asker), mac) != mac:
+                self._learn(number, asker, mac, True)  # it has moved (arp_process)
+            return
         if operation == 1:
             reply = neighbours.arp(2, (interface.mac, target), (mac, sender))
             self._sent.append((interface.name, reply))

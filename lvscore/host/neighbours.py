@@ -16,6 +16,7 @@ __all__ = [
     "Neighbours",
     "Waiting",
     "advertise",
+    "announcement",
     "arp",
     "arp_target",
     "ethernet",
@@ -70,6 +71,20 @@ def advertise(mac: bytes, target: Address, asker_mac: bytes, asker: Address) -> 
     )
     packet = ipv6(target.packed, asker.packed, ICMPV6, bytes(message), ttl=255)
     return ethernet(asker_mac, mac, packet)
+
+
+def announcement(mac: bytes, address: Address) -> bytes:
+    """The frame that tells everybody of an address: gratuitous ARP (RFC 5227, section 3) or an
+    unsolicited neighbor advertisement (RFC 4861, section 7.2.6)."""
+    if isinstance(address, IPv4Address):
+        return arp(1, (mac, address.packed), (bytes(6), address.packed))
+    group = ip_address("ff02::1")
+    message = bytearray(bytes((136, 0, 0, 0, 0x20, 0, 0, 0)) + address.packed + b"\2\1" + mac)
+    message[2:4] = transport_checksum(
+        address.packed, group.packed, ICMPV6, bytes(message)
+    ).to_bytes(2, "big")
+    packet = ipv6(address.packed, group.packed, ICMPV6, bytes(message), ttl=255)
+    return ethernet(b"\x33\x33\0\0\0\1", mac, packet)
 
 
 @dataclass

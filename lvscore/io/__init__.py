@@ -3,10 +3,12 @@
 from lvscore.io._pcap import PcapReader
 from lvscore.io._pcap_writer import PcapWriter
 from lvscore.io.capture import create_pcap, open_pcap
+from lvscore.io.interface import LiveInterface, open_interface
 from lvscore.io.memory import MemorySink, MemorySource
 from lvscore.io.protocols import Sink, Source
 
 __all__ = [
+    "LiveInterface",
     "MemorySink",
     "MemorySource",
     "PcapReader",
@@ -14,5 +16,6 @@ __all__ = [
     "Sink",
     "Source",
     "create_pcap",
+    "open_interface",
     "open_pcap",
 ]

@@ -1,0 +1,25 @@
+"""Frames of a packet socket, many at once: a ring that is shared with the kernel, or copies."""
+
+from typing import Self, final
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Buffer
+
+from lvscore._frames import FrameBatch
+
+__all__ = ["PacketQueue"]
+
+@final
+class PacketQueue:
+    def __new__(cls, descriptor: int, ring: Buffer | None) -> Self: ...
+    @property
+    def received(self) -> int: ...
+    @property
+    def sent(self) -> int: ...
+    @property
+    def refused(self) -> int: ...
+    @property
+    def skipped(self) -> int: ...
+    def receive(self, now: int) -> FrameBatch: ...
+    def send(self, batch: FrameBatch, select: npt.NDArray[np.uint8]) -> None: ...

@@ -1,0 +1,284 @@
+"""Frames of a packet socket, many at once: a ring that is shared with the kernel, or copies.
+
+Every frame has its virtio_net_hdr before it, as the kernel wrote it: what is left undone of a
+frame (checksum, segmentation) goes back to the kernel unchanged when the frame is sent.
+"""
+
+cimport cython
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memmove, memset
+
+from lvscore._frames cimport FrameBatch
+
+__all__ = ["PacketQueue"]
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <linux/if_packet.h>
+    #include <sys/socket.h>
+    static inline uint32_t lvs_acquire(const uint32_t* word) {
+        return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+    }
+    static inline void lvs_release(uint32_t* word, uint32_t value) {
+        __atomic_store_n(word, value, __ATOMIC_RELEASE);
+    }
+    """
+    uint32_t lvs_acquire(const uint32_t* word) nogil
+    void lvs_release(uint32_t* word, uint32_t value) nogil
+
+cdef extern from "<linux/if_packet.h>" nogil:
+    cdef struct tpacket2_hdr:
+        uint32_t tp_status
+        uint32_t tp_len
+        uint32_t tp_snaplen
+        uint16_t tp_mac
+        uint16_t tp_vlan_tci
+        uint16_t tp_vlan_tpid
+    cdef struct tpacket_auxdata:
+        uint32_t tp_status
+        uint16_t tp_vlan_tci
+        uint16_t tp_vlan_tpid
+    cdef struct sockaddr_ll:
+        uint8_t sll_pkttype
+    enum:
+        PACKET_AUXDATA
+        PACKET_OTHERHOST
+        PACKET_OUTGOING
+        TP_STATUS_KERNEL
+        TP_STATUS_USER
+        TP_STATUS_VLAN_VALID
+        SOL_PACKET
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    struct msghdr:
+        void* msg_name
+        uint32_t msg_namelen
+        iovec* msg_iov
+        size_t msg_iovlen
+        void* msg_control
+        size_t msg_controllen
+        int msg_flags
+    struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+    struct cmsghdr:
+        int cmsg_level
+        int cmsg_type
+    cmsghdr* CMSG_FIRSTHDR(msghdr* message)
+    unsigned char* CMSG_DATA(cmsghdr* message)
+    int recvmmsg(int fd, mmsghdr* messages, unsigned int count, int flags, void* timeout)
+    int sendmmsg(int fd, mmsghdr* messages, unsigned int count, int flags)
+    enum:
+        MSG_DONTWAIT
+        MSG_TRUNC
+
+cdef enum:
+    BATCH = 64
+    VNET_HEADER = 10            # struct virtio_net_hdr (linux/virtio_net.h)
+    VNET_NEEDS_CSUM = 1
+    SLOT = 131072               # a super-frame of 64 KiB and its headers
+    ROOM = 64                   # in front of a copied frame
+    CONTROL = 64                # bytes of ancillary data for each
+    SENDER = 32                 # where a ring's slot has its sockaddr_ll: TPACKET_ALIGN(header)
+
+
+@cython.final
+cdef class PacketQueue:
+    """What a packet socket takes in and sends, as FrameBatches.
+
+    Args:
+        descriptor: the socket, bound, with PACKET_VNET_HDR; it stays the caller's.
+        ring: the mapped TPACKET_V2 ring with slots of 128 KiB, or None: frames are copied.
+    """
+    cdef:
+        int descriptor
+        object ring
+        const uint8_t[::1] mapped
+        uint8_t* data
+        uint8_t* control
+        bint copied
+        uint32_t slots          # of the ring
+        uint32_t head           # the slot that is looked at next
+        uint32_t held           # slots before it that are not given back
+        FrameBatch batch
+        mmsghdr messages[64]
+        iovec vectors[64]
+        sockaddr_ll* senders
+        readonly uint64_t received, sent, refused, skipped
+
+    def __cinit__(self, int descriptor, ring):
+        cdef uint8_t[::1] view
+        self.descriptor = descriptor
+        self.senders = <sockaddr_ll*>calloc(BATCH, 32)
+        self.copied = ring is None
+        if ring is None:
+            self.slots = BATCH
+            self.data = <uint8_t*>calloc(BATCH, SLOT)
+            self.control = <uint8_t*>calloc(BATCH, CONTROL)
+        else:
+            view = ring
+            self.ring = ring
+            self.data = &view[0]
+            self.slots = <uint32_t>(view.shape[0] // SLOT)
+        if self.data == NULL or self.senders == NULL or (self.copied and self.control == NULL):
+            raise MemoryError()
+        self.batch = FrameBatch.over(self, self.data, <uint64_t>self.slots * SLOT, BATCH, 1)
+        self.batch.vnet_header = True
+
+    def __dealloc__(self):
+        free(self.senders)
+        free(self.control)
+        if self.copied:
+            free(self.data)
+
+    def receive(self, int64_t now):
+        """What has come in, up to 64 frames; they are valid until the next call.
+
+        Frames for other hosts, and own ones, are skipped. A VLAN tag that the driver took is
+        in the frame again.
+        """
+        self.batch.count = 0
+        with nogil:
+            if self.copied:
+                self.receive_copies(now)
+            else:
+                self.release()
+                self.receive_ring(now)
+        self.received += self.batch.count
+        return self.batch
+
+    cdef void release(self) noexcept nogil:
+        """Give the slots of the latest batch back to the kernel."""
+        cdef uint32_t slot
+        while self.held:
+            slot = (self.head + self.slots - self.held) % self.slots
+            lvs_release(&(<tpacket2_hdr*>(self.data + <uint64_t>slot * SLOT)).tp_status,
+                        TP_STATUS_KERNEL)
+            self.held -= 1
+
+    cdef void receive_ring(self, int64_t now) noexcept nogil:
+        cdef tpacket2_hdr* header
+        cdef uint64_t start
+        cdef uint32_t status
+        while self.held < BATCH:
+            start = <uint64_t>self.head * SLOT
+            header = <tpacket2_hdr*>(self.data + start)
+            status = lvs_acquire(&header.tp_status)
+            if not status & TP_STATUS_USER:
+                return
+            self.head = (self.head + 1) % self.slots
+            self.held += 1
+            self.take(start + header.tp_mac, header.tp_snaplen, header.tp_len,
+                      (<sockaddr_ll*>(self.data + start + SENDER)).sll_pkttype,
+                      status & TP_STATUS_VLAN_VALID != 0, header.tp_vlan_tci,
+                      header.tp_vlan_tpid, now)
+
+    cdef void receive_copies(self, int64_t now) noexcept nogil:
+        cdef msghdr* message
+        cdef cmsghdr* control
+        cdef tpacket_auxdata* aux
+        cdef uint32_t k
+        cdef int count
+        cdef uint32_t length
+        for k in range(BATCH):
+            self.vectors[k].iov_base = self.data + <uint64_t>k * SLOT + ROOM - VNET_HEADER
+            self.vectors[k].iov_len = SLOT - ROOM
+            message = &self.messages[k].msg_hdr
+            memset(message, 0, sizeof(msghdr))
+            message.msg_iov = &self.vectors[k]
+            message.msg_iovlen = 1
+            message.msg_name = <uint8_t*>self.senders + k * 32
+            message.msg_namelen = 32
+            message.msg_control = self.control + k * CONTROL
+            message.msg_controllen = CONTROL
+        count = recvmmsg(self.descriptor, self.messages, BATCH, MSG_DONTWAIT, NULL)
+        if count < 0:
+            return
+        for k in range(<uint32_t>count):
+            message = &self.messages[k].msg_hdr
+            length = self.messages[k].msg_len
+            if length < VNET_HEADER:
+                continue
+            length -= VNET_HEADER
+            aux = NULL
+            control = CMSG_FIRSTHDR(message)
+            if (control != NULL and control.cmsg_level == SOL_PACKET
+                    and control.cmsg_type == PACKET_AUXDATA):
+                aux = <tpacket_auxdata*>CMSG_DATA(control)
+            self.take(<uint64_t>k * SLOT + ROOM, length,
+                      length + 1 if message.msg_flags & MSG_TRUNC else length,
+                      (<sockaddr_ll*>message.msg_name).sll_pkttype,
+                      aux != NULL and aux.tp_status & TP_STATUS_VLAN_VALID != 0,
+                      0 if aux == NULL else aux.tp_vlan_tci,
+                      0 if aux == NULL else aux.tp_vlan_tpid, now)
+
+    cdef void take(self, uint64_t offset, uint32_t length, uint32_t whole, uint8_t kind,
+                   bint tagged, uint16_t tci, uint16_t tpid, int64_t now) noexcept nogil:
+        """Add a frame to the batch."""
+        cdef uint8_t* frame = self.data + offset
+        cdef uint16_t* fields
+        if kind == PACKET_OTHERHOST or kind == PACKET_OUTGOING or length < whole or length < 14:
+            self.skipped += 1
+            return
+        if tagged:      # the header and both addresses move forward by the length of a tag
+            memmove(frame - VNET_HEADER - 4, frame - VNET_HEADER, VNET_HEADER + 12)
+            frame[8] = <uint8_t>(tpid >> 8)
+            frame[9] = <uint8_t>tpid
+            frame[10] = <uint8_t>(tci >> 8)
+            frame[11] = <uint8_t>tci
+            frame -= 4
+            offset -= 4
+            length += 4
+            fields = <uint16_t*>(frame - VNET_HEADER)
+            if fields[1]:
+                fields[1] += 4
+            if frame[-VNET_HEADER] & VNET_NEEDS_CSUM:
+                fields[3] += 4
+        self.batch.offset[self.batch.count] = offset
+        self.batch.length[self.batch.count] = length
+        self.batch.original_length[self.batch.count] = length
+        self.batch.timestamp[self.batch.count] = now
+        self.batch.count += 1
+
+    def send(self, FrameBatch batch not None, const uint8_t[::1] select not None):
+        """Send the frames of a batch, of 64 at most, of which ``select`` is true.
+
+        A frame that the kernel refuses is counted (``refused``).
+        """
+        cdef uint32_t i
+        cdef uint32_t count = 0
+        cdef uint32_t room = 0
+        if batch.count != select.shape[0] or batch.count > BATCH or not batch.vnet_header:
+            raise ValueError(f"{select.shape[0]} selected of {batch.count} frames; "
+                             f"expected as many, {BATCH} at most, with their headers")
+        room = VNET_HEADER
+        with nogil:
+            for i in range(batch.count):
+                if select[i]:
+                    self.vectors[count].iov_base = batch.data + batch.offset[i] - room
+                    self.vectors[count].iov_len = batch.length[i] + room
+                    memset(&self.messages[count].msg_hdr, 0, sizeof(msghdr))
+                    self.messages[count].msg_hdr.msg_iov = &self.vectors[count]
+                    self.messages[count].msg_hdr.msg_iovlen = 1
+                    count += 1
+            self.flush(count)
+
+    cdef void flush(self, uint32_t count) noexcept nogil:
+        cdef uint32_t done = 0
+        cdef int sent
+        while done < count:
+            sent = sendmmsg(self.descriptor, &self.messages[done], count - done, 0)
+            if sent > 0:
+                self.sent += sent
+                done += sent
+            elif errno != EINTR and errno != EAGAIN:
+                self.refused += 1
+                done += 1

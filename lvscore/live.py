@@ -1,0 +1,210 @@
+"""A Host on real interfaces: frames from the wire, time from the clock."""
+
+import contextlib
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Iterable
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from lvscore._frames import FrameBatch
+from lvscore.constants import Verdict
+from lvscore.errors import ConfigError, InterfaceError
+from lvscore.io.interface import LiveInterface, kernel_addresses, open_interface
+
+if TYPE_CHECKING:
+    from lvscore.host import Host
+
+__all__ = ["Live", "attach"]
+
+_SECOND = 1_000_000_000
+_ROUNDS = 16  # batches that one interface may have before the others, and the clock, are looked at
+
+
+def attach(host: "Host", *, backend: str = "auto", only: Iterable[str] | None = None) -> "Live":
+    """Put a Host on the interfaces of this machine that have the names of its own.
+
+    The Host takes their link addresses, and tells the neighbours of its addresses. The kernel
+    must not have these: it would answer too, with resets. Give the addresses to the Host alone.
+
+    Args:
+        host: the director.
+        backend: how frames are read and written; see :func:`lvscore.open_interface`.
+        only: names of the interfaces to attach; all by default.
+
+    Raises:
+        ConfigError: the Host has no interface, or one with a larger MTU than the real one.
+        InterfaceError: no such interface, no permission, an interface that is not Ethernet, or
+            the kernel has an address of the Host.
+    """
+    return Live(host, list(host.interfaces) if only is None else list(only), backend)
+
+
+class Live:
+    """A Host at work; :func:`attach` makes it. A context manager, which lets go at its end.
+
+    Nothing of the machine is changed: when the process ends, in whatever way, nothing is left.
+    """
+
+    def __init__(self, host: "Host", names: list[str], backend: str) -> None:
+        if not names:
+            raise ConfigError("the host has no interface to attach")
+        self.host = host
+        self.interfaces: dict[str, LiveInterface] = {}
+        self._stopped = False
+        self._numbers: dict[int, LiveInterface] = {}
+        # Seconds and days as of the epoch, but with no step back when the clock is set.
+        self._epoch = time.time_ns() - time.monotonic_ns()
+        with contextlib.ExitStack() as opened:
+            self._poll = select.epoll()
+            opened.callback(self._poll.close)
+            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            opened.callback(os.close, self._wake)
+            self._poll.register(self._wake, select.EPOLLIN)
+            for name in names:
+                self._refuse_shared(name)
+                interface = opened.enter_context(open_interface(name, backend=backend))
+                self._adopt(interface)
+            self._send(host.announce())
+            self._close = opened.pop_all()
+
+    def _refuse_shared(self, name: str) -> None:
+        shared = {str(a.ip) for a in self.host.addresses(name)}.intersection(kernel_addresses())
+        if shared:
+            raise InterfaceError(
+                98, f"the kernel has {', '.join(sorted(shared))} itself, and would answer too: "
+                "remove the address from the machine (ip address del)", name,
+            )  # fmt: skip
+
+    def _adopt(self, interface: LiveInterface) -> None:
+        name = interface.name
+        if self.host.mtu(name) > interface.mtu:
+            raise ConfigError(
+                f"interface {name}: an MTU of {self.host.mtu(name)}; the real one has "
+                f"{interface.mtu}"
+            )
+        self.host.set_mac(name, interface.mac)
+        self.interfaces[name] = interface
+        self._numbers[self.host.number(name)] = interface
+        self._poll.register(interface.fileno(), select.EPOLLIN)
+
+    def now(self) -> int:
+        """The time that packets get: nanoseconds since 1970, without steps back."""
+        return self._epoch + time.monotonic_ns()
+
+    def fileno(self) -> int:
+        """What a loop of your own waits on (readable: call :meth:`step`)."""
+        return self._poll.fileno()
+
+    def step(self, timeout: float | None = 0) -> int:
+        """Wait for frames, and take what is there.
+
+        Args:
+            timeout: seconds to wait at most; None: until there is something to do. Timers are
+                looked at after at most a second.
+
+        Returns:
+            How many frames came in.
+        """
+        wait = 1.0 if timeout is None else min(timeout, 1.0)
+        ready = self._poll.poll(wait)
+        count = 0
+        for interface in self.interfaces.values():
+            if any(descriptor == interface.fileno() for descriptor, _ in ready):
+                count += self._drain(interface)
+        if not count:
+            self._send(self.host.advance(self.now()))
+        return count
+
+    def run(self) -> None:
+        """Work until :meth:`stop`, SIGINT or SIGTERM (in the main thread)."""
+        with _StoppedBySignals(self):
+            while not self._stopped:
+                self.step(None)
+
+    def stop(self) -> None:
+        """Let :meth:`run` end; may be called from a signal handler or another thread."""
+        self._stopped = True
+        os.eventfd_write(self._wake, 1)
+
+    def close(self) -> None:
+        """Let go of the interfaces; may be called again."""
+        self._close.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _drain(self, interface: LiveInterface) -> int:
+        count = 0
+        for _ in range(_ROUNDS):
+            now = self.now()
+            batch = interface.receive(now)
+            if not len(batch):
+                break
+            count += len(batch)
+            for start, end, others in self.host.receive_batch(interface.name, batch, now):
+                if end > start:
+                    self._forward(batch, start, end)
+                self._send(others)
+        return count
+
+    def _forward(self, batch: FrameBatch, start: int, end: int) -> None:
+        leaving = np.zeros(len(batch), dtype=np.uint8)
+        leaving[start:end] = batch.verdict[start:end] == Verdict.FORWARD
+        if not leaving.any():
+            return
+        if len(self._numbers) == 1:
+            self._only.write_batch(batch, leaving)
+            return
+        egress = batch.egress
+        for number, interface in self._numbers.items():
+            chosen = leaving & (egress == number)
+            if chosen.any():
+                interface.write_batch(batch, chosen)
+
+    @property
+    def _only(self) -> LiveInterface:
+        return next(iter(self._numbers.values()))
+
+    def _send(self, frames: list[tuple[str, bytes]]) -> None:
+        for name, frame in frames:
+            if name in self.interfaces:
+                self.interfaces[name].write((frame,))
+
+
+class _StoppedBySignals:
+    """SIGINT and SIGTERM end the loop between two steps, and are as before afterwards."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._live.stop()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
