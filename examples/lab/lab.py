@@ -4,6 +4,7 @@ director. Needs root, iproute2, nginx and curl; with tcpdump, every link is reco
     python examples/lab/lab.py [FOLDER]
 """
 
+import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 VIP, PUBLIC = "172.16.1.100", "10.0.0.200"
-RULES = f"-A -t {VIP}:80 -s rr\n-a -t {VIP}:80 -r 172.16.1.7:80 -m\n-a -t {VIP}:80 -r 172.16.1.8:80 -m\n"
+RULES = f"""\
+-A -t {VIP}:80 -s rr
+-a -t {VIP}:80 -r 172.16.1.7:80 -m
+-a -t {VIP}:80 -r 172.16.1.8:80 -m
+"""
 MAPPING = [
     "--iptables", f"-t nat -A PREROUTING -d {PUBLIC} -j DNAT --to {VIP}",
     "--iptables", f"-t nat -A POSTROUTING -s 172.16.1.0/24 -j SNAT --to {PUBLIC}",
@@ -88,7 +93,9 @@ def serve(stack, node, page, folder):
 
 def curl(address):
     print(f"[root@client ~]# curl -HHost:lvs.birenchong.cn http://{address}", flush=True)
-    command = on("client", "curl", "-sS", "-m", "5", "-HHost:lvs.birenchong.cn", f"http://{address}")
+    command = on(
+        "client", "curl", "-sS", "-m", "5", "-HHost:lvs.birenchong.cn", f"http://{address}"
+    )
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     print(done.stdout or done.stderr, end="", flush=True)
     return done.stdout.strip()
@@ -145,8 +152,6 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    import os
-
     if os.geteuid() != 0:
         raise SystemExit("the lab makes network namespaces: run it as root")
     sys.exit(0 if main(sys.argv[1] if len(sys.argv) > 1 else None) else 1)

@@ -233,6 +233,7 @@ cdef inline uint32_t lane_track(State* s, Table* table, const Lane* lane) noexce
     packet.l4_captured = packet.l4_length
     packet.family = IPV4
     packet.protocol = meta.protocol
+    packet.partial = False
     if not packet_is_valid(&packet, s.conntrack[CONNTRACK_CHECKSUM] != 0):
         return NIL
     if meta.protocol == PROTOCOL_TCP:
