@@ -5,8 +5,8 @@ from libc.string cimport memcpy
 
 from lvscore._core.bytes cimport load16, store16
 from lvscore._core.checksum cimport (
-    checksum_finish, checksum_update, delta_add16, delta_add_bytes, delta_finish, transport_sum,
-    udp_checksum_update,
+    checksum_finish, checksum_update, delta_add16, delta_add_bytes, delta_finish, sum_fold,
+    transport_sum, udp_checksum_update,
 )
 from lvscore._core.consts cimport (
     IPV4, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP,
