@@ -24,7 +24,9 @@ lab: $(VENV)/.installed
 	$(BIN)/python examples/lab/lab.py $(OUT)/captures
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --ignore=tests/live tests
+	@# In real time, beside a kernel: alone on the machine.
+	$(BIN)/python -m pytest tests/live
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
