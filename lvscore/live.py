@@ -117,8 +117,7 @@ class Live:
         for interface in self.interfaces.values():
             if any(descriptor == interface.fileno() for descriptor, _ in ready):
                 count += self._drain(interface)
-        if not count:
-            self._send(self.host.advance(self.now()))
+        self._send(self.host.advance(self.now()))
         return count
 
     def run(self) -> None:
