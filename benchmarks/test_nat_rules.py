@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from test_pipeline import aligned, batches
+from test_pipeline import aligned, batches, establish
 from traffic import fold, frames
 
 import lvscore
@@ -92,10 +92,7 @@ def tcp(flows, **kind):
 def test_established_dnat(benchmark, connections):
     engine = lvscore.Engine(seed=1, max_connections=max(connections, 1024))
     engine.add_dnat(to="192.168.0.1:8080", destination="10.0.0.1", protocol="tcp")
-    flows = np.arange(connections)
-    for flags, reply in ((0x02, False), (0x12, True), (0x10, False)):
-        for batch in batches(tcp(flows, flags=flags, reply=reply)):
-            engine.process_batch(batch)
+    establish(engine, connections, tcp)
     random = np.random.default_rng(1)
     flows = random.integers(0, connections, PACKETS)
     array = aligned(tcp(flows, reply=random.integers(0, 2, PACKETS).astype(bool)))

@@ -52,14 +52,19 @@ def batches(array):
     ]
 
 
-def established(connections):
-    """An engine with so many established connections."""
-    engine = director(connections)
+def establish(engine, connections, make=frames):
+    """Let so many handshakes, of frames that ``make`` makes, go through an engine."""
     flows = np.arange(connections)
     for flags, reply in ((0x02, False), (0x12, True), (0x10, False)):
-        for batch in batches(frames(flows, flags=flags, reply=reply)):
+        for batch in batches(make(flows, flags=flags, reply=reply)):
             engine.process_batch(batch)
     assert len(engine.connections) == connections
+
+
+def established(connections):
+    """A director with so many established connections."""
+    engine = director(connections)
+    establish(engine, connections)
     return engine
 
 

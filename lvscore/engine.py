@@ -92,7 +92,7 @@ class Engine(Director, RuleEngine):
         ``drop_entry``, ``drop_packet`` and ``secure_tcp`` in modes 1 and 2 act while it is below
         ``net.ipv4.vs.amemthresh`` pages of 4096 bytes, and their setting reads 2 then
         (ip_vs_ctl.c, update_defense_level). An engine asks no operating system: tell it, for
-        example from ``psutil.virtual_memory().free``.
+        example from psutil, ``free`` plus ``buffers`` of ``virtual_memory()``.
 
         Raises:
             ConfigError: the value is negative or not an integer.

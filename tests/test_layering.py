@@ -45,6 +45,7 @@ LAYERS = [
         "_engine",
         "_probe",
         "_probe_ftp",
+        "_probe_packet",
         "_probe_payload",
         "_probe_scheduler",
         "_probe_window",

@@ -7,7 +7,7 @@ import pytest
 
 MODULES = [
     "_engine", "_frames", "_probe", "_probe_ftp", "_probe_payload", "_probe_scheduler",
-    "_probe_window", "io._pcap", "io._pcap_writer",
+    "_probe_packet", "_probe_window", "io._packet", "io._pcap", "io._pcap_writer",
 ]  # fmt: skip
 
 

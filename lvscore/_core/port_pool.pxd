@@ -1,10 +1,10 @@
 """How full the port pools of source NAT are.
 
 A pool is what a new mapping may choose from: the ports of a range, at one translated address,
-towards one remote endpoint, for the same ports serve every endpoint anew (RFC 4787 section 4.1
-calls it endpoint-dependent). Its occupancy is counted, never guessed: a connection takes its
-place when it is opened and gives it back when it ends. A client is counted in the same way,
-over all pools, so that none takes them for itself.
+towards one remote endpoint, for the same ports serve every endpoint anew (the mapping is not
+endpoint-independent, in the terms of RFC 4787, section 4.1). Its occupancy is counted, never
+guessed: a connection takes its place when it is opened and gives it back when it ends. A client
+is counted in the same way, over all pools, so that none takes them for itself.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t

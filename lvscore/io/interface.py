@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from fcntl import ioctl
 from ipaddress import IPv6Address
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -99,12 +98,7 @@ class LiveInterface:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -1,0 +1,9 @@
+"""What is read of a packet beside its addresses, for tests: verify, event and quote."""
+
+__all__ = ["facts", "quote", "quote_readdress"]
+
+def facts(
+    frame: bytes | bytearray, wire_length: int | None = None
+) -> dict[str, bool | int | None] | None: ...
+def quote(frame: bytes | bytearray) -> tuple[int, int, int] | None: ...
+def quote_readdress(frame: bytes | bytearray, source: bytes, service: bool) -> bytes: ...
