@@ -58,4 +58,5 @@ setup(
         build_dir=f"build/cython-{FLAVOUR}",
         emit_linenums=DEBUG,
     ),
+    options={"build_ext": {"parallel": os.cpu_count()}},
 )

@@ -9,12 +9,12 @@ from lvscore._probe_packet import facts
 NET = IP(src="10.0.0.1", dst="10.0.0.2")
 
 
-@pytest.mark.parametrize("flags", range(256))
-def test_tcp(flags):
-    said = facts(bytes(NET / TCP(flags=flags)))
-    assert said["event"] == flags & 31
-    assert said["opening"] == bool(flags & 2)
-    assert said["reset"] == bool(flags & 4)
+def test_tcp():
+    for flags in range(256):
+        said = facts(bytes(NET / TCP(flags=flags)))
+        assert said["event"] == flags & 31
+        assert said["opening"] == bool(flags & 2), flags
+        assert said["reset"] == bool(flags & 4), flags
 
 
 @pytest.mark.parametrize(("chunk", "opening", "reset"), [

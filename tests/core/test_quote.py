@@ -1,6 +1,5 @@
 """quote.pxd: which ICMP packets are errors, what they quote, and how that is rewritten."""
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -26,13 +25,13 @@ def ones_sum(data):
     return total
 
 
-@pytest.mark.parametrize("kind", range(256))
-def test_which_types_are_errors(kind):
-    four = facts(error(INNER / UDP(), kind))
-    assert four["error"] == (kind in (3, 4, 11, 12))
-    assert four["redirect"] == (kind == 5)
-    six = facts(bytes(IPv6(nh=58) / Raw(bytes((kind, 0, 0, 0, 0, 0, 0, 0)))))
-    assert six["error"] == (kind < 128)
+def test_which_types_are_errors():
+    for kind in range(256):
+        four = facts(error(INNER / UDP(), kind))
+        assert four["error"] == (kind in (3, 4, 11, 12)), kind
+        assert four["redirect"] == (kind == 5), kind
+        six = facts(bytes(IPv6(nh=58) / Raw(bytes((kind, 0, 0, 0, 0, 0, 0, 0)))))
+        assert six["error"] == (kind < 128), kind
 
 
 def test_every_truncation():

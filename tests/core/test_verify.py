@@ -73,11 +73,12 @@ FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
 SENSIBLE = {SYN, SYN | URG, SYN | ACK, RST, RST | ACK, FIN | ACK, FIN | ACK | URG, ACK, ACK | URG}
 
 
-@pytest.mark.parametrize("flags", range(256))
-def test_flags_of_tcp(flags):
+def test_flags_of_tcp():
     """tcp_valid_flags; PSH, ECE and CWR may stand with any."""
-    frame = bytes(FOUR / TCP(flags=flags))
-    assert facts(frame)["valid"] == (flags & (FIN | SYN | RST | ACK | URG) in SENSIBLE)
+    for flags in range(256):
+        frame = bytes(FOUR / TCP(flags=flags))
+        sensible = flags & (FIN | SYN | RST | ACK | URG) in SENSIBLE
+        assert facts(frame)["valid"] == sensible, flags
 
 
 @pytest.mark.parametrize(("offset", "valid"), [(4, False), (5, True), (6, True), (7, False)])
