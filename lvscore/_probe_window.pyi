@@ -1,8 +1,8 @@
-"""TCP windows, segment by segment, for tests."""
+"""TCP windows and SCTP associations, packet by packet, for tests."""
 
 from typing import final
 
-__all__ = ["FITS", "Windows"]
+__all__ = ["FITS", "Association", "Windows"]
 
 FITS: dict[int, str]
 
@@ -25,3 +25,9 @@ class Windows:
         window: int = 1000,
         options: bytes = b"",
     ) -> str: ...
+
+@final
+class Association:
+    @property
+    def state(self) -> str: ...
+    def send(self, direction: int, sctp: bytes) -> bool: ...

@@ -1,19 +1,21 @@
-"""TCP windows, segment by segment, for tests."""
+"""TCP windows and SCTP associations, packet by packet, for tests."""
 
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memset
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
 
+from lvscore._core cimport rule_sctp as _sctp
 from lvscore._core.bytes cimport htonl, htons, store16, store32
 from lvscore._core.consts cimport IPV4, PROTOCOL_TCP, REPLY
 from lvscore._core.tcp_window cimport (
     FIT_IGNORED, FIT_INVALID, FIT_REOPENS, FIT_TAKEN, Segment, TcpWindow, segment_load,
     segment_timeout, segment_track, window_open,
 )
-from lvscore._core.track cimport RULE_TCP, RULE_TCP_ESTABLISHED, Tracker, tracker_init
+from lvscore._core.track cimport RULE_SCTP, RULE_TCP, RULE_TCP_ESTABLISHED, Tracker, tracker_init
 from lvscore._core.wire cimport Packet
 
-__all__ = ["FITS", "Windows"]
+__all__ = ["FITS", "Association", "Windows"]
 
 FITS = {
     <int>FIT_INVALID: "invalid", <int>FIT_IGNORED: "ignored", <int>FIT_TAKEN: "taken",
@@ -92,3 +94,50 @@ cdef class Windows:
         return FITS[fit]
 
     cdef readonly uint32_t segment_seconds
+
+
+SCTP_STATES = ("NONE", "CLOSED", "COOKIE_WAIT", "COOKIE_ECHOED", "ESTABLISHED", "SHUTDOWN_SENT",
+               "SHUTDOWN_RECD", "SHUTDOWN_ACK_SENT", "HEARTBEAT_SENT")
+
+
+@cython.final
+cdef class Association:
+    """An association that packets go through; the first that may opens it."""
+
+    cdef _sctp.Association association
+    cdef uint8_t now
+    cdef bint opened
+
+    def __cinit__(self):
+        memset(&self.association, 0, sizeof(self.association))
+        self.now = RULE_SCTP
+
+    @property
+    def state(self):
+        return SCTP_STATES[self.now & 15]
+
+    def send(self, int direction, bytes sctp):
+        """Whether a packet fits; in memory of exactly its size."""
+        cdef Packet packet
+        cdef bint established
+        cdef bint renews = True
+        cdef bint fits = False
+        cdef uint32_t length = <uint32_t>len(sctp)
+        cdef uint8_t* copy
+        if length < 12:
+            raise ValueError("no whole SCTP header")
+        copy = <uint8_t*>calloc(length, 1)
+        if copy == NULL:
+            raise MemoryError()
+        memcpy(copy, <const char*>sctp, length)
+        memset(&packet, 0, sizeof(packet))
+        packet.frame = copy
+        packet.length = packet.l4_length = packet.l4_captured = length
+        if self.opened or (direction == 0 and _sctp.association_open(&self.association, &packet)):
+            fits = _sctp.association_take(&self.association, &packet, direction & 1, self.opened,
+                                          &self.now, &renews, &established)
+            self.opened = self.opened or fits
+        free(copy)
+        if not self.opened:
+            self.now = RULE_SCTP
+        return fits

@@ -44,10 +44,13 @@ LAYERS = [
     {
         "_engine",
         "_probe",
+        "_probe_frame",
         "_probe_ftp",
         "_probe_packet",
         "_probe_payload",
         "_probe_scheduler",
+        "_probe_server",
+        "_probe_store",
         "_probe_window",
         "model",
     },

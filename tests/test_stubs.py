@@ -6,8 +6,9 @@ import sys
 import pytest
 
 MODULES = [
-    "_engine", "_frames", "_probe", "_probe_ftp", "_probe_payload", "_probe_scheduler",
-    "_probe_packet", "_probe_window", "io._packet", "io._pcap", "io._pcap_writer",
+    "_engine", "_frames", "_probe", "_probe_frame", "_probe_ftp", "_probe_packet",
+    "_probe_payload", "_probe_scheduler", "_probe_server", "_probe_store", "_probe_window",
+    "io._packet", "io._pcap", "io._pcap_writer",
 ]  # fmt: skip
 
 

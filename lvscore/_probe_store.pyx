@@ -1,0 +1,136 @@
+"""What the engine keeps beside its connections, for tests: port pools and emitted frames."""
+
+cimport cython
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from lvscore._core cimport emit as _emit
+from lvscore._core cimport port_pool as _pool
+from lvscore._core.bytes cimport htons
+from lvscore._core.consts cimport IPV4, IPV6, NIL
+from lvscore._core.flow cimport Tuple, address_load, ports_make
+from lvscore._core.hash cimport HashKey, hash_key_init
+
+__all__ = ["Emitted", "Pools"]
+
+
+cdef _pool.Pool pool_from(object given) except *:
+    """(protocol, translated address, remote address, remote port, low, high) or a client's
+    packed address."""
+    cdef _pool.Pool pool
+    cdef Tuple t
+    memset(&t, 0, sizeof(t))
+    if isinstance(given, bytes):
+        t.source = address_load(<const uint8_t*><const char*>given,
+                                IPV4 if len(given) == 4 else IPV6)
+        _pool.pool_of_client(&pool, &t.source, IPV4 if len(given) == 4 else IPV6)
+        return pool
+    protocol, address, remote, port, low, high = given
+    t.family = IPV4 if len(address) == 4 else IPV6
+    t.protocol = protocol
+    t.source = address_load(<const uint8_t*><const char*>address, t.family)
+    t.destination = address_load(<const uint8_t*><const char*>remote, t.family)
+    t.ports = ports_make(htons(low), htons(port))
+    _pool.pool_of_mapping(&pool, &t, low, high)
+    return pool
+
+
+@cython.final
+cdef class Pools:
+    """Pools are named as pool_from reads them; their numbers stand for them once taken."""
+
+    cdef _pool.Pools pools
+    cdef HashKey key
+    cdef uint64_t announced
+
+    def __cinit__(self, uint32_t connections=64, uint64_t seed=0, uint32_t quota=0):
+        hash_key_init(&self.key, seed, 0)
+        if not _pool.pools_init(&self.pools, connections):
+            raise MemoryError()
+        self.pools.quota = quota
+
+    def __dealloc__(self):
+        _pool.pools_free(&self.pools)
+
+    def copy(self):
+        cdef Pools other = Pools()
+        _pool.pools_free(&other.pools)
+        other.key = self.key
+        if not _pool.pools_copy(&other.pools, &self.pools):
+            raise MemoryError()
+        return other
+
+    def take(self, wanted, uint32_t tick=0, int64_t now=0):
+        cdef _pool.Pool pool = pool_from(wanted)
+        if self.pools.free == NIL and self.pools.used >= self.pools.limit:
+            raise MemoryError("more pools than connections could have")
+        return _pool.pool_take(&self.pools, &self.key, &pool, tick, now)
+
+    def give(self, uint32_t pool, uint32_t tick=0):
+        if pool >= self.pools.used or not self.pools.pool[pool].used:
+            raise ValueError(f"pool {pool} is not in use")
+        _pool.pool_give(&self.pools, &self.key, pool, tick)
+
+    def find(self, wanted):
+        """(used, capacity, growth in ports a second), or None."""
+        cdef _pool.Pool pool = pool_from(wanted)
+        cdef uint32_t p = _pool.pool_find(&self.pools, &self.key, &pool)
+        if p == NIL:
+            return None
+        return (self.pools.pool[p].used, self.pools.pool[p].capacity,
+                self.pools.pool[p].growth)
+
+    def quota_is_reached(self, bytes client):
+        cdef _pool.Pool pool = pool_from(client)
+        return _pool.quota_is_reached(&self.pools, &self.key, &pool)
+
+    def events(self):
+        """(now, used, percent) of the events since the latest call."""
+        said = []
+        if self.pools.events - self.announced > _pool.MAX_POOL_EVENTS:
+            raise OverflowError("events were overwritten")
+        while self.announced < self.pools.events:
+            event = self.pools.event[self.announced % _pool.MAX_POOL_EVENTS]
+            said.append((event.now, event.pool.used, event.percent))
+            self.announced += 1
+        return said
+
+    @property
+    def memory(self):
+        return _pool.pools_memory(&self.pools)
+
+
+@cython.final
+cdef class Emitted:
+    """Frames put out, each reserved, written and committed."""
+
+    cdef _emit.Emitted emitted
+
+    def __cinit__(self):
+        memset(&self.emitted, 0, sizeof(self.emitted))
+
+    def __dealloc__(self):
+        _emit.emitted_free(&self.emitted)
+
+    def emit(self, bytes frame, uint32_t cause=0, int64_t timestamp=0, uint8_t verdict=0,
+             uint8_t reason=0, uint32_t spare=0):
+        """Reserve ``spare`` bytes more than are written and committed."""
+        cdef uint8_t* room = _emit.emit_reserve(&self.emitted, <uint32_t>len(frame) + spare)
+        if room == NULL:
+            raise MemoryError()
+        memcpy(room, <const char*>frame, len(frame))
+        self.emitted.cause = cause
+        _emit.emit_commit(&self.emitted, <uint32_t>len(frame), timestamp, verdict, reason)
+
+    def clear(self):
+        _emit.emitted_clear(&self.emitted)
+
+    def frames(self):
+        """(frame, cause, timestamp, verdict, reason) in order."""
+        cdef uint32_t k
+        said = []
+        for k in range(self.emitted.count):
+            f = self.emitted.frame[k]
+            said.append(((<char*>self.emitted.data)[f.offset:f.offset + f.length], f.cause,
+                         f.timestamp, f.verdict, f.reason))
+        return said
