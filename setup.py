@@ -57,6 +57,7 @@ setup(
         # cythonize compares time stamps, not directives: each flavour has a folder of its own.
         build_dir=f"build/cython-{FLAVOUR}",
         emit_linenums=DEBUG,
+        nthreads=os.cpu_count() or 1,
     ),
     options={"build_ext": {"parallel": os.cpu_count()}},
 )

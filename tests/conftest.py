@@ -11,7 +11,7 @@ for folder in ("engine", "io", "core", "cli", "host", "stateful", "cases"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
 # Compiled with sanitizers everything takes ten times as long.
-settings.register_profile("sanitized", max_examples=15, deadline=None)
+settings.register_profile("brief", max_examples=15, deadline=None)
 settings.register_profile("default", deadline=None)
 # What lands is told apart by its code alone; new examples are looked for everywhere else.
 settings.register_profile("ci", deadline=None, derandomize=True)
