@@ -21,11 +21,12 @@ from lvscore.addresses import (
 from lvscore.connections import connection_dtype
 from lvscore.constants import State
 from lvscore.errors import AddressError, CommandError
+from lvscore.model import Outcome
 
 if TYPE_CHECKING:
     from lvscore.engine import Engine
 
-__all__ = ["Entry", "Side", "entries", "format_entry", "run"]
+__all__ = ["Entry", "Side", "entries", "execute", "format_entry", "run"]
 
 _PROTOCOLS = {**PROTOCOLS, "gre": 47, "dccp": 33, "udplite": 136}
 _NAMES = {number: name for name, number in _PROTOCOLS.items()}
@@ -215,12 +216,36 @@ def run(engine: "Engine", command: str | Sequence[str]) -> str:
     except ValueError as error:
         _fail(f"cannot split {command!r}: {error}")
     request = _parse(words[1:] if words[:1] == ["conntrack"] else words)
+    text, _ = _carry_out(engine, request)
+    return text
+
+
+def execute(engine: "Engine", words: Sequence[str]) -> Outcome:
+    """Run the conntrack tool as a shell would: nothing that it is told raises.
+
+    Its summary ("... 3 flow entries have been shown.") goes to standard error, as the tool's.
+    """
+    try:
+        request = _parse(list(words))
+        text, count = _carry_out(engine, request)
+    except CommandError as error:
+        return Outcome(error.status, "", f"{error}\n")
+    summary = {
+        "list": f"{_TITLE}{count} flow entries have been shown.\n",
+        "delete": f"{_TITLE}{count} flow entries have been deleted.\n",
+        "flush": f"{_TITLE}connection tracking table has been emptied.\n",
+    }
+    return Outcome(0, text, summary.get(request.action, ""))
+
+
+def _carry_out(engine: "Engine", request: "_Request") -> tuple[str, int]:
+    """What a command prints, and how many entries it was about."""
     if request.action == "count":
-        return f"{len(entries(engine))}\n"
+        return f"{len(entries(engine))}\n", 0
     if request.action == "flush":
         for entry in entries(engine):
             _engine.conntrack_end(engine, entry.id)
-        return ""
+        return "", 0
     chosen = [e for e in entries(engine) if all(test(e) for test in request.filters)]
     if request.action == "delete":
         if not chosen:
@@ -228,16 +253,16 @@ def run(engine: "Engine", command: str | Sequence[str]) -> str:
         for entry in chosen:
             _engine.conntrack_end(engine, entry.id)
     counters = bool(engine.sysctl["net.netfilter.nf_conntrack_acct"])
-    return "".join(
+    lines = [
         format_entry(
             entry,
             extended="extended" in request.outputs,
             id="id" in request.outputs,
             counters=counters,
         )
-        + "\n"
         for entry in chosen
-    )
+    ]
+    return "".join(f"{line}\n" for line in lines), len(chosen)
 
 
 @dataclass

@@ -16,6 +16,7 @@ __all__ = [
     "CommandError",
     "ConcurrencyError",
     "ConfigError",
+    "ControlError",
     "DuplicateError",
     "InterfaceError",
     "LimitError",
@@ -102,3 +103,7 @@ class InterfaceError(LvscoreError, OSError):
 
 class ConcurrencyError(LvscoreError, RuntimeError):
     """An engine entered by a second thread, or again from inside a call."""
+
+
+class ControlError(LvscoreError, OSError):
+    """A control socket that cannot be used, or at which nobody answers."""

@@ -6,7 +6,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import TYPE_CHECKING, Self
 
@@ -58,6 +58,7 @@ class Live:
         self.interfaces: dict[str, LiveInterface] = {}
         self._stopped = False
         self._numbers: dict[int, LiveInterface] = {}
+        self._readers: dict[int, Callable[[], None]] = {}
         # Seconds and days as of the epoch, but with no step back when the clock is set.
         self._epoch = time.time_ns() - time.monotonic_ns()
         with contextlib.ExitStack() as opened:
@@ -112,13 +113,25 @@ class Live:
             How many frames came in.
         """
         wait = 1.0 if timeout is None else min(timeout, 1.0)
-        ready = self._poll.poll(wait)
+        ready = {descriptor for descriptor, _ in self._poll.poll(wait)}
         count = 0
         for interface in self.interfaces.values():
-            if any(descriptor == interface.fileno() for descriptor, _ in ready):
+            if interface.fileno() in ready:
                 count += self._drain(interface)
         self._send(self.host.advance(self.now()))
+        for descriptor in ready.intersection(self._readers):
+            self._readers[descriptor]()
         return count
+
+    def add_reader(self, descriptor: int, callback: Callable[[], None]) -> None:
+        """Let :meth:`step` call ``callback`` between two batches when a descriptor is readable."""
+        self._readers[descriptor] = callback
+        self._poll.register(descriptor, select.EPOLLIN)
+
+    def remove_reader(self, descriptor: int) -> None:
+        """Let it be again."""
+        del self._readers[descriptor]
+        self._poll.unregister(descriptor)
 
     def run(self) -> None:
         """Work until :meth:`stop`, SIGINT or SIGTERM (in the main thread)."""

@@ -1,4 +1,4 @@
-"""What an engine is configured with, as values: statistics, timeouts, rules."""
+"""What an engine is configured with and tells, as values: statistics, timeouts, rules."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ __all__ = [
     "TARGETS",
     "Mark",
     "Multiport",
+    "Outcome",
     "Rate",
     "Rule",
     "Statistics",
@@ -127,6 +128,14 @@ class Timeouts:
     tcp: int = 900
     tcp_fin: int = 120
     udp: int = 300
+
+
+class Outcome(NamedTuple):
+    """What a program leaves behind: its exit status, and what it printed."""
+
+    status: int
+    stdout: str = ""
+    stderr: str = ""
 
 
 class Mark(NamedTuple):

@@ -61,7 +61,7 @@ LAYERS = [
     {"host"},
     {"io"},  # knows no engine: see below
     {"conntrack", "iptables", "ipvsadm", "live", "runner"},
-    {"config"},
+    {"config", "control", "programs"},
     {"", "cli"},
     {"__main__"},
 ]

@@ -59,7 +59,8 @@ def stop(program):
 
 
 def lvscore(stack, node, *options):
-    return start(stack, on(node, sys.executable, "-m", "lvscore", "run", *options), "running on")
+    command = ["run", "--control", f"/run/lvscore/lab-{node}.sock", *options]
+    return start(stack, on(node, sys.executable, "-m", "lvscore", *command), "running on")
 
 
 def build(stack):
@@ -146,7 +147,9 @@ def main(folder):
         answers += [curl(PUBLIC), curl(PUBLIC)]
 
         print("[root@lb01 ~]# ipvsadm -L -n", flush=True)
-        print(stop(director), end="")
+        listing = [sys.executable, "-m", "lvscore", "ipvsadm", "-L", "-n"]
+        subprocess.run([*listing, "--control", "/run/lvscore/lab-director.sock"], check=True)
+        stop(director)
         two, one = "Web Page RS-Node2", "Web Page RS-Node1"
         return answers == [two, one, "", two, one]
 

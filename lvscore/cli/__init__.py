@@ -1,9 +1,9 @@
-"""The command line: ``lvscore replay``, ``lvscore run``, ``lvscore explain`` and
-``lvscore ipvsadm``.
+"""The command line: ``lvscore replay``, ``lvscore run``, ``lvscore explain``, and the programs
+that list and change a running director: ``lvscore ipvsadm``, ``conntrack``, ``iptables``.
 
-Exit statuses: 0; 1 for a capture that cannot be read or written; 2 for usage and
-configuration; 130 after Ctrl-C; ``lvscore ipvsadm`` has ipvsadm's. An error is one line on
-stderr.
+Exit statuses: 0; 1 for a capture that cannot be read or written, an interface or a control socket
+that cannot be used; 2 for usage and configuration; 130 after Ctrl-C; the programs have their own.
+An error is one line on stderr. Started under the name of such a program, lvscore is it.
 """
 
 import os
@@ -14,9 +14,9 @@ import click
 
 from lvscore import __version__
 from lvscore.cli.explain import explain
-from lvscore.cli.ipvsadm import ipvsadm
-from lvscore.cli.live import live_run
+from lvscore.cli.programs import as_program, commands
 from lvscore.cli.replay import replay
+from lvscore.cli.run import run
 from lvscore.errors import CaptureError, LvscoreError
 
 __all__ = ["cli", "main"]
@@ -30,14 +30,16 @@ def cli() -> None:
 
 cli.add_command(replay)
 cli.add_command(explain)
-cli.add_command(live_run)
-cli.add_command(ipvsadm)
+cli.add_command(run)
+for command in commands():
+    cli.add_command(command)
 
 
 def main() -> NoReturn:
     """Run the command line and exit."""
     try:
-        status = cli.main(prog_name="lvscore", standalone_mode=False) or 0
+        own = as_program(sys.argv)
+        status = cli.main(prog_name="lvscore", standalone_mode=False) or 0 if own is None else own
         sys.stdout.flush()
     except click.ClickException as error:
         status = _fail(error.format_message(), 2)

@@ -3,24 +3,17 @@ exit status, standard output and standard error out.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from lvscore.errors import CommandError
 from lvscore.ipvsadm.commands import apply
 from lvscore.ipvsadm.grammar import TRY_HELP, parse
+from lvscore.model import Outcome
 
 if TYPE_CHECKING:
     from lvscore.engine import Engine
 
 __all__ = ["Outcome", "execute"]
-
-
-class Outcome(NamedTuple):
-    """What a program leaves behind: its exit status, and what it printed."""
-
-    status: int
-    stdout: str = ""
-    stderr: str = ""
 
 
 def execute(engine: "Engine", argv: Sequence[str], stdin: str = "") -> Outcome:

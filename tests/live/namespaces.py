@@ -35,6 +35,7 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.control = str(folder / "director.sock")
         self._prefix = f"lvl{os.getpid()}-"
         self._started: list[subprocess.Popen] = []
         try:
@@ -64,7 +65,9 @@ class Lab:
 
     def director(self, *options: str) -> subprocess.Popen:
         """``lvscore run`` on the director, ready."""
-        program = self.start("director", sys.executable, "-m", "lvscore", "run", *options)
+        program = self.start(
+            "director", sys.executable, "-m", "lvscore", "run", "--control", self.control, *options
+        )
         line = program.stderr.readline()
         if "running on" not in line:
             raise RuntimeError(f"lvscore run: {line}{program.stderr.read()}")

@@ -1,14 +1,17 @@
 """``lvscore run``: a director at work on real interfaces."""
 
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 import click
 
 from lvscore.cli.setup import engine_options, host_of, make_engine
+from lvscore.control import DEFAULT_PATH, ControlServer
 from lvscore.live import attach
+from lvscore.programs import execute
 
-__all__ = ["live_run"]
+__all__ = ["run"]
 
 
 @click.command("run")
@@ -20,14 +23,21 @@ __all__ = ["live_run"]
     show_default=True,
     help="How frames are read: a ring shared with the kernel, or copies.",
 )
-def live_run(backend: str, **options: Any) -> int:
+@click.option(
+    "--control",
+    metavar="PATH",
+    default=DEFAULT_PATH,
+    show_default=True,
+    help='Socket that lvscore ipvsadm and the others ask; "none": there is none.',
+)
+def run(backend: str, control: str, **options: Any) -> int:
     """Be a director on the interfaces that --interface names, until SIGINT or SIGTERM.
 
     The interfaces are of this machine (or network namespace), and have no addresses there: those
     given here are lvscore's own, which answers ARP and Neighbor Discovery for them. --route
     gives a gateway: default=172.16.1.200. It forwards (ip_forward is 1) and sends no redirects
-    (send_redirects is 0). At its end it prints what ipvsadm -L -n would. Needs root or
-    CAP_NET_RAW.
+    (send_redirects is 0). While it runs, lvscore ipvsadm, conntrack and iptables list and change
+    it. At its end it prints what ipvsadm -L -n would. Needs root or CAP_NET_RAW.
     """
     interfaces, routes = options.pop("interfaces"), options.pop("routes")
     engine = make_engine(interfaces=(), routes=(), **options)
@@ -36,7 +46,13 @@ def live_run(backend: str, **options: Any) -> int:
     host.sysctl["net.ipv6.conf.all.forwarding"] = 1
     for name in ("all", *host.interfaces):
         host.sysctl[f"net.ipv4.conf.{name}.send_redirects"] = 0
-    with attach(host, backend=backend) as live:
+    with ExitStack() as stack:
+        live = stack.enter_context(attach(host, backend=backend))
+        if control != "none":
+            server = stack.enter_context(
+                ControlServer(control, lambda argv, stdin: execute(engine, argv, stdin))
+            )
+            live.add_reader(server.fileno(), server.step)
         backends = ", ".join(f"{i.name} ({i.backend})" for i in live.interfaces.values())
         print(f"lvscore: running on {backends}", file=sys.stderr, flush=True)
         live.run()

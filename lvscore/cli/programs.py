@@ -1,0 +1,82 @@
+"""``lvscore ipvsadm`` and the other programs: on the running director, or on a file of rules.
+
+Started under a program's own name, through a symbolic link, lvscore is that program.
+"""
+
+import sys
+from pathlib import Path
+
+import click
+
+from lvscore import config, control
+from lvscore.engine import Engine
+from lvscore.errors import ConfigError
+from lvscore.model import Outcome
+from lvscore.programs import PROGRAMS, execute, reads_standard_input
+
+__all__ = ["as_program", "commands"]
+
+_MAKES = ("-A", "--add-service", "-R", "--restore", "--set")  # a file that is not there yet
+_SHOWN = ("ipvsadm", "conntrack", "iptables", "ip6tables")
+_HELP = """Carry out one {name} command line on the director that is running.
+
+ARGS are those of {name}; what it prints, and its exit status, are {name}'s own. With --rules
+it works on a file instead, which holds what -c of the other commands takes: it is read, and when
+the command changed it, it is replaced as a whole, without the comments it had."""
+
+
+def as_program(argv: list[str]) -> int | None:
+    """Be the program under whose name lvscore was started; None: it was started as lvscore."""
+    name = Path(argv[0]).name
+    return None if name not in PROGRAMS else _show(_ask([name, *argv[1:]], None))
+
+
+def commands() -> list[click.Command]:
+    """A command of the command line for each program."""
+    return [_command(name) for name in PROGRAMS]
+
+
+def _command(name: str) -> click.Command:
+    def run(words: tuple[str, ...], control: str | None, rules: str | None) -> int:
+        argv = [name, *words]
+        return _show(_ask(argv, control) if rules is None else _on_file(argv, rules))
+
+    return click.Command(
+        name,
+        callback=run,
+        context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
+        params=[
+            click.Argument(["words"], nargs=-1, type=click.UNPROCESSED, metavar="ARGS"),
+            click.Option(["--control"], metavar="PATH", help="The director's control socket."),
+            click.Option(["--rules"], metavar="FILE", help="A file instead of a director."),
+        ],
+        help=_HELP.format(name=name),
+        hidden=name not in _SHOWN,
+    )
+
+
+def _ask(argv: list[str], path: str | None) -> Outcome:
+    return control.call(control.path_of(path), argv, _standard_input(argv))
+
+
+def _on_file(argv: list[str], rules: str) -> Outcome:
+    if argv[0] == "conntrack":
+        raise ConfigError("--rules: a file has no connections, which conntrack is about")
+    engine = Engine(max_connections=1, seed=0)
+    if Path(rules).exists() or argv[1:2] not in [[word] for word in _MAKES]:
+        config.load(rules).apply(engine)
+    before = config.save(engine)
+    outcome = execute(engine, argv, _standard_input(argv))
+    if config.save(engine) != before:
+        config.write(engine, rules)
+    return outcome
+
+
+def _standard_input(argv: list[str]) -> str:
+    return sys.stdin.read() if reads_standard_input(argv) else ""
+
+
+def _show(outcome: Outcome) -> int:
+    click.echo(outcome.stdout, nl=False)
+    click.echo(outcome.stderr, nl=False, err=True)
+    return outcome.status

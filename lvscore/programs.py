@@ -1,0 +1,61 @@
+"""The programs that administrators have for IPVS, netfilter and conntrack, run on an engine.
+
+Words and standard input in; exit status, standard output and standard error out. The language
+of each is read where it is written down: :mod:`lvscore.ipvsadm`, :mod:`lvscore.iptables`,
+:mod:`lvscore.conntrack`.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lvscore import conntrack, iptables, ipvsadm
+from lvscore.errors import CommandError
+from lvscore.model import Outcome
+
+if TYPE_CHECKING:
+    from lvscore.engine import Engine
+
+__all__ = ["PROGRAMS", "Outcome", "execute", "reads_standard_input"]
+
+_IPVSADM = ("ipvsadm", "ipvsadm-save", "ipvsadm-restore")
+_IPTABLES = ("iptables", "ip6tables")
+_SAVE = {"iptables-save": 4, "ip6tables-save": 6}
+_RESTORE = {"iptables-restore": 4, "ip6tables-restore": 6}
+PROGRAMS = (*_IPVSADM, "conntrack", *_IPTABLES, *_SAVE, *_RESTORE)
+"""The names under which :func:`execute` knows a program."""
+
+
+def execute(engine: "Engine", argv: Sequence[str], stdin: str = "") -> Outcome:
+    """Run a program on an engine as a shell would: nothing that it is told raises.
+
+    Args:
+        engine: the engine to configure or list.
+        argv: one of :data:`PROGRAMS`, and its words.
+        stdin: what the program reads, see :func:`reads_standard_input`.
+    """
+    program, *words = argv or [""]
+    if program in _IPVSADM:
+        return ipvsadm.execute(engine, argv, stdin)
+    if program == "conntrack":
+        return conntrack.execute(engine, words)
+    try:
+        if program in _IPTABLES:
+            return Outcome(0, iptables.run(engine, [program, *words]))
+        if program in _SAVE or program in _RESTORE:
+            if words:
+                raise CommandError(f"{program}: option {words[0]} is not available")
+            if program in _SAVE:
+                return Outcome(0, iptables.save(engine, _SAVE[program]))
+            iptables.restore(engine, stdin, _RESTORE[program])
+            return Outcome(0)
+    except CommandError as error:
+        return Outcome(error.status, "", f"{error}\n")
+    return Outcome(127, "", f"{program}: command not found\n")
+
+
+def reads_standard_input(argv: Sequence[str]) -> bool:
+    """Whether a program reads standard input."""
+    program, *words = argv
+    if program == "ipvsadm":
+        return words[:1] in (["-R"], ["--restore"])
+    return program in ("ipvsadm-restore", *_RESTORE)

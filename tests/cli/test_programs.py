@@ -1,0 +1,106 @@
+"""A script of administrators, with lvscore under the programs' own names."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from lvscore.control import ControlServer
+from lvscore.engine import Engine
+from lvscore.programs import execute
+
+SCRIPT = """\
+set -e
+ipvsadm -C
+ipvsadm -A -t 172.16.1.100:80 -s rr
+for node in 7 8; do
+    ipvsadm -a -t 172.16.1.100:80 -r 172.16.1.$node:80 -m
+done
+ipvsadm -Ln --stats
+ipvsadm-save -n > saved
+ipvsadm -C
+test -z "$(ipvsadm -Sn)"
+ipvsadm -R < saved
+ipvsadm-save -n | diff - saved
+iptables -t nat -A POSTROUTING -s 172.16.1.0/24 -j MASQUERADE
+iptables -t nat -S POSTROUTING
+conntrack -C
+if ipvsadm -D -t 1.1.1.1:1; then exit 9; fi
+ipvsadm -D -t 1.1.1.1:1 || exit $?
+"""
+
+PRINTED = """\
+IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes
+  -> RemoteAddress:Port
+TCP  172.16.1.100:80                     0        0        0        0        0
+  -> 172.16.1.7:80                       0        0        0        0        0
+  -> 172.16.1.8:80                       0        0        0        0        0
+-P POSTROUTING ACCEPT
+-A POSTROUTING -s 172.16.1.0/24 -j MASQUERADE
+0
+"""
+
+
+@pytest.fixture
+def director(tmp_path):
+    """A director's control socket, and its engine."""
+    engine = Engine(seed=0, max_connections=64)
+    ended = threading.Event()
+    path = str(tmp_path / "director.sock")
+    with ControlServer(path, lambda argv, stdin: execute(engine, argv, stdin)) as server:
+
+        def work():
+            while not ended.is_set():
+                server.step(0.01)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        yield path, engine
+        ended.set()
+        thread.join()
+
+
+def test_a_script_for_ipvs_works_unchanged(director, tmp_path):
+    path, engine = director
+    program = tmp_path / "lvscore"  # as an installed console script is
+    program.write_text(f"#!{sys.executable}\nfrom lvscore.cli import main\nmain()\n")
+    program.chmod(0o755)
+    for name in ("ipvsadm", "ipvsadm-save", "iptables", "conntrack"):
+        (tmp_path / name).symlink_to(program)
+    done = subprocess.run(
+        ["sh", "-c", SCRIPT], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "LVSCORE_CONTROL": path},
+    )  # fmt: skip
+    assert done.stdout == PRINTED
+    assert (done.returncode, done.stderr) == (255, "No such service\n" * 2)
+    assert [len(service.servers) for service in engine.services] == [2]
+
+
+def test_commands_of_lvscore(director, run_cli):
+    path, engine = director
+    assert run_cli("ipvsadm", "-A", "-t", "1.2.3.4:80", "--control", path) == (0, "", "")
+    assert len(engine.services) == 1
+    assert run_cli("iptables", "-t", "nat", "-S", "PREROUTING", f"--control={path}") == (
+        0, "-P PREROUTING ACCEPT\n", ""
+    )  # fmt: skip
+
+
+def test_nobody_there(run_cli, tmp_path):
+    path = tmp_path / "none"
+    status, out, errors = run_cli("ipvsadm", "-Ln", "--control", path)
+    assert (status, out) == (1, "")
+    assert errors == f"lvscore: error: {path}: no director is running here\n"
+
+
+def test_rules_have_no_connections(run_cli, rules):
+    status, _, errors = run_cli("conntrack", "-L", "--rules", rules)
+    assert status == 2
+    assert "a file has no connections" in errors
+
+
+def test_iptables_on_a_file(run_cli, rules):
+    words = ["-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE"]
+    assert run_cli("iptables", *words, "--rules", rules) == (0, "", "")
+    assert rules.read_text().endswith("iptables -t nat -A POSTROUTING -j MASQUERADE\n")
