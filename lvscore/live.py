@@ -68,27 +68,30 @@ class Live:
             opened.callback(os.close, self._wake)
             self._poll.register(self._wake, select.EPOLLIN)
             for name in names:
-                self._refuse_shared(name)
+                _refuse_shared(host, name)
                 interface = opened.enter_context(open_interface(name, backend=backend))
                 self._adopt(interface)
-            self._send(host.announce())
+            self.announce()
             self._close = opened.pop_all()
 
-    def _refuse_shared(self, name: str) -> None:
-        shared = {str(a.ip) for a in self.host.addresses(name)}.intersection(kernel_addresses())
-        if shared:
-            raise InterfaceError(
-                98, f"the kernel has {', '.join(sorted(shared))} itself, and would answer too: "
-                "remove the address from the machine (ip address del)", name,
-            )  # fmt: skip
+    def check(self, host: "Host") -> None:
+        """Say whether a Host could be on these interfaces with its addresses and MTUs.
+
+        Raises:
+            ConfigError: it has a larger MTU than the real interface.
+            InterfaceError: the kernel has one of its addresses.
+        """
+        for name, interface in self.interfaces.items():
+            _refuse_shared(host, name)
+            _refuse_longer(host, interface)
+
+    def announce(self) -> None:
+        """Tell the neighbours of all addresses."""
+        self._send(self.host.announce())
 
     def _adopt(self, interface: LiveInterface) -> None:
         name = interface.name
-        if self.host.mtu(name) > interface.mtu:
-            raise ConfigError(
-                f"interface {name}: an MTU of {self.host.mtu(name)}; the real one has "
-                f"{interface.mtu}"
-            )
+        _refuse_longer(self.host, interface)
         self.host.set_mac(name, interface.mac)
         self.interfaces[name] = interface
         self._numbers[self.host.number(name)] = interface
@@ -132,6 +135,20 @@ class Live:
         """Let it be again."""
         del self._readers[descriptor]
         self._poll.unregister(descriptor)
+
+    def add_signal_handler(self, number: int, callback: Callable[[], None]) -> None:
+        """Let :meth:`step` call ``callback`` between two batches after a signal (in the main
+        thread); what the signal did before holds again after :meth:`close`."""
+        descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        before = signal.signal(number, lambda *_: os.eventfd_write(descriptor, 1))
+
+        def handle() -> None:
+            os.eventfd_read(descriptor)
+            callback()
+
+        self.add_reader(descriptor, handle)
+        self._close.callback(os.close, descriptor)
+        self._close.callback(signal.signal, number, before)
 
     def run(self) -> None:
         """Work until :meth:`stop`, SIGINT or SIGTERM (in the main thread)."""
@@ -190,6 +207,23 @@ class Live:
         for name, frame in frames:
             if name in self.interfaces:
                 self.interfaces[name].write((frame,))
+
+
+def _refuse_shared(host: "Host", name: str) -> None:
+    shared = {str(a.ip) for a in host.addresses(name)}.intersection(kernel_addresses())
+    if shared:
+        raise InterfaceError(
+            98, f"the kernel has {', '.join(sorted(shared))} itself, and would answer too: "
+            "remove the address from the machine (ip address del)", name,
+        )  # fmt: skip
+
+
+def _refuse_longer(host: "Host", interface: LiveInterface) -> None:
+    if host.mtu(interface.name) > interface.mtu:
+        raise ConfigError(
+            f"interface {interface.name}: an MTU of {host.mtu(interface.name)}; the real one has "
+            f"{interface.mtu}"
+        )
 
 
 class _StoppedBySignals:

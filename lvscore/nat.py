@@ -233,10 +233,9 @@ class RuleEngine(_engine.EngineCore):
         """
         _check(rule)
         chain = list(self._chains[rule.table, rule.chain])
-        added = replace(rule, number=self._last_rule + 1)
+        added = self._number_rule(rule)
         chain.insert(len(chain) if position is None else position, added)
         self._install_rules((rule.table, rule.chain), chain)
-        self._last_rule += 1
         return added
 
     def remove_rule(self, rule: Rule) -> None:
@@ -298,6 +297,11 @@ class RuleEngine(_engine.EngineCore):
         if all(other.number != rule.number for other in chain):
             raise NotFoundError(f"no such rule: {rule}")
         return chain
+
+    def _number_rule(self, rule: Rule) -> Rule:
+        """A rule with a number that no other has or had."""
+        self._last_rule += 1
+        return replace(rule, number=self._last_rule)
 
     def _install_rules(self, key: tuple[str, str], chain: list[Rule]) -> None:
         for rule in chain:  # every name has its number before one with + asks for them

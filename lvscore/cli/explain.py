@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from lvscore.cli.setup import engine_options, make_engine
+from lvscore.cli.setup import Options, engine_options
 from lvscore.errors import ConfigError
 from lvscore.io import open_pcap
 
@@ -19,7 +19,7 @@ __all__ = ["explain"]
 @engine_options
 def explain(source: str, frame: int, **options: Any) -> None:
     """Say step by step what the director does with frame N of capture IN, after those before it."""
-    engine = make_engine(**options)
+    engine = Options(**options).engine()
     count = 0
     # One frame at a time, so that the engine has seen exactly those before frame N.
     with open_pcap(source, batch_size=1) as reader:

@@ -11,7 +11,7 @@ import click
 
 from lvscore.cli.output import print_summary, summary
 from lvscore.cli.progress import Progress
-from lvscore.cli.setup import engine_options, make_engine
+from lvscore.cli.setup import Options, engine_options
 from lvscore.errors import CaptureError, ConfigError
 from lvscore.io import create_pcap, open_pcap
 from lvscore.report import Report
@@ -36,7 +36,7 @@ def replay(source: str, output: str, as_json: bool, no_progress: bool, **options
     created once the configuration and the beginning of IN are known to be good, and written in
     place: what was translated before an error or Ctrl-C is there, as a valid capture.
     """
-    engine = make_engine(**options)
+    engine = Options(**options).engine()
     _check_distinct(source, output)
     report_to = sys.stderr if output == "-" else sys.stdout
     error: CaptureError | None = None

@@ -1,14 +1,20 @@
 """``lvscore run``: a director at work on real interfaces."""
 
+import signal
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import click
 
-from lvscore.cli.setup import engine_options, host_of, make_engine
+from lvscore.cli.setup import Options, engine_options
+from lvscore.config import Configuration, reload
 from lvscore.control import DEFAULT_PATH, ControlServer
-from lvscore.live import attach
+from lvscore.engine import Engine
+from lvscore.errors import ConfigError, LvscoreError
+from lvscore.live import Live, attach
+from lvscore.model import Outcome
 from lvscore.programs import execute
 
 __all__ = ["run"]
@@ -19,45 +25,83 @@ __all__ = ["run"]
 @click.option(
     "--backend",
     type=click.Choice(["auto", "ring", "copy"]),
-    default="auto",
-    show_default=True,
-    help="How frames are read: a ring shared with the kernel, or copies.",
+    help="How frames are read: a ring shared with the kernel, or copies.  [default: auto]",
 )
 @click.option(
     "--control",
     metavar="PATH",
-    default=DEFAULT_PATH,
-    show_default=True,
-    help='Socket that lvscore ipvsadm and the others ask; "none": there is none.',
+    help='Socket that lvscore ipvsadm and the others ask; "none": there is none.  '
+    f"[default: {DEFAULT_PATH}]",
 )
-def run(backend: str, control: str, **options: Any) -> int:
-    """Be a director on the interfaces that --interface names, until SIGINT or SIGTERM.
+def run(backend: str | None, control: str | None, **options: Any) -> int:
+    """Be a director on real interfaces, until SIGINT or SIGTERM.
 
-    The interfaces are of this machine (or network namespace), and have no addresses there: those
-    given here are lvscore's own, which answers ARP and Neighbor Discovery for them. --route
-    gives a gateway: default=172.16.1.200. It forwards (ip_forward is 1) and sends no redirects
-    (send_redirects is 0). While it runs, lvscore ipvsadm, conntrack and iptables list and change
-    it. At its end it prints what ipvsadm -L -n would. Needs root or CAP_NET_RAW.
+    They are given by --interface or by a TOML file (-c), are of this machine (or network
+    namespace), and have no addresses there: those given here are lvscore's own, which answers ARP
+    and Neighbor Discovery for them. --route gives a gateway: default=172.16.1.200. It forwards
+    (ip_forward is 1) and sends no redirects (send_redirects is 0). While it runs, lvscore ipvsadm,
+    conntrack and iptables list and change it; SIGHUP lets it read the file again. At its end it
+    prints what ipvsadm -L -n would. Needs root or CAP_NET_RAW.
     """
-    interfaces, routes = options.pop("interfaces"), options.pop("routes")
-    engine = make_engine(interfaces=(), routes=(), **options)
-    host = host_of(engine, interfaces, routes)
-    host.sysctl["net.ipv4.ip_forward"] = 1
-    host.sysctl["net.ipv6.conf.all.forwarding"] = 1
-    for name in ("all", *host.interfaces):
-        host.sysctl[f"net.ipv4.conf.{name}.send_redirects"] = 0
+    given = Options(**options)
+    director = _Director(given, given.read(live=True))
     with ExitStack() as stack:
-        live = stack.enter_context(attach(host, backend=backend))
-        if control != "none":
-            server = stack.enter_context(
-                ControlServer(control, lambda argv, stdin: execute(engine, argv, stdin))
-            )
-            live.add_reader(server.fileno(), server.step)
+        live = director.attach(stack, backend)
+        director.listen(stack, control)
+        live.add_signal_handler(signal.SIGHUP, director.reload)
         backends = ", ".join(f"{i.name} ({i.backend})" for i in live.interfaces.values())
-        print(f"lvscore: running on {backends}", file=sys.stderr, flush=True)
+        _say(f"running on {backends}")
         live.run()
         for interface in live.interfaces.values():
             counts = ", ".join(f"{n} {what}" for what, n in interface.statistics.items())
-            print(f"lvscore: {interface.name}: {counts}", file=sys.stderr)
-    print(engine.ipvsadm("-L -n"), end="")
+            _say(f"{interface.name}: {counts}")
+    print(director.engine.ipvsadm("-L -n"), end="")
     return 0
+
+
+class _Director:
+    """A director that runs: its configuration, its engine and Host, its interfaces."""
+
+    live: Live
+
+    def __init__(self, options: Options, configuration: Configuration) -> None:
+        if not configuration.interfaces:
+            raise ConfigError("no interface: expected --interface NAME=ADDRESS/LENGTH")
+        self.options = options
+        self.configuration = configuration
+        self.engine = Engine(max_connections=configuration.max_connections, seed=configuration.seed)
+        self.host = configuration.host(self.engine, forwarding=True)
+
+    def attach(self, stack: ExitStack, backend: str | None) -> Live:
+        backend = backend or self.configuration.backend or "auto"
+        self.live = stack.enter_context(attach(self.host, backend=backend))
+        return self.live
+
+    def listen(self, stack: ExitStack, path: str | None) -> None:
+        path = path or self.configuration.control or DEFAULT_PATH
+        if path != "none":
+            server = stack.enter_context(ControlServer(path, self._execute))
+            self.live.add_reader(server.fileno(), server.step)
+
+    def _execute(self, argv: Sequence[str], stdin: str) -> Outcome:
+        return execute(self.engine, argv, stdin)
+
+    def reload(self) -> None:
+        """Read the file again, and change to it; or say why not, and go on."""
+        file = self.options.config_file
+        if file is None:
+            _say("there is no file to read again: expected -c FILE")
+            return
+        try:
+            after = self.options.read(live=True)
+            reload(self.host, self.configuration, after, check=self.live.check, forwarding=True)
+        except LvscoreError as error:
+            _say(f"error: {' '.join(str(error).split())}; nothing was changed")
+            return
+        self.configuration = after
+        self.live.announce()
+        _say(f"has read {file} again")
+
+
+def _say(message: str) -> None:
+    print(f"lvscore: {message}", file=sys.stderr, flush=True)

@@ -1,21 +1,27 @@
-"""The options that make an engine, which several commands share."""
+"""The options that configure a director, which several commands share."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import click
 
 from lvscore import config, iptables
+from lvscore.config import (
+    DEFAULT_MAX_CONNECTIONS,
+    Command,
+    Configuration,
+    InterfaceEntry,
+    RouteEntry,
+    located,
+)
 from lvscore.engine import Engine
-from lvscore.errors import ConfigError, LvscoreError
-from lvscore.host import Host
-from lvscore.ipvsadm.commands import apply as apply_ipvsadm
+from lvscore.errors import ConfigError
 from lvscore.ipvsadm.restore import parse_words
 
-__all__ = ["engine_options", "host_of", "make_engine"]
+__all__ = ["Options", "engine_options"]
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Function = TypeVar("_Function", bound=Callable[..., object])
 
 _OPTIONS = (
     click.option(
@@ -23,7 +29,7 @@ _OPTIONS = (
         "--config",
         "config_file",
         metavar="FILE",
-        help="Services and rules: lines of ipvsadm -S and iptables -t nat.",
+        help="Services and rules: lines of ipvsadm -S and iptables -t nat; or all of it, as TOML.",
     ),
     click.option(
         "--ipvsadm",
@@ -56,95 +62,98 @@ _OPTIONS = (
     click.option(
         "--seed",
         type=click.IntRange(0, 2**128 - 1),
-        default=0,
-        show_default=True,
         metavar="N",
-        help="Source of all chance: the same seed gives the same bytes.",
+        help="Source of all chance: the same seed gives the same bytes. Default: 0; live: by lot.",
     ),
     click.option(
         "--max-connections",
         type=int,
-        default=1_048_576,
-        show_default=True,
         metavar="N",
-        help="Most connections held at once.",
+        help=f"Most connections held at once.  [default: {DEFAULT_MAX_CONNECTIONS}]",
     ),
 )
 
 
 def engine_options(function: _Function) -> _Function:
-    """Decorate a command with the options that :func:`make_engine` takes."""
+    """Decorate a command with the options that :class:`Options` takes."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
 
 
-def make_engine(
-    *,
-    config_file: str | None,
-    ipvsadm_commands: tuple[str, ...],
-    iptables_commands: tuple[str, ...],
-    interfaces: tuple[str, ...],
-    routes: tuple[str, ...],
-    seed: int,
-    max_connections: int,
-) -> Engine:
-    """Make the engine that the options describe.
+@dataclass(frozen=True, slots=True)
+class Options:
+    """These options as they were given."""
 
-    Raises:
-        ConfigError: an option or a line of the file is not valid; the message says where.
-    """
-    configuration = None if config_file is None else config.load(config_file)
-    engine = Engine(max_connections=max_connections, seed=seed)
-    _add_interfaces(engine, interfaces)
-    for text in routes:
-        prefix, name = _pair("--route", text, "PREFIX=NAME")
-        with _named("--route", text):
-            engine.routes.add(prefix, name)
-    if configuration is not None:
-        configuration.apply(engine)
-    for command in ipvsadm_commands:
-        with _named("--ipvsadm", command):
-            apply_ipvsadm(engine, parse_words(iptables.split(command)))
-    for command in iptables_commands:
-        with _named("--iptables", command):
-            iptables.run(engine, command)
-    return engine
+    config_file: str | None
+    ipvsadm_commands: tuple[str, ...]
+    iptables_commands: tuple[str, ...]
+    interfaces: tuple[str, ...]
+    routes: tuple[str, ...]
+    seed: int | None
+    max_connections: int | None
+
+    def engine(self) -> Engine:
+        """Make the engine that they describe; routes lead out of interfaces.
+
+        Raises:
+            ConfigError: an option or a line of the file is not valid; the message says where.
+        """
+        found = self.read(live=False)
+        engine = Engine(max_connections=found.max_connections, seed=found.seed or 0)
+        found.apply(engine)
+        return engine
+
+    def read(self, *, live: bool) -> Configuration:
+        """Read the file, and add what the other options say; ``live``: routes have gateways.
+
+        Raises: as :meth:`engine`.
+        """
+        file = Configuration("") if self.config_file is None else config.load(self.config_file)
+        return replace(
+            file,
+            commands=(*file.commands, *self._commands()),
+            interfaces=self._interfaces(file.interfaces),
+            routes=(*file.routes, *(_route(text, live) for text in self.routes)),
+            seed=file.seed if self.seed is None else self.seed,
+            max_connections=(
+                file.max_connections if self.max_connections is None else self.max_connections
+            ),
+        )
+
+    def _commands(self) -> list[Command]:
+        commands = []
+        for text in self.ipvsadm_commands:
+            where = f"--ipvsadm {text!r}"
+            with located(where):
+                commands.append(Command(where, parse_words(iptables.split(text))))
+        for text in self.iptables_commands:
+            where = f"--iptables {text!r}"
+            with located(where):
+                commands.append(Command(where, iptables.parse(iptables.split(text))))
+        return commands
+
+    def _interfaces(self, given: tuple[InterfaceEntry, ...]) -> tuple[InterfaceEntry, ...]:
+        entries = {entry.name: entry for entry in given}
+        for text in self.interfaces:
+            name, address = _pair("--interface", text, "NAME=ADDRESS/LENGTH")
+            if "/" not in address:
+                raise ConfigError(f"--interface {text!r}: expected NAME=ADDRESS/LENGTH")
+            entry = entries.get(name, InterfaceEntry("", name))
+            addresses = (*entry.address, address)
+            where = entry.where
+            if not where or where.startswith("--"):
+                shown = f"{name}={','.join(addresses)}"
+                where = f"--interface {shown!r}"
+            entries[name] = entry._replace(where=where, address=addresses)
+        return tuple(entries.values())
 
 
-def host_of(engine: Engine, interfaces: tuple[str, ...], routes: tuple[str, ...]) -> Host:
-    """Make the Host that the options of a live director describe; its routes have gateways.
-
-    Raises:
-        ConfigError: an option is not valid, or there is no interface.
-    """
-    host = Host(engine)
-    for name, given in _addresses(interfaces).items():
-        with _named("--interface", f"{name}={','.join(given)}"):
-            host.add_interface(name, addresses=given)
-    if not host.interfaces:
-        raise ConfigError("no interface: expected --interface NAME=ADDRESS/LENGTH")
-    for text in routes:
-        prefix, gateway = _pair("--route", text, "PREFIX=GATEWAY")
-        with _named("--route", text):
-            host.add_route(prefix, via=gateway)
-    return host
-
-
-def _add_interfaces(engine: Engine, interfaces: tuple[str, ...]) -> None:
-    for name, given in _addresses(interfaces).items():
-        with _named("--interface", f"{name}={','.join(given)}"):
-            engine.routes.add_interface(name, given)
-
-
-def _addresses(interfaces: tuple[str, ...]) -> dict[str, list[str]]:
-    addresses: dict[str, list[str]] = {}
-    for text in interfaces:
-        name, address = _pair("--interface", text, "NAME=ADDRESS/LENGTH")
-        if "/" not in address:
-            raise ConfigError(f"--interface {text!r}: expected NAME=ADDRESS/LENGTH")
-        addresses.setdefault(name, []).append(address)
-    return addresses
+def _route(text: str, live: bool) -> RouteEntry:
+    expected = "PREFIX=GATEWAY" if live else "PREFIX=NAME"
+    prefix, way = _pair("--route", text, expected)
+    where = f"--route {text!r}"
+    return RouteEntry(where, prefix, via=way) if live else RouteEntry(where, prefix, dev=way)
 
 
 def _pair(option: str, text: str, expected: str) -> tuple[str, str]:
@@ -152,11 +161,3 @@ def _pair(option: str, text: str, expected: str) -> tuple[str, str]:
     if not first or not last:
         raise ConfigError(f"{option} {text!r}: expected {expected}")
     return first, last
-
-
-@contextmanager
-def _named(option: str, value: str) -> Iterator[None]:
-    try:
-        yield
-    except LvscoreError as error:
-        raise ConfigError(f"{option} {value!r}: {error}") from None

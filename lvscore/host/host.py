@@ -174,6 +174,11 @@ class Host:
                 return
         raise NotFoundError(f"interface {interface} has no address {given}")
 
+    @property
+    def routes(self) -> list[RouteEntry]:
+        """The routes that were added; those to the interfaces' own prefixes go without."""
+        return list(self._routes)
+
     def add_route(
         self,
         prefix: str | Address | Network,

@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+import signal
+import sys
+import time
 from collections import Counter
 
 import pytest
@@ -75,6 +78,72 @@ def test_the_director_answers_ping_and_is_the_servers_gateway(lab, director):
     assert " 0% packet loss" in lab.run("rs01", "ping", "-c", "2", "-i", "0.2", "10.0.0.100")
 
 
+TOML = f"""
+[interface.eth1]
+address = ["172.16.1.3/24", "{VIP}/32"]
+[[route]]
+to = "default"
+via = "172.16.1.200"
+[[service]]
+tcp-service = "{VIP}:80"
+[[service.server]]
+real-server = "172.16.1.7:80"
+"""
+
+
+@pytest.fixture
+def file(lab):
+    """A director's configuration, and a large file on either server."""
+    data = os.urandom(1 << 20) * 20
+    for node in ("rs01", "rs02"):
+        (lab.folder / node / "large").write_bytes(data)
+    path = lab.folder / "director.toml"
+    path.write_text(TOML)
+    return path, hashlib.sha256(data).hexdigest()
+
+
+def download(lab):
+    """A download that has begun, and takes about 2 s."""
+    client = lab.start(
+        "client", "curl", "-sS", "-m", "20", "--limit-rate", "10M", f"http://{VIP}/large",
+        "-o", str(lab.folder / "received"),
+    )  # fmt: skip
+    for _ in range(100):
+        if (lab.folder / "received").exists() and (lab.folder / "received").stat().st_size:
+            return client
+        time.sleep(0.02)
+    raise RuntimeError("the download does not begin")
+
+
+def downloaded(lab, client):
+    assert client.wait(20) == 0, client.stderr.read()
+    digest = hashlib.sha256((lab.folder / "received").read_bytes()).hexdigest()
+    (lab.folder / "received").unlink()
+    return digest
+
+
+def ask(lab, *words):
+    """What a program prints that asks the running director."""
+    return lab.run("client", sys.executable, "-m", "lvscore", *words, "--control", lab.control)
+
+
+def test_it_reads_its_file_again_without_losing_a_connection(lab, file):
+    path, digest = file
+    director = lab.director("-c", str(path))
+    client = download(lab)
+    path.write_text(TOML.replace("172.16.1.7", "172.16.1.9") + "wait = 1\n")
+    director.send_signal(signal.SIGHUP)
+    assert "wait = 1: no such key" in director.stderr.readline()
+    assert "172.16.1.7" in ask(lab, "ipvsadm", "-Ln")
+    path.write_text(TOML + '[[service.server]]\nreal-server = "172.16.1.8:80"\n')
+    director.send_signal(signal.SIGHUP)
+    assert "has read" in director.stderr.readline()
+    assert "RS-Node2" in lab.curl(f"http://{VIP}/")
+    assert "172.16.1.7:80                Masq    1      1" in ask(lab, "ipvsadm", "-Ln")
+    assert downloaded(lab, client) == digest
+    assert lab.stop(director) == 0
+
+
 def test_nothing_is_left_when_it_is_killed(lab):
     before = lab.run("director", "ip", "-d", "link", "show", "eth1")
     program = lab.director(*LVS, *SERVICES)
@@ -93,7 +162,7 @@ def test_nothing_is_left_when_it_is_killed(lab):
     ],
 )
 def test_what_cannot_be_is_told(lab, options, said):
-    program = lab.start("director", os.sys.executable, "-m", "lvscore", "run", *options)
+    program = lab.start("director", sys.executable, "-m", "lvscore", "run", *options)
     assert program.wait(20) != 0
     lines = program.stderr.read().splitlines()
     assert len(lines) == 1
@@ -102,7 +171,7 @@ def test_what_cannot_be_is_told(lab, options, said):
 
 def test_addresses_of_the_kernel_are_refused(lab):
     program = lab.start(
-        "route", os.sys.executable, "-m", "lvscore", "run", "--interface", "eth1=172.16.1.200/24"
+        "route", sys.executable, "-m", "lvscore", "run", "--interface", "eth1=172.16.1.200/24"
     )
     assert program.wait(20) != 0
     assert "the kernel has 172.16.1.200 itself" in program.stderr.read()

@@ -1,4 +1,4 @@
-"""Configuration files: the lines of ipvsadm and iptables that make an engine's services and rules.
+"""Configuration as lines of ipvsadm and iptables: what makes an engine's services and rules.
 
 ::
 
@@ -15,102 +15,46 @@ skipped.
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvscore import iptables, ipvsadm
-from lvscore.errors import CommandError, ConfigError
-from lvscore.ipvsadm.commands import apply as apply_ipvsadm
+from lvscore.config.configuration import Command, Configuration, located
+from lvscore.errors import ConfigError
 from lvscore.ipvsadm.restore import parse_words
 from lvscore.model import Timeouts
 
 if TYPE_CHECKING:
     from lvscore.engine import Engine
 
-__all__ = ["Configuration", "load", "parse", "save", "write"]
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """The commands of a configuration file, read and not yet carried out.
-
-    Attributes:
-        name: what to call the file in errors.
-        commands: (line number, command) in the order of the file.
-    """
-
-    name: str
-    commands: tuple[tuple[int, ipvsadm.Command | iptables.Command], ...]
-
-    def apply(self, engine: "Engine") -> None:
-        """Give an engine this configuration.
-
-        Raises:
-            ConfigError: the engine has services or rules already.
-            CommandError: a command was refused; the message begins with file and line, and the
-                engine has no services and rules, as before.
-        """
-        if engine.services or engine.rules:
-            raise ConfigError(f"{self.name}: the engine has services or rules already")
-        timeouts = engine.timeouts
-        try:
-            for number, command in self.commands:
-                with _located(self.name, number):
-                    if isinstance(command, iptables.Command):
-                        iptables.apply(engine, command)
-                    else:
-                        apply_ipvsadm(engine, command)
-        except BaseException:
-            engine.clear_services()
-            engine.clear_rules()
-            engine.set_timeouts(tcp=timeouts.tcp, tcp_fin=timeouts.tcp_fin, udp=timeouts.udp)
-            raise
-
-
-def load(path: str | os.PathLike[str]) -> Configuration:
-    """Read a configuration file.
-
-    Raises:
-        ConfigError: the file cannot be read.
-        CommandError: a line cannot be read; the message begins with file and line.
-    """
-    name = os.fspath(path)
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{name}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{name}: byte {error.start} is not UTF-8 text") from None
-    return parse(text, name)
+__all__ = ["parse", "save", "write"]
 
 
 def parse(text: str, name: str = "configuration") -> Configuration:
-    """Read the text of a configuration file.
+    """Read such lines.
 
     Raises:
         CommandError: a line cannot be read; the message begins with ``name`` and its number.
     """
-    commands: list[tuple[int, ipvsadm.Command | iptables.Command]] = []
+    commands: list[Command] = []
     table = ""
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        with _located(name, number):
+        where = f"{name}:{number}"
+        with located(where):
             if words in (["*nat"], ["*mangle"]):
                 table = words[0][1:]
             elif table and words == ["COMMIT"]:
                 table = ""
             elif table:
                 if not words[0].startswith(":"):
-                    commands.append((number, iptables.parse(["-t", table, *iptables.split(line)])))
+                    command = iptables.parse(["-t", table, *iptables.split(line)])
+                    commands.append(Command(where, command))
             elif words[0] in ("iptables", "ip6tables") or words[0].startswith("-t"):
-                commands.append((number, iptables.parse(iptables.split(line))))
+                commands.append(Command(where, iptables.parse(iptables.split(line))))
             else:
-                commands.append((number, parse_words(words)))
+                commands.append(Command(where, parse_words(words)))
     return Configuration(name, tuple(commands))
 
 
@@ -152,11 +96,3 @@ def write(engine: "Engine", path: str | os.PathLike[str]) -> None:
             raise
     except OSError as error:
         raise ConfigError(f"{os.fspath(path)}: {error.strerror or error}") from None
-
-
-@contextmanager
-def _located(name: str, number: int) -> Iterator[None]:
-    try:
-        yield
-    except CommandError as error:
-        raise CommandError(f"{name}:{number}: {error}", error.status) from None
