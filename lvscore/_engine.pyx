@@ -34,7 +34,7 @@ from lvscore._core.defence cimport defence_update
 from lvscore._core.ftp cimport Ftp, FtpControl, MAX_FTP_PORTS
 from lvscore._core.index cimport index_used
 from lvscore._core.lifetime cimport (
-    connection_drop, connection_end, control_index, control_table,
+    connection_drop, connection_end, connection_timer_set, control_index, control_table,
 )
 from lvscore._core.nfct cimport nfct_forget, nfct_knows
 from lvscore._core.pipeline cimport (
@@ -78,16 +78,15 @@ from lvscore.sysctl import ENGINE_SETTINGS
 
 __all__ = [
     "EngineCore", "connection_layout", "conntrack_end", "conntrack_get", "conntrack_set",
-    "conntrack_snapshot", "dialog_call_id", "ftp_ports", "ftp_ports_set", "host_emitted",
-    "host_output", "host_own", "host_receive", "host_receive_batch",
-    "host_set", "pools_events", "pools_list",
-    "pools_quota", "pools_quota_set", "route_get", "rule_counters",
-    "rules_set", "rules_zero", "sctp_checksummed", "server_counts", "server_estimate",
-    "server_join", "server_leave", "server_lookup", "server_record", "server_update",
-    "service_counts", "service_estimate", "service_join", "service_leave", "service_members",
-    "service_number", "service_record", "service_update", "service_zeroed", "services_all",
-    "services_counts", "services_estimated", "services_zeroed", "tracker_timeout_get",
-    "tracker_timeout_set",
+    "conntrack_snapshot", "conntrack_statistics", "conntrack_update", "dialog_call_id",
+    "ftp_ports", "ftp_ports_set", "host_emitted", "host_output", "host_own", "host_receive",
+    "host_receive_batch", "host_set", "pools_events", "pools_list", "pools_quota",
+    "pools_quota_set", "route_get", "rule_counters", "rules_set", "rules_zero",
+    "sctp_checksummed", "server_counts", "server_estimate", "server_join", "server_leave",
+    "server_lookup", "server_record", "server_update", "service_counts", "service_estimate",
+    "service_join", "service_leave", "service_members", "service_number", "service_record",
+    "service_update", "service_zeroed", "services_all", "services_counts", "services_estimated",
+    "services_zeroed", "tracker_timeout_get", "tracker_timeout_set",
 ]
 
 cdef tuple VERDICTS = tuple(Verdict)

@@ -125,6 +125,32 @@ def conntrack_end(EngineCore engine not None, uint32_t id):
         connection_end(s, table, i, True)
 
 
+def conntrack_statistics(EngineCore engine not None):
+    """Packets that conntrack found invalid, ICMP that it can make nothing of, early drops."""
+    cdef State* s = engine.enter()
+    return s.invalid, s.icmp_errors, s.early_drops
+
+
+def conntrack_update(EngineCore engine not None, uint32_t id, seconds, bint assured):
+    """Set the time that is left of the connection with this id of a snapshot's, unless
+    ``seconds`` is None, and whether it is assured, which is not taken back."""
+    cdef State* s = engine.enter()
+    cdef Table* table = &s.table[id & 1]
+    cdef uint32_t i = id >> 1
+    cdef uint32_t deadline
+    if i >= table.used or not table_meta(table, i).protocol:
+        return
+    if assured:
+        table_meta(table, i).flags |= FLAG_ASSURED
+    if seconds is None:
+        return
+    deadline = s.tick_up + <uint32_t>seconds * TICKS_PER_SECOND
+    if table_meta(table, i).flags & FLAG_SERVICE:
+        entry_of(&s.entries[table.family == IPV6], i).deadline = deadline
+    else:
+        connection_timer_set(table, i, deadline)
+
+
 cdef void nfct_record(State* s, Table* table, uint32_t i, ConnectionRecord* r) noexcept nogil:
     """A connection of a service as conntrack sees it."""
     cdef const Entry* entry = entry_of(&s.entries[table.family == IPV6], i)

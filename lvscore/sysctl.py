@@ -56,6 +56,7 @@ CONNTRACK_SETTINGS = {
     "net.netfilter.nf_conntrack_tcp_ignore_invalid_rst": Setting(0),
     "net.netfilter.nf_conntrack_tcp_loose": Setting(1),
     "net.netfilter.nf_conntrack_tcp_max_retrans": Setting(3, 0, 255),
+    "net.netfilter.nf_conntrack_timestamp": Setting(0),
 }
 """Settings of conntrack, in the order of the core's indices."""
 

@@ -1,5 +1,9 @@
 """conntrack's language on an engine: lines, filters, deleting."""
 
+import json
+import time
+from xml.etree import ElementTree
+
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
@@ -11,10 +15,11 @@ from lvscore import conntrack
 from lvscore.errors import CommandError
 
 OUTSIDE = "10.0.0.200"
+MAC = "02:00:00:00:00:01"
 
 
 def send(engine, layers, seconds=0.0):
-    frame = bytearray(bytes(Ether() / layers))
+    frame = bytearray(bytes(Ether(src=MAC, dst=MAC) / layers))
     engine.process(frame, int(seconds * 1e9))
     return frame
 
@@ -82,14 +87,30 @@ def test_the_list(engine):
         ("-p tcp --dport 80", {TCP_LINE}),
         ("-p tcp --sport 80", set()),
         ("-p tcp --reply-port-src 8080 --orig-port-src 40000", {TCP_LINE}),
-        ("-n", {UDP_LINE}),
+        ("-n", ALL - {TCP_LINE}),  # of an echo the tool compares identifier and type
         ("--src-nat 10.0.0.200", {UDP_LINE}),
         ("--src-nat 10.0.0.201", set()),
-        ("-g", {TCP_LINE}),
-        ("-j", {TCP_LINE, UDP_LINE}),
+        ("-g", ALL - {UDP_LINE}),
+        ("-j", ALL),
+        ("-n -g", {ICMP_LINE, ICMPV6_LINE}),
+        ("-n 10.0.0.200:5000", set()),  # its port is as it was
+        ("-g 172.16.1.100:8080", {TCP_LINE}),
+        ("-g 172.16.1.100:80", set()),
+        ("--dst-nat=172.16.1.100", {TCP_LINE}),
+        ("-m 0/0xff", ALL),
+        ("--mark 1", set()),
+        ("-w 0 --orig-zone 0", ALL),
+        ("--reply-zone 1", set()),
+        ("-u UNREPLIED,SEEN_REPLY", set()),
+        ("-u OFFLOAD", set()),
+        ("-p icmp --icmp-type 8 --icmp-code 0 --icmp-id 7", {ICMP_LINE}),
+        ("-p icmpv6 --icmpv6-id 8", set()),
+        ("--protonu udp", {UDP_LINE}),
+        ("--mask-src 255.255.0.0 -s 172.16.9.9", {UDP_LINE}),
+        ("dying", set()),
         ("--any-nat 172.16.1.100", {TCP_LINE}),
         ("-u UNREPLIED", ALL - {TCP_LINE}),
-        ("-u SEEN_REPLY,DST_NAT", {TCP_LINE}),
+        ("-u seen", {TCP_LINE}),
         ("-p tcp --state SYN_RECV", {TCP_LINE}),
         ("-p tcp --state ESTABLISHED", set()),
     ],
@@ -151,31 +172,202 @@ def test_entries_as_values(engine):
     assert entry.original.destination_port == entry.reply.source_port == 53
 
 
+def test_xml_and_json_say_the_same(engine):
+    engine.expire(1_000_000)
+    engine.sysctl["net.netfilter.nf_conntrack_acct"] = 1
+    text = engine.conntrack("-L -p udp -o xml,extended,id")
+    assert text.splitlines()[:2] == ['<?xml version="1.0" encoding="utf-8"?>', "<conntrack>"]
+    (flow,) = ElementTree.fromstring(text.encode())
+    assert [meta.get("direction") for meta in flow] == ["original", "reply", "independent"]
+    (entry,) = json.loads(engine.conntrack("-L -p udp -o json"))["conntrack"]
+    for meta in flow:
+        assert leaves(meta) == flat(entry[meta.get("direction")])
+    assert entry["reply"]["layer3"]["dst"] == OUTSIDE
+    assert entry["independent"]["unreplied"] is True
+    assert engine.conntrack("-L -p sctp -o xml") == ""
+    assert json.loads(engine.conntrack("-L -p sctp -o json")) == {"conntrack": []}
+
+
+def leaves(element):
+    """The texts of an element's children, by path; protocol numbers are attributes."""
+    found = {f"{element.tag}@{name}": value for name, value in element.attrib.items()}
+    if element.tag == "meta":
+        found = {}
+    for child in element:
+        found |= {f"{child.tag}@{name}": value for name, value in child.attrib.items()}
+        if len(child) == 0 and not child.attrib:
+            found[child.tag] = child.text or "True"
+        for inner in child:
+            found[f"{child.tag}/{inner.tag}"] = inner.text
+    return found
+
+
+def flat(fields):
+    found = {}
+    for name, value in fields.items():
+        if not isinstance(value, dict):
+            found[name] = str(value)
+            continue
+        for key, inner in value.items():
+            found[f"{name}{'@' if 'proto' in key else '/'}{key}"] = str(inner)
+    return found
+
+
+def test_save(engine):
+    engine.expire(1_000_000)
+    assert set(engine.conntrack("-L -o save").splitlines()) == {
+        "-A -t 59 -u SEEN_REPLY -s 10.0.0.1 -d 10.0.0.200 -g 172.16.1.100 -q 10.0.0.1 -p tcp "
+        "--sport 40000 --dport 80 --reply-port-src 8080 --reply-port-dst 40000 --state SYN_RECV",
+        "-A -t 29 -u UNSET -s 172.16.1.7 -d 8.8.8.8 -r 8.8.8.8 -n 10.0.0.200 -p udp "
+        "--sport 5000 --dport 53 --reply-port-src 53 --reply-port-dst 5000",
+        "-A -t 29 -u UNSET -s 10.0.0.1 -d 10.0.0.9 -r 10.0.0.9 -q 10.0.0.1 -p icmp "
+        "--icmp-type 8 --icmp-code 0 --icmp-id 7",
+        "-A -t 29 -u UNSET -s 2001:db8::1 -d 2001:db8::2 -r 2001:db8::2 -q 2001:db8::1 "
+        "-p icmpv6 --icmpv6-type 128 --icmpv6-code 0 --icmpv6-id 9",
+    }
+
+
+def test_timestamps(engine):
+    engine.sysctl["net.netfilter.nf_conntrack_timestamp"] = 1
+    engine.expire(7_200_000_000)
+    (line,) = listed(engine, "-p udp -o ktimestamp,timestamp,labels")
+    start = time.ctime(0)
+    assert f"mark=0 delta-time=7 [start={start}] use=1" in line
+    (line,) = listed(engine, "-p udp")
+    assert "mark=0 delta-time=7 use=1" in line
+    text = engine.conntrack("-L -p udp -o xml,ktimestamp")
+    assert "<timestamp><start>0</start></timestamp><deltatime>7</deltatime></meta>" in text
+
+
+def test_get(engine):
+    engine.expire(1_000_000)
+    whole = "-G -p tcp -s 10.0.0.1 -d 10.0.0.200 --sport 40000 --dport 80"
+    assert engine.conntrack(whole) == TCP_LINE + "\n"
+    assert engine.conntrack("-G -p icmp -s 10.0.0.1 -d 10.0.0.9 --icmp-type 8 --icmp-code 0 "
+                            "--icmp-id 7") == ICMP_LINE + "\n"  # fmt: skip
+    for line, message in (
+        (whole.replace("80", "81"), "Operation failed: such conntrack doesn't exist"),
+        ("-G -p tcp -s 172.16.1.100 -d 10.0.0.1 --sport 8080 --dport 40000",
+         "0 flow entries have been shown."),
+        ("-G -p tcp -r 1.1.1.1 -q 1.1.1.2 --reply-port-src 1 --reply-port-dst 2",
+         "Operation failed: invalid parameters"),
+    ):  # fmt: skip
+        with pytest.raises(CommandError) as caught:
+            engine.conntrack(line)
+        assert str(caught.value) == f"conntrack v1.4.7 (conntrack-tools): {message}"
+        assert caught.value.status == 1
+
+
+def test_update(engine):
+    engine.expire(1_000_000)
+    text = engine.conntrack("-U -p udp -t 500 -u ASSURED")
+    assert text == UDP_LINE.replace(" 29 ", " 500 ").replace("mark", "[ASSURED] mark") + "\n"
+    engine.expire(499_000_000_000)
+    assert listed_at_rest(engine) == {17}
+    engine.expire(502_000_000_000)
+    assert listed_at_rest(engine) == set()
+    with pytest.raises(CommandError, match="0 flow entries have been updated") as caught:
+        engine.conntrack("-U -p tcp -t 1")
+    assert caught.value.status == 1
+    assert engine._selfcheck() == 0
+
+
+def listed_at_rest(engine):
+    return {entry.protocol for entry in conntrack.entries(engine)}
+
+
+def test_update_shortens(engine):
+    engine.expire(1_000_000)
+    engine.conntrack("-U -f ipv4 -t 5")
+    engine.expire(6_000_000_000)
+    assert listed_at_rest(engine) == {58}
+
+
+def test_statistics():
+    engine = lvscore.Engine(seed=1)
+    engine.add_snat(f"{OUTSIDE}:7000-7000", source="172.16.1.0/24", protocol="udp")
+    for sport in (5000, 5001):
+        send(engine, IP(src="172.16.1.7", dst="8.8.8.8") / UDP(sport=sport, dport=53))
+    send(engine, IP(src="10.0.0.1", dst="10.0.0.9") / TCP(sport=1, dport=2, flags="R"))
+    assert engine.conntrack("-S") == (
+        "cpu=0   \tinvalid=1 insert=0 insert_failed=1 drop=1 early_drop=0 error=0 "
+        "search_restart=0 clash_resolve=0 chaintoolong=0 \n"
+    )
+
+
+TITLE = "conntrack v1.4.7 (conntrack-tools): "
+TRY = "\nTry `conntrack -h' or 'conntrack --help' for more information."
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("-X", "unknown option `-X'"),
+        ("-L --bogus", "unknown option `--bogus'"),
+        ("-L -Z", "unknown option `-Z'"),
+        ("-L bogus", "unknown type `bogus'"),
+        ("-L -D", "Invalid commands combination"),
+        ("-L -p", "option `-p' requires an argument"),
+        ("-L -p nothing", "`nothing' unsupported protocol"),
+        ("-L -s 10.0.0.300", "Invalid IP address `10.0.0.300'"),
+        ("-L -s 10.0.0.0/99", "Invalid netmask"),
+        ("-L --dport 80", "unknown option `--dport'"),
+        ("-L --dport 80 -p tcp", "unknown option `--dport'"),
+        ("-L -p icmp --dport 80", "unknown option `--dport'"),
+        ("-L -f inet", "`inet' unsupported protocol"),
+        ("-L -f ipv6 -s 1.1.1.1", "mismatched address family"),
+        ("-L -p udp --state NONE", "unknown option `--state'"),
+        ("-L -p tcp --state established", "unknown TCP state `established'"),
+        ("-L -u BLA", "Bad parameter `BLA'"),
+        ("-L -o xml,bla,id", "Bad parameter `bla,id'"),
+        ("-L -n 10.0.0.0/24", "CIDR notation unavailable for `--src-nat'"),
+        ("-L -n 10.0.0.1:x", "Invalid port `x'"),
+        ("-L -n -j", "cannot specify `--src-nat' or `--dst-nat' with `--any-nat'"),
+        ("-L -t 5", "Illegal option `--timeout' with this command"),
+        ("-F -p tcp", "Illegal option `--protonum' with this command"),
+        ("-S -o xml", "Illegal option `--output' with this command"),
+        ("-G", "You need to supply the `--protonum' option for this command"),
+        ("-G -p tcp -s 1.1.1.1", "you have to specify `--src' and `--dst'"),
+        ("-G -p udp -s 1.1.1.1 -d 1.1.1.2", "you have to specify `--sport' and `--dport'"),
+        ("-G -p icmp -s 1.1.1.1 -d 1.1.1.2",
+         "You need to supply the `--icmp-type' option for this command"),
+        ("-L --mask-dst 255.0.0.0", "Can't use --mask-dst without --dst"),
+        ("-L -l x", "unknown label 'x'"),
+    ],
+)  # fmt: skip
+def test_refusals_are_the_tools_own(engine, line, message):
+    with pytest.raises(CommandError) as caught:
+        engine.conntrack(line)
+    assert str(caught.value) == TITLE + message + TRY
+    assert caught.value.status == 2
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [
         ("", "no command"),
         ("-E", "-E is not available"),
-        ("-L expect", "no table but conntrack"),
-        ("-L -D", "besides another"),
-        ("-L --zone 1", "--zone is not available"),
-        ("-L -o json", "'json' is not available"),
-        ("-L -o xml", "'xml' is not available"),
-        ("-L -p", "needs a value"),
-        ("-L -p nothing", "unknown protocol 'nothing'"),
-        ("-L -s 10.0.0.300", "10.0.0.300"),
-        ("-L --dport 80", "--orig-port-dst needs -p"),
-        ("-L -p tcp --dport http", "http"),
-        ("-L -f inet", "unknown family 'inet'"),
-        ("-L -p udp --state NONE", "--state needs -p tcp"),
-        ("-L -u FIXED_TIMEOUT", "'FIXED_TIMEOUT' is not available"),
-        ("-L -s 1.1.1.1 --orig-src 1.1.1.2", "twice"),
-        ("-F -p tcp", "--proto is not available with --flush"),
+        ("-L expect", "expect is not available"),
+        ("-L -z", "-z is not available"),
+        ("-L --secmark 1", "--secmark is not available"),
+        ("-L -o xml,json", "xml and json"),
+        ("-L -p tcp --dport http", "'http' behind --dport"),
+        ("-L -p tcp --sport 65536", "'65536' behind --sport"),
+        ("-L -m x", "'x' behind -m"),
+        ("-L foo bar", "foo"),
+        ("-L conntrack foo", "unexpected word 'foo'"),
+        ("-U -p tcp -m 7", "mark 7 cannot be set"),
         ("-L 'x", "quotation"),
     ],
 )
-def test_refusals_name_what_is_wrong(engine, line, named):
-    with pytest.raises(CommandError, match=r"^conntrack: ") as caught:
+def test_what_is_missing_here_is_refused_by_name(engine, line, named):
+    with pytest.raises(CommandError, match=r"^conntrack") as caught:
         engine.conntrack(line)
     assert named in str(caught.value)
     assert caught.value.status == 2
+
+
+def test_save_stands_alone(engine):
+    with pytest.raises(CommandError, match="use -o save only") as caught:
+        engine.conntrack("-L -o save,id")
+    assert caught.value.status == 1

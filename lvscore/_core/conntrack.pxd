@@ -12,10 +12,11 @@ from lvscore._core.connection cimport (
     connection_count, connection_open, connection_translated, table_find, table_meta,
 )
 from lvscore._core.consts cimport (
-    NIL, ORIGINAL, PROTOCOL_MARK, PROTOCOL_SCTP, REASON_EGRESS_CHANGED, REASON_INVALID_STATE,
-    REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION, REASON_NONE, REASON_NO_PORT, REASON_REPLY,
-    REASON_REQUEST, REASON_TABLE_FULL, REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATED,
-    REPLY, VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
+    NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_MARK, PROTOCOL_SCTP,
+    REASON_EGRESS_CHANGED, REASON_INVALID_STATE, REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION,
+    REASON_NONE, REASON_NO_PORT, REASON_REPLY, REASON_REQUEST, REASON_TABLE_FULL,
+    REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATED, REPLY, VERDICT_DROP, VERDICT_FORWARD,
+    VERDICT_LOCAL, VERDICT_PASS,
 )
 from lvscore._core.entry cimport Entries, Entry, entries_of, entry_of, entry_open
 from lvscore._core.director cimport service_packet, service_schedule
@@ -38,6 +39,7 @@ from lvscore._core.state cimport (
 )
 from lvscore._core.tcp_window cimport FIT_INVALID, FIT_REOPENS, FIT_TAKEN
 from lvscore._core.translate cimport packet_translate
+from lvscore._core.verify cimport transport_checksum_good
 from lvscore._core.wire cimport Packet
 
 cdef inline uint8_t untracked(State* s, Packet* packet, const Tuple* t, uint8_t why,
@@ -64,6 +66,17 @@ cdef inline uint8_t untracked(State* s, Packet* packet, const Tuple* t, uint8_t 
     trace_step(s, TRACE_NO_SERVICE, 0, 0, t)
     reason[0] = REASON_LOCAL_ADDRESS
     return VERDICT_LOCAL
+
+
+cdef inline uint8_t invalid(State* s, Packet* packet, const Tuple* t,
+                            uint8_t* reason) noexcept nogil:
+    """A packet that fits no flow and may open none: counted, and left alone."""
+    if ((packet.protocol == PROTOCOL_ICMP or packet.protocol == PROTOCOL_ICMPV6)
+            and not transport_checksum_good(packet)):
+        s.icmp_errors += 1
+    else:
+        s.invalid += 1
+    return untracked(s, packet, t, REASON_INVALID_STATE, reason)
 
 
 cdef inline uint8_t rule_verdict(State* s, Table* table, uint32_t i, uint32_t direction,
@@ -104,7 +117,7 @@ cdef inline uint8_t nfct_packet(State* s, Packet* packet, const Tuple* t, uint32
     cdef Table* table = table_of(s, t.family)
     if nfct_follow(s, table, packet, reference >> 1, reference & 1, received):
         return service_packet(s, packet, t, reference, reason)
-    return untracked(s, packet, t, REASON_INVALID_STATE, reason)
+    return invalid(s, packet, t, reason)
 
 
 cdef inline uint32_t rule_open(State* s, Table* table, const Packet* packet, const Tuple* t,
@@ -156,7 +169,7 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
     cdef uint8_t failed
     cdef uint32_t i
     if not opening_admits(s, packet, t, &opening):
-        return untracked(s, packet, t, REASON_INVALID_STATE, reason)
+        return invalid(s, packet, t, reason)
     reason[0] = REASON_TABLE_FULL
     if not has_room(s, table, t):
         return VERDICT_DROP
@@ -264,7 +277,7 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
     cdef uint8_t verdict = VERDICT_DROP
     cdef uint8_t failed = REASON_NONE
     if fit == FIT_INVALID:
-        return untracked(s, packet, t, REASON_INVALID_STATE, reason)
+        return invalid(s, packet, t, reason)
     if fit == FIT_REOPENS:
         trace_step(s, TRACE_REUSED, reference, 0, t)
         connection_end(s, table, i, True)

@@ -31,9 +31,10 @@ cdef enum:
     QUOTED_LEAST = 8        # bytes of the quoted transport header that translation takes
 
 
-cdef inline uint8_t unrelated(const State* s, const Tuple* t, uint8_t* reason) noexcept nogil:
+cdef inline uint8_t unrelated(State* s, const Tuple* t, uint8_t* reason) noexcept nogil:
     """An error about no connection: for the local stack, or passed as it is."""
     reason[0] = REASON_ICMP_NOT_RELATED
+    s.icmp_errors += s.tracking
     if address_is_local(&s.routes, t.family, &t.destination):
         return VERDICT_LOCAL
     return VERDICT_PASS

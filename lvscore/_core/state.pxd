@@ -82,7 +82,8 @@ cdef enum:  # net.netfilter.nf_conntrack_*, indices of State.conntrack
     CONNTRACK_TCP_IGNORE_INVALID_RST = 4
     CONNTRACK_TCP_LOOSE = 5
     CONNTRACK_TCP_MAX_RETRANS = 6
-    CONNTRACK_SETTINGS = 7
+    CONNTRACK_TIMESTAMP = 7
+    CONNTRACK_SETTINGS = 8
 
 
 cdef struct TraceStep:
@@ -128,7 +129,7 @@ cdef struct State:
     Chain postrouting
     Chain mangle            # PREROUTING of the mangle table
     Pools pools             # of ports, that source NAT maps to
-    uint32_t conntrack[7]
+    uint32_t conntrack[8]
     bint tracking           # there are NAT rules: every flow is tracked
     Dialogs dialogs         # of services with the persistence engine sip
     Fragments fragments
@@ -140,6 +141,8 @@ cdef struct State:
     uint64_t clock_backwards
     uint64_t opened
     uint64_t early_drops    # flows ended to make room for others
+    uint64_t invalid        # packets of or for no flow as they are (ctnetlink's invalid)
+    uint64_t icmp_errors    # ICMP that conntrack can make nothing of (its error)
     bint collecting         # a flow found no room: more are to end (early_drop.pxd)
     uint64_t expired
     uint64_t verdicts[5]
