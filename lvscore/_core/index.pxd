@@ -98,7 +98,8 @@ cdef inline uint16_t hash_tag(uint64_t hash) noexcept nogil:
 cdef inline uint32_t index_home(const Index* index, uint64_t hash) noexcept nogil:
     """The bucket that an entry belongs to."""
     cdef uint32_t home = <uint32_t>hash & (2 * index.base - 1)
-    return home if home < index.base + index.split else home & (index.base - 1)
+    # Not by a branch: between two doublings it would go either way at random.
+    return home - (index.base & (0 - <uint32_t>(home >= index.base + index.split)))
 
 
 cdef inline Cursor index_seek(const Index* index, uint64_t hash) noexcept nogil:

@@ -39,62 +39,74 @@ from lvscore._core.wire cimport ETHERTYPE_IPV4, Packet, link_parse
 
 cdef enum:
     CACHE_LINE = 64
+    NO_IPV4 = 0xFFFFFFFF
 
 
 # One packet of a vector.
 cdef struct Lane:
     uint64_t addresses
     uint64_t key            # protocol and ports
-    uint64_t hash
     uint8_t* ip             # NULL: not for the short way
-    uint32_t home           # bucket
+    const Bucket* bucket    # where its search begins
     uint32_t reference      # candidate, to be verified
     uint32_t l3_length
-    bint is_whole           # all of it was captured
+    uint16_t tag
+
+
+cdef inline uint32_t lane_link(const uint8_t* frame, uint32_t length, int link_type) noexcept nogil:
+    """Where IPv4 begins behind another link header than plain Ethernet's, or 0."""
+    cdef uint32_t l3
+    cdef uint8_t family
+    if (link_parse(frame, length, link_type, &l3, &family) != REASON_NONE or family == IPV6
+            or length < l3 + 20):
+        return NO_IPV4
+    return l3
 
 
 cdef inline void lane_parse(const State* s, Lane* lane, uint8_t* frame, uint32_t length,
                             uint32_t wire_length, int link_type) noexcept nogil:
     """Fill a lane if the frame is plain IPv4 TCP or UDP: no options, no fragment, whole."""
     cdef uint32_t l3 = 14
-    cdef uint32_t total, least
+    cdef uint32_t total
+    cdef uint32_t least = 40
+    cdef uint64_t hash
     cdef uint8_t* ip
-    cdef uint8_t family, protocol
+    cdef uint8_t protocol
     lane.ip = NULL
     if likely(link_type != LINK_ETHERNET or length < 34
               or load16(frame + 12) != htons(ETHERTYPE_IPV4), False):
-        if link_parse(frame, length, link_type, &l3, &family) != REASON_NONE:
-            return
-        if length < l3 + 20 or family == IPV6:
+        l3 = lane_link(frame, length, link_type)
+        if l3 == NO_IPV4:
             return
     ip = frame + l3
     total = load_be16(ip + 2)
     protocol = ip[9]
-    least = 40 if protocol == PROTOCOL_TCP else 28
-    if likely((ip[0] != 0x45) | (load16(ip + 6) & htons(0x3FFF) != 0)
-              | (total > wire_length - l3) | (total < least) | (length < l3 + least)
-              | ((protocol != PROTOCOL_TCP) & (protocol != PROTOCOL_UDP)), False):
+    if protocol != PROTOCOL_TCP:
+        if protocol != PROTOCOL_UDP:
+            return
+        least = 28
+    if likely(ip[0] != 0x45 or load16(ip + 6) & htons(0x3FFF) or total > wire_length - l3
+              or total < least or length < l3 + least, False):
         return
     lane.ip = ip
     lane.l3_length = total
-    lane.is_whole = total <= length - l3
     lane.addresses = load64(ip + 12)
     lane.key = ports_key(protocol, load32(ip + 20))
-    lane.hash = hash_ipv4(&s.key, lane.addresses, lane.key)
-    lane.home = index_home(&s.table[0].index, lane.hash)
-    prefetch(&s.table[0].index.bucket[lane.home])
+    hash = hash_ipv4(&s.key, lane.addresses, lane.key)
+    lane.tag = hash_tag(hash)
+    lane.bucket = &s.table[0].index.bucket[index_home(&s.table[0].index, hash)]
+    prefetch(lane.bucket)
 
 
 cdef inline void lane_match(const Table* table, Lane* lane) noexcept nogil:
     """Take the first slot with the right tag as candidate, and fetch its connection."""
-    cdef const Bucket* bucket = &table.index.bucket[lane.home]
+    cdef const Bucket* bucket = lane.bucket
     cdef const Bucket* last = bucket + MAX_DISPLACEMENT
-    cdef uint16_t tag = hash_tag(lane.hash)
-    cdef uint32_t mask = match_tags(bucket.tag, tag)
+    cdef uint32_t mask = match_tags(bucket.tag, lane.tag)
     lane.reference = NIL
     while likely(mask == 0 and bucket.overflow != 0 and bucket != last, False):
         bucket += 1
-        mask = match_tags(bucket.tag, tag)
+        mask = match_tags(bucket.tag, lane.tag)
     if likely(mask != 0, True):
         lane.reference = bucket.reference[lowest_bit(mask)]
         prefetch_write(connection4(table, lane.reference >> 1))
@@ -147,29 +159,34 @@ cdef inline uint32_t lane_forward(State* s, Table* table, const Lane* lane) noex
     Its direction; or NIL if the packet needs the general way, and then nothing was touched.
     """
     cdef uint8_t* ip = lane.ip
-    cdef uint8_t* l4 = ip + 20
     cdef uint32_t reference = lane.reference
     cdef uint32_t length = lane.l3_length
-    cdef uint32_t direction
+    cdef uint32_t direction = reference & 1
+    cdef uint32_t event = 0             # any does for UDP
     cdef Connection4* c
     cdef Server* server
-    cdef bint tcp = ip[9] == PROTOCOL_TCP
+    cdef bint tcp
     cdef uint8_t state
-    if likely(reference == NIL or not connection4_matches(table, reference, lane.addresses,
-                                                          lane.key), False):
+    if likely(ip == NULL or reference == NIL, False):
         return NIL
-    direction = reference & 1
+    if likely(not connection4_matches(table, reference, lane.addresses, lane.key), False):
+        return NIL
+    tcp = lane.key >> 32 == PROTOCOL_TCP
+    if likely(tcp, True):
+        event = ip[33]
+        # A RST with SYN leaves a closed connection closed, but also ends it.
+        if likely(event & (TCP_SYN | TCP_RST) == (TCP_SYN | TCP_RST), False):
+            return NIL
+        event &= 31
+    elif load16(ip + 26) == 0:          # UDP without checksum is for packet_translate
+        return NIL
     c = connection4(table, reference >> 1)
     server = &s.services.server[c.meta.server]
     state = c.meta.state
-    # UDP without checksum is for packet_translate; any event does for UDP. A RST with SYN leaves a
-    # closed connection closed, but also ends it.
-    if likely((s.tracker.next[direction][l4[13] & 31 if tcp else 0][state] != state)
-              | ((c.meta.flags & (FLAG_SLOW | FLAG_UNTRANSLATED)) != 0)
-              | ((server.flags & SERVER_AVAILABLE) == 0)
-              | (c.meta.bytes[direction] > 0xFFFFFFFFU - length)
-              | ((load16(l4 + 6) == 0) & (not tcp))
-              | ((l4[13] & (TCP_SYN | TCP_RST) if tcp else 0) == (TCP_SYN | TCP_RST)), False):
+    if likely(s.tracker.next[direction][event][state] != state
+              or c.meta.flags & (FLAG_SLOW | FLAG_UNTRANSLATED) != 0
+              or server.flags & SERVER_AVAILABLE == 0
+              or c.meta.bytes[direction] > 0xFFFFFFFFU - length, False):
         return NIL
     c.meta.flags |= <uint16_t>(direction * FLAG_SEEN_REPLY)
     c.meta.timer.deadline = s.tick_up + s.tracker.timeout[state]
@@ -202,8 +219,10 @@ cdef inline bint segment_fits(State* s, const Packet* packet, const Meta* meta, 
     return True
 
 
-cdef inline uint32_t lane_track(State* s, Table* table, const Lane* lane) noexcept nogil:
+cdef inline uint32_t lane_track(State* s, Table* table, const Lane* lane,
+                                bint is_whole) noexcept nogil:
     """Forward a packet of a flow that the NAT rules track: rule_packet's short way.
+    ``is_whole``: all of it was captured.
 
     Its direction; or NIL if the packet needs the general way, and then nothing was touched.
     """
@@ -214,8 +233,9 @@ cdef inline uint32_t lane_track(State* s, Table* table, const Lane* lane) noexce
     cdef Address destination
     cdef Connection4* c
     cdef Meta* meta
-    if reference == NIL or not lane.is_whole or s.mangle.count or not connection4_matches(
-            table, reference, lane.addresses, lane.key):
+    if lane.ip == NULL or reference == NIL or not is_whole or s.mangle.count:
+        return NIL
+    if not connection4_matches(table, reference, lane.addresses, lane.key):
         return NIL
     c = connection4(table, reference >> 1)
     meta = &c.meta

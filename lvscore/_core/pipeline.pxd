@@ -282,30 +282,65 @@ cdef inline void frame_count(State* s, uint32_t length, uint8_t verdict,
     s.reasons[reason] += 1
 
 
-cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
-                                uint32_t count) noexcept nogil:
-    """Take up to VECTOR frames through the pipeline."""
+cdef inline uint64_t lanes_parse(const State* s, const Frames* frames, uint32_t first,
+                                 uint32_t count, Lane* lane) noexcept nogil:
+    """Parse a vector and have the cache fetch the next one's headers; the bytes of its frames."""
     # Frames are bytes, which may alias anything: what does not change is kept in locals.
-    cdef Lane lane[16]
-    cdef Table* table = &s.table[0]
     cdef uint8_t* data = frames.data
     cdef const uint64_t* offset = frames.offset + first
-    cdef uint32_t* length = frames.length + first
+    cdef const uint32_t* length = frames.length + first
     cdef const uint32_t* wire_length = frames.original_length + first
+    cdef uint32_t ahead = frames.count - first
+    cdef int link_type = frames.link_type
+    cdef uint64_t total = 0
+    cdef uint32_t j
+    for j in range(count):
+        lane_parse(s, &lane[j], data + offset[j], length[j], wire_length[j], link_type)
+        total += length[j]
+        if likely(j + VECTOR < ahead, True):
+            prefetch_write(data + offset[j + VECTOR])
+    return total
+
+
+cdef inline uint32_t lanes_forward(State* s, const Frames* frames, uint32_t first, uint32_t j,
+                                   uint32_t count, const Lane* lane) noexcept nogil:
+    """Take a vector's packets from ``j`` on the short way, up to the first that needs another
+    or has a time of its own; its index."""
+    cdef Table* table = &s.table[0]
     cdef const int64_t* timestamp = frames.timestamp + first
     cdef uint8_t* verdict = frames.verdict + first
     cdef uint8_t* reason = frames.reason + first
-    cdef uint32_t ahead = frames.count - first
-    cdef int link_type = frames.link_type
+    cdef int64_t now = s.now
+    cdef uint32_t begin = j
     cdef uint32_t replies = 0
-    cdef uint32_t short_way = 0
-    cdef uint64_t total = 0
+    cdef uint32_t direction
+    while j < count:
+        if likely(timestamp[j] != now, False):
+            break
+        direction = lane_forward(s, table, &lane[j])
+        if likely(direction == NIL, False):
+            break
+        verdict[j] = VERDICT_FORWARD
+        reason[j] = <uint8_t>(REASON_REQUEST + direction)
+        replies += direction
+        j += 1
+    s.verdicts[VERDICT_FORWARD] += j - begin
+    s.reasons[REASON_REPLY] += replies
+    s.reasons[REASON_REQUEST] += j - begin - replies
+    return j
+
+
+cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
+                                uint32_t count) noexcept nogil:
+    """Take up to VECTOR frames through the pipeline."""
+    cdef Lane lane[16]
+    cdef Table* table = &s.table[0]
     cdef uint32_t shadowings = table.shadowings
-    cdef uint32_t j, k, direction
-    for j in range(count):
-        lane_parse(s, &lane[j], data + offset[j], length[j], wire_length[j], link_type)
-        if likely(j + VECTOR < ahead, True):
-            prefetch_write(data + offset[j + VECTOR])
+    cdef uint32_t j, k, i, direction
+    cdef uint32_t length
+    cdef uint8_t* frame
+    s.bytes += lanes_parse(s, frames, first, count, lane)
+    s.frames += count
     if likely(s.sysctl[SYSCTL_EXPIRE_NODEST_CONN] != 0, False):
         for j in range(count):  # a SYN may leave its server, whatever the state says
             if lane[j].ip != NULL and lane[j].ip[9] == PROTOCOL_TCP and lane[j].ip[33] & TCP_SYN:
@@ -315,38 +350,38 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
             lane_match(table, &lane[j])
     if s.tracking:
         lanes_fetch_windows(&s.entries[0], lane, count)
-    for j in range(count):
-        total += length[j]
-        if timestamp[j] != s.now:
-            clock_set(s, timestamp[j])
+    j = 0
+    while True:
+        j = lanes_forward(s, frames, first, j, count, lane)
+        if likely(j == count, True):
+            return
+        i = first + j
+        if frames.timestamp[i] != s.now:
+            clock_set(s, frames.timestamp[i])
+            if frames.timestamp[i] == s.now:
+                continue        # it may go the short way
+        frame = frames.data + frames.offset[i]
+        length = frames.length[i]
         direction = NIL
-        if likely(lane[j].ip != NULL, True):
-            direction = lane_forward(s, table, &lane[j])
-            if direction == NIL and s.tracking:
-                direction = lane_track(s, table, &lane[j])
-        if likely(direction != NIL, True):
-            verdict[j] = VERDICT_FORWARD
-            reason[j] = <uint8_t>(REASON_REQUEST + direction)
-            replies += direction
-            short_way += 1
+        if s.tracking:
+            direction = lane_track(s, table, &lane[j],
+                                   lane[j].l3_length <= length - (lane[j].ip - frame))
+        if direction != NIL:
+            frames.verdict[i] = VERDICT_FORWARD
+            frames.reason[i] = <uint8_t>(REASON_REQUEST + direction)
         else:
-            s.emitted.cause = first + j
-            verdict[j] = packet_process(s, data + offset[j], length[j], wire_length[j],
-                                        link_type,
-                                        0 if frames.mark == NULL else frames.mark[first + j],
-                                        &reason[j])
-            s.verdicts[verdict[j]] += 1
-            s.reasons[reason[j]] += 1
+            s.emitted.cause = i
+            frames.verdict[i] = packet_process(
+                s, frame, length, frames.original_length[i], frames.link_type,
+                0 if frames.mark == NULL else frames.mark[i], &frames.reason[i])
             # A candidate matches still, but a newer connection may have its tuple now.
             if likely(table.shadowings != shadowings, False):
                 shadowings = table.shadowings
                 for k in range(j + 1, count):
                     lane[k].reference = NIL
-    s.frames += count
-    s.bytes += total
-    s.verdicts[VERDICT_FORWARD] += short_way
-    s.reasons[REASON_REPLY] += replies
-    s.reasons[REASON_REQUEST] += short_way - replies
+        s.verdicts[frames.verdict[i]] += 1
+        s.reasons[frames.reason[i]] += 1
+        j += 1
 
 
 cdef inline void batch_process(State* s, const Frames* frames) noexcept nogil:
