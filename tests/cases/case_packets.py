@@ -4,6 +4,9 @@
     udp [2001:db8::9]:4000 -> [2001:db8::100]:53 size=2000 id=5 bytes=0-800
     icmp 192.0.2.1 -> 172.16.1.100 type=3/4 mtu=1400 { tcp 172.16.1.100:80 -> 10.0.0.9:4000 }
 
+    sctp 10.0.0.9:4000 -> 10.0.0.1:80 chunk=init-ack tag=7 itag=9
+    gre 10.0.0.9 -> 10.0.0.1 { udp 1.1.1.1:1 -> 2.2.2.2:2 }
+
 `size` is the payload's, which counts up. `bytes=a-b` is the fragment with these bytes of what
 follows the IP header; it has MF unless it ends where the datagram does (`mf`, `last` overrule
 that), and `other` gives it other content. `seq`, `ack`, `win` and `scale` (the window's) are
@@ -28,7 +31,17 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrHopByHop,
     IPv6ExtHdrRouting,
 )
-from scapy.layers.l2 import ARP, Ether
+from scapy.layers.l2 import ARP, GRE, Ether
+from scapy.layers.sctp import (
+    SCTP,
+    SCTPChunkAbort,
+    SCTPChunkCookieAck,
+    SCTPChunkCookieEcho,
+    SCTPChunkData,
+    SCTPChunkInit,
+    SCTPChunkInitAck,
+    SCTPChunkSACK,
+)
 from scapy.packet import Raw
 
 ENDPOINT = re.compile(
@@ -41,6 +54,11 @@ OPTIONS = {
 }
 EXTENSIONS = {"hop": IPv6ExtHdrHopByHop, "dest": IPv6ExtHdrDestOpt, "route": IPv6ExtHdrRouting}
 ERRORS = {1: ICMPv6DestUnreach, 2: ICMPv6PacketTooBig, 3: ICMPv6TimeExceeded}
+CHUNKS = {
+    "init": SCTPChunkInit, "init-ack": SCTPChunkInitAck, "cookie-echo": SCTPChunkCookieEcho,
+    "cookie-ack": SCTPChunkCookieAck, "data": SCTPChunkData, "sack": SCTPChunkSACK,
+    "abort": SCTPChunkAbort,
+}  # fmt: skip
 LINK = {"src": "02:00:00:00:00:01", "dst": "02:00:00:00:00:02"}
 
 
@@ -83,6 +101,8 @@ def transport(protocol, sport, dport, given, six):
         )
     elif protocol == "udp":
         layer = UDP(sport=sport, dport=dport)
+    elif protocol == "sctp":
+        return SCTP(sport=sport, dport=dport, tag=int(given.get("tag", 0))) / chunk(given)
     else:
         layer = message(given, six)
     payload = content(int(given.get("size", 0)))
@@ -90,6 +110,15 @@ def transport(protocol, sport, dport, given, six):
         payload = bytes(ip_packet(given["quoted"]))
         payload = payload[: int(given.get("cut", len(payload)))]
     return layer / Raw(payload)
+
+
+def chunk(given):
+    kind = CHUNKS[given["chunk"]]
+    if kind in (SCTPChunkInit, SCTPChunkInitAck):
+        return kind(init_tag=int(given["itag"]), a_rwnd=65536, n_out_streams=1, n_in_streams=1)
+    if kind is SCTPChunkData:
+        return kind(beginning=1, ending=1, data=content(int(given["size"])))
+    return kind(cookie=b"cookie  ") if kind is SCTPChunkCookieEcho else kind()
 
 
 def message(given, six):
@@ -113,7 +142,8 @@ def ip_packet(text):
     """The IP packet that a text describes, as a scapy packet without Ethernet."""
     protocol, (source, sport), (destination, dport), given = words(text)
     six = source.version == 6
-    number = {"tcp": 6, "udp": 17, "icmp": 58 if six else 1, "ipip": 4, "ip6ip6": 41}[protocol]
+    number = {"tcp": 6, "udp": 17, "icmp": 58 if six else 1, "ipip": 4, "ip6ip6": 41,
+              "sctp": 132, "gre": 47}[protocol]  # fmt: skip
     identification = int(given.get("id", 1))
     if six:
         ip = IPv6(src=str(source), dst=str(destination), hlim=int(given.get("ttl", 64)),
@@ -127,6 +157,8 @@ def ip_packet(text):
                 flags="DF" if "df" in given else 0, options=options)  # fmt: skip
     if protocol in ("ipip", "ip6ip6"):
         return ip / ip_packet(given["quoted"])
+    if protocol == "gre":
+        return ip / GRE() / ip_packet(given["quoted"])
     body = transport(protocol, sport, dport, given, six)
     whole = ip / body
     if protocol in ("tcp", "udp") and given.get("csum"):

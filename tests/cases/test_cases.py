@@ -14,12 +14,13 @@ and so often another than theirs. `steps` is a text of lines:
     x COMMAND : WORDS             a command that is refused, with these words
     = OPTIONS : WORD -WORD ...    the one line of `conntrack -L OPTIONS` has the words, and not
                                   those behind a `-`; or `none`: no line
+    d N PACKET : LEAST-MOST       how many source addresses N packets leave with
     ~ N PACKET : SERVER=N ...     N packets, {n} counts them: how many each server gets, and with
                                   moved=N how many another than in the `~` line before
     ? NAME=N                      a counter of the engine's
 
-`<NAME>` in an outgoing packet is the port, or the identifier of an echo, that was drawn for its
-source; from there on it stands for that number.
+`<NAME>` in an outgoing packet is a port, or the identifier of an echo, that was drawn, and
+`(NAME)` an address; from there on it stands for that.
 
 On a Host (`host = true`) packets go in and come out with their interface: `> cli PACKET`,
 `< cli PACKET`, and `! mtu IF N` sets an MTU.
@@ -34,6 +35,7 @@ from collections import Counter
 from pathlib import Path
 from string import Template
 
+import origins
 import pytest
 from case_packets import frame, identification_place
 from scapy.layers.inet import ICMP, IP
@@ -76,7 +78,7 @@ class EngineRunner:
 
     def known(self, text):
         """The text with the numbers that were drawn before."""
-        return re.sub(r"<(\w+)>", lambda found: self.drawn[found[1]], text)
+        return re.sub(r"<\w+>|\(\w+\)", lambda found: self.drawn[found[0]], text)
 
     def send(self, text):
         data = bytearray(frame(text))
@@ -102,10 +104,7 @@ class EngineRunner:
     def packet_out(self, text):
         assert self.out, "nothing came out"
         found = bytearray(self.out.pop(0))
-        for name in re.findall(r"<(\w+)>", text):
-            packet = Ether(bytes(found))
-            number = packet[ICMP].id if ICMP in packet else packet.payload.payload.sport
-            self.drawn.setdefault(name, str(number))
+        self.draw(text, Ether(bytes(found)))
         text = self.known(text)
         expected = bytearray(frame(text))
         place = identification_place(text)
@@ -113,6 +112,31 @@ class EngineRunner:
             found[place : place + 4] = expected[place : place + 4]
         assert Ether(found).show2(dump=True) == Ether(expected).show2(dump=True)
         assert found == expected
+
+    def draw(self, text, packet):
+        """Learn what the names in an outgoing packet stand for that are new."""
+        for name in re.findall(r"<\w+>|\(\w+\)", text):
+            source = text.index(name) < text.index("->")
+            network, upper = packet.payload, packet.payload.payload
+            if name[0] == "(":
+                drawn = network.src if source else network.dst
+            elif ICMP in packet:
+                drawn = packet[ICMP].id
+            else:
+                drawn = upper.sport if source else upper.dport
+            self.drawn.setdefault(name, str(drawn))
+
+    def sources(self, rest):
+        packets, _, expected = rest.rpartition(" : ")
+        number, text = packets.split(" ", 1)
+        found = set()
+        for n in range(int(number)):
+            self.out = []
+            self.send(text.replace("{n}", str(n)))
+            found.add(Ether(self.out[0])[IP].src)
+        self.out = []
+        least, most = map(int, expected.split("-"))
+        assert least <= len(found) <= most, found
 
     def time(self, rest):
         self.now += round(float(rest) * SECOND)
@@ -149,7 +173,7 @@ class EngineRunner:
             assert (word.lstrip("-") in line) != word.startswith("-"), line
 
     def many(self, rest):
-        packets, _, expected = rest.rpartition(" : ")
+        packets, _, expected = self.known(rest).rpartition(" : ")
         number, text = packets.split(" ", 1)
         chosen = {}
         for n in range(int(number)):
@@ -174,6 +198,7 @@ class EngineRunner:
             self.out = []
             one = text.replace("{n}", str(n)).replace("{8n}", str(8 * n))
             counted[self.send(one.replace("{8m}", str(8 * n + 8))).replace(" ", "/")] += 1
+        self.out = []
         assert counted == {
             name: int(count) for name, count in (word.split("=") for word in expected.split())
         }
@@ -227,7 +252,7 @@ class HostRunner(EngineRunner):
 
     def packet_in(self, rest):
         assert self.out == [], "came out, and no line tells"
-        side, text = rest.split(" ", 1)
+        side, text = self.known(rest).split(" ", 1)
         link = {"src": NEIGHBOURS[side], "dst": LINKS[side]}
         self.out = self.host.receive(side, frame(text, link), self.now)
 
@@ -237,7 +262,8 @@ class HostRunner(EngineRunner):
         name, found = self.out.pop(0)
         assert name == side
         link = {"dst": NEIGHBOURS[side], "src": LINKS[side]}
-        expected = frame(text, link)
+        self.draw(text, Ether(found))
+        expected = frame(self.known(text), link)
         found, expected = Ether(found), Ether(expected)
         if IP in found and found[IP].proto == 1 and IP in expected:
             # The identification of a Host's own messages is drawn by lot.
@@ -263,12 +289,14 @@ class HostRunner(EngineRunner):
 
 LINES = {">": "packet_in", "<": "packet_out", "+": "time", "!": "command", "~": "many",
          "?": "counter", "*": "repeated", "&": "fragments_out", ".": "packet_through",
-         "x": "refused", "=": "entry"}  # fmt: skip
+         "x": "refused", "=": "entry", "d": "sources"}  # fmt: skip
 
 
 def test_there_are_enough_cases_and_each_says_where_from_and_why():
     told = [parameter.values[0] for parameter in CASES]
-    assert sum(not case["origin"].startswith("lvscore") for case in told) >= 150
+    assert sum(not case["origin"].startswith("lvscore") for case in told) >= 220
+    assert sum(origins.is_nat(*case) for case in origins.cases()) >= 130
+    assert len({case["origin"] for case in told}) >= 160
     for case in told:
         assert case["origin"].split(":")[0] in (
             "katran", "VPP", "OpenBSD", "Click", "Linux", "OVS", "lvscore",
@@ -276,10 +304,13 @@ def test_there_are_enough_cases_and_each_says_where_from_and_why():
         assert case["why"].endswith(".")
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_case(case):
+def test_the_page_tells_where_the_cases_come_from():
+    assert origins.DOCUMENT.read_text() == origins.text()
+
+
+def run(case, config):
     runner = HostRunner(case) if case.get("host") else EngineRunner(case)
-    for command in case["config"]:
+    for command in config:
         runner.command(command)
     for number, line in enumerate(case["steps"].strip().splitlines(), 1):
         kind, _, rest = line.strip().partition(" ")
@@ -288,3 +319,22 @@ def test_case(case):
         except AssertionError as error:
             raise AssertionError(f"line {number}: {line.strip()}\n{error}") from None
     runner.end()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_case(case):
+    run(case, case["config"])
+
+
+def test_cases_of_nat_fail_without_their_rules():
+    """A case that passes with nothing configured says nothing."""
+    stems = {
+        path.stem
+        for path in FILES
+        if path.stem.startswith(("click", "netfilter", "ovs", "vpp_nat"))
+    }
+    for parameter in CASES:
+        case = parameter.values[0]
+        if parameter.id.split("/")[0] in stems and case["config"]:
+            with pytest.raises((AssertionError, lvscore.errors.LvscoreError, IndexError)):
+                run(case, [])
