@@ -28,7 +28,9 @@ cdef struct ConnectionRecord:
     uint8_t assured
     int64_t created_ns
     uint32_t id
-    uint32_t reserved
+    uint8_t has_helper
+    uint8_t expected
+    uint16_t reserved
 
 
 def connection_layout():
@@ -61,6 +63,8 @@ def connection_layout():
         ("assured", "?", <char*>&r.assured - start),
         ("created_ns", "i8", <char*>&r.created_ns - start),
         ("id", "u4", <char*>&r.id - start),
+        ("has_helper", "?", <char*>&r.has_helper - start),
+        ("expected", "?", <char*>&r.expected - start),
     ]
     return {
         "names": [name for name, _, _ in fields],

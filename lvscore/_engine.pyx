@@ -16,8 +16,8 @@ from lvscore._core.checksum cimport checksum_finish, sum_bytes
 from lvscore._core.clock cimport clock_set, state_expire
 from lvscore._core.connection cimport (
     FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_TEMPLATE, FLAG_TRACKED, Meta, Table,
-    connection_bytes, connection_control, connection_controls, connection_method,
-    connection_tuple, table_find, table_meta,
+    connection_bytes, connection_control, connection_controls, connection_helper,
+    connection_method, connection_tuple, table_find, table_meta,
 )
 from lvscore._core.consts cimport (
     ALL_PAGES, IPV4, IPV6, LINK_ETHERNET, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL,
@@ -31,6 +31,7 @@ from lvscore._core.flow cimport (
     Address, Tuple, address_load, ports_destination, ports_make, ports_source, tuple_hash,
 )
 from lvscore._core.defence cimport defence_update
+from lvscore._core.expect cimport Master, expectation_end, expects
 from lvscore._core.ftp cimport Ftp, FtpControl, MAX_FTP_PORTS
 from lvscore._core.index cimport index_used
 from lvscore._core.lifetime cimport (
@@ -47,7 +48,7 @@ from lvscore._core.route cimport (
     Interface, MAX_INTERFACES, MAX_ROUTES, NO_INTERFACE, Neighbour, ROUTE_UNICAST, Route,
     local_add, local_remove, local_slot, neighbour_slot, route_find,
 )
-from lvscore._core.rules cimport MAX_RULES, SOME_INTERFACES, Chain, Range, Rule
+from lvscore._core.rules cimport MAX_RULES, SOME_INTERFACES, TARGET_CT, Chain, Range, Rule
 from lvscore._core.scheduler_maglev cimport MAGLEV_SLOTS
 from lvscore._core.scheduler_types cimport SCHEDULER_MH
 from lvscore._core.server cimport (
@@ -79,13 +80,14 @@ from lvscore.sysctl import ENGINE_SETTINGS
 __all__ = [
     "EngineCore", "connection_layout", "conntrack_end", "conntrack_get", "conntrack_set",
     "conntrack_snapshot", "conntrack_statistics", "conntrack_update", "dialog_call_id",
-    "ftp_ports", "ftp_ports_set", "host_emitted", "host_output", "host_own", "host_receive",
-    "host_receive_batch", "host_set", "pools_events", "pools_list", "pools_quota",
-    "pools_quota_set", "route_get", "rule_counters", "rules_set", "rules_zero",
-    "sctp_checksummed", "server_counts", "server_estimate", "server_join", "server_leave",
-    "server_lookup", "server_record", "server_update", "service_counts", "service_estimate",
-    "service_join", "service_leave", "service_members", "service_number", "service_record",
-    "service_update", "service_zeroed", "services_all", "services_counts", "services_estimated",
+    "expectations_end", "expectations_list", "ftp_ports", "ftp_ports_set", "host_emitted",
+    "host_output", "host_own", "host_receive", "host_receive_batch", "host_set",
+    "pools_events", "pools_list", "pools_quota", "pools_quota_set", "route_get",
+    "rule_counters", "rules_set", "rules_zero", "sctp_checksummed", "server_counts",
+    "server_estimate", "server_join", "server_leave", "server_lookup", "server_record",
+    "server_update", "service_counts", "service_estimate", "service_join", "service_leave",
+    "service_members", "service_number", "service_record", "service_update",
+    "service_zeroed", "services_all", "services_counts", "services_estimated",
     "services_zeroed", "tracker_timeout_get", "tracker_timeout_set",
 ]
 
@@ -354,6 +356,7 @@ cdef class EngineCore:
                 records += entries_memory(&s.entries[f])
             index += index_used(&s.table[f].index)
         records += <size_t>s.ftp.used * sizeof(FtpControl) + pools_memory(&s.pools)
+        records += <size_t>s.masters.used * sizeof(Master)
         return {"connections": records, "index": index, "engine": sizeof(State)}
 
     def _selfcheck(self):

@@ -147,7 +147,7 @@ cdef bint offloads_read(State* s, FrameBatch batch, uint32_t i) noexcept nogil:
     cdef uint8_t* frame = batch.data + batch.offset[i]
     cdef const uint8_t* header = frame - VNET_HEADER
     cdef uint32_t k
-    cdef bint finish = s.ftp.ports != 0
+    cdef bint finish = s.ftp.ports != 0 or s.masters.count != 0
     s.forward.partial = False
     s.forward.segment_size = 0
     if not batch.vnet_header:

@@ -40,13 +40,16 @@ cdef int rule_fill(Rule* rule, tuple given) except -1:
 
 
 cdef Chain* chain_of(State* s, name) except NULL:
-    """A chain of rules: "nat PREROUTING", "nat POSTROUTING" or "mangle PREROUTING"."""
+    """A chain of rules: "nat PREROUTING", "nat POSTROUTING", "mangle PREROUTING" or "raw
+    PREROUTING"."""
     if name == "nat PREROUTING":
         return &s.prerouting
     if name == "nat POSTROUTING":
         return &s.postrouting
     if name == "mangle PREROUTING":
         return &s.mangle
+    if name == "raw PREROUTING":
+        return &s.raw
     raise LookupError(f"no chain {name}")
 
 
@@ -74,6 +77,8 @@ def rules_set(EngineCore engine not None, name, list rules):
     chain.rule = array
     chain.count = <uint32_t>len(rules)
     s.tracking = s.prerouting.count + s.postrouting.count > 0
+    for k in range(s.raw.count):
+        s.tracking = s.tracking or s.raw.rule[k].target == TARGET_CT
 
 
 def rule_counters(EngineCore engine not None, name):
@@ -184,8 +189,42 @@ def conntrack_snapshot(EngineCore engine not None):
                 continue
             if not meta.flags & FLAG_SERVICE:
                 record_fill(s, &s.table[f], i, row)
+                row.has_helper = connection_helper(&s.table[f], i) != NIL
+                row.expected = entry_of(&s.entries[f], i).expected
                 row += 1
             elif nfct_knows(s, &s.table[f], i):
                 nfct_record(s, &s.table[f], i, row)
                 row += 1
     return block[:<char*>row - PyByteArray_AS_STRING(block)]
+
+
+def expectations_list(EngineCore engine not None):
+    """What masters expect: source, destination, port, seconds left; and of the master's original
+    tuple source, destination and ports."""
+    cdef State* s = engine.enter()
+    cdef const Master* master
+    cdef Tuple t
+    cdef uint32_t m
+    listed = []
+    for m in range(s.masters.used):
+        master = &s.masters.master[m]
+        if not expects(master, s.tick):
+            continue
+        connection_tuple(&s.table[master.expected.family == IPV6], master.record, ORIGINAL, &t)
+        listed.append((
+            address_bytes(&master.expected.source, t.family),
+            address_bytes(&master.expected.destination, t.family),
+            ntohs(ports_destination(master.expected.ports)),
+            (master.deadline - 1 - s.tick) // TICKS_PER_SECOND,
+            address_bytes(&t.source, t.family), address_bytes(&t.destination, t.family),
+            ntohs(ports_source(t.ports)), ntohs(ports_destination(t.ports))))
+    return listed
+
+
+def expectations_end(EngineCore engine not None):
+    """Expect nothing any more."""
+    cdef State* s = engine.enter()
+    cdef uint32_t m
+    for m in range(s.masters.used):
+        if s.masters.master[m].expects:
+            expectation_end(&s.masters, &s.key, m)

@@ -7,9 +7,10 @@ __all__ = [
     "Sequence",
     "active_request",
     "adjust",
-    "answer_write",
+    "announcement_write",
     "passive_answer",
     "passive_request",
+    "search",
 ]
 
 MODES: dict[str, int]
@@ -19,7 +20,8 @@ _Announcement = tuple[bytes, int, int, int]
 def passive_request(data: bytes, family: int) -> int: ...
 def active_request(data: bytes, family: int) -> _Announcement | None: ...
 def passive_answer(data: bytes, mode: int, server: bytes) -> _Announcement | None: ...
-def answer_write(mode: int, address: bytes, port: int) -> bytes: ...
+def search(data: bytes, speaker: bytes, answer: bool) -> tuple[int, _Announcement] | str | None: ...
+def announcement_write(mode: int, address: bytes, port: int) -> bytes: ...
 
 @final
 class Sequence:

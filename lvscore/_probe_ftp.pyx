@@ -7,11 +7,13 @@ from lvscore._core.bytes cimport htons, ntohs
 from lvscore._core.consts cimport IPV4
 from lvscore._core.flow cimport Address, address_load
 from lvscore._core.ftp cimport (
-    FTP_ACTIVE, FTP_EXTENDED_PASSIVE, FTP_OTHER_FAMILY, FTP_PASSIVE, FtpAnnouncement,
-    MAX_FTP_TEXT,
+    FTP_ACTIVE, FTP_EXTENDED_ACTIVE, FTP_EXTENDED_PASSIVE, FTP_FOUND, FTP_NOTHING,
+    FTP_OTHER_FAMILY, FTP_PASSIVE, FtpAnnouncement, MAX_ANNOUNCEMENT,
 )
 from lvscore._core.ftp cimport active_request as _active_request
-from lvscore._core.ftp cimport answer_write as _answer_write
+from lvscore._core.ftp cimport announcement_write as _announcement_write
+from lvscore._core.ftp cimport answer_search as _answer_search
+from lvscore._core.ftp cimport command_search as _command_search
 from lvscore._core.ftp cimport passive_answer as _passive_answer
 from lvscore._core.ftp cimport passive_request as _passive_request
 from lvscore._core.sequence cimport Sequence as Sequence_t
@@ -21,13 +23,13 @@ from lvscore._core.sequence cimport (
 from lvscore._core.wire cimport Packet, packet_parse
 
 __all__ = [
-    "MODES", "Sequence", "active_request", "adjust", "answer_write", "passive_answer",
-    "passive_request",
+    "MODES", "Sequence", "active_request", "adjust", "announcement_write", "passive_answer",
+    "passive_request", "search",
 ]
 
 MODES = {
     "active": <int>FTP_ACTIVE, "PASV": <int>FTP_PASSIVE, "EPSV": <int>FTP_EXTENDED_PASSIVE,
-    "other family": <int>FTP_OTHER_FAMILY,
+    "other family": <int>FTP_OTHER_FAMILY, "EPRT": <int>FTP_EXTENDED_ACTIVE,
 }
 
 
@@ -57,12 +59,29 @@ def passive_answer(bytes data not None, int mode, bytes server not None):
     return announced(&a, family)
 
 
-def answer_write(int mode, bytes address not None, int port):
-    cdef uint8_t text[24]
-    cdef Address a = address_load(<const uint8_t*><const char*>address,
-                                  4 if len(address) == 4 else 6)
-    cdef uint32_t length = _answer_write(text, mode, &a, htons(port))
-    if length > MAX_FTP_TEXT:
+def search(bytes data not None, bytes speaker not None, bint answer):
+    """What netfilter finds at a line's beginning: mode and announcement, None, or "partial"."""
+    cdef FtpAnnouncement a
+    cdef const uint8_t* text = <const uint8_t*><const char*>data
+    cdef uint32_t length = <uint32_t>len(data)
+    cdef int family = 4 if len(speaker) == 4 else 6
+    cdef uint32_t found
+    a.address = address_load(<const uint8_t*><const char*>speaker, family)
+    if answer:
+        found = _answer_search(text, length, family, &a)
+    else:
+        found = _command_search(text, length, family, &a)
+    if found == FTP_NOTHING:
+        return None
+    return (a.mode, announced(&a, family)) if found == FTP_FOUND else "partial"
+
+
+def announcement_write(int mode, bytes address not None, int port):
+    cdef uint8_t text[50]
+    cdef int family = 4 if len(address) == 4 else 6
+    cdef Address a = address_load(<const uint8_t*><const char*>address, family)
+    cdef uint32_t length = _announcement_write(text, mode, family, &a, htons(port))
+    if length > MAX_ANNOUNCEMENT:
         raise AssertionError(f"a text of {length} bytes")
     return (<const char*>text)[:length]
 

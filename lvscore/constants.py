@@ -148,6 +148,9 @@ class Reason(IntEnum):
     PORT_QUOTA = 55
     """Would open a translated connection, but its client holds as many ports as it may:
     dropped."""
+    PARTIAL_COMMAND = 56
+    """A line of FTP's that begins to announce a data connection and does not end in this segment,
+    or cannot be read, where conntrack's helper looks: dropped, to be sent again whole."""
 
 
 class State(IntEnum):

@@ -178,7 +178,7 @@ class Engine(Director, RuleEngine):
         return run(self, command)
 
     def iptables(self, command: str) -> str:
-        """Carry out one iptables command line (tables nat and mangle); return what it prints.
+        """Carry out one iptables command line (tables nat, mangle and raw); return what it prints.
 
         Args:
             command: for example ``"-t nat -A PREROUTING -d 10.0.0.200 -j DNAT --to 172.16.1.100"``.

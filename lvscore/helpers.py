@@ -17,6 +17,9 @@ _MOST_PORTS = 8  # IP_VS_APP_MAX_PORTS
 class Helpers:
     """The helpers of an engine, by name; ``"ftp"`` (ip_vs_ftp.c) is the one there is.
 
+    These are IPVS's own; conntrack's, for flows of the NAT rules, is given by a rule
+    (:meth:`Engine.add_ct`).
+
     The FTP helper looks after masqueraded TCP connections to its ports that begin while it is
     on, to their end. A data connection that the client announces (PORT, EPRT) or the server
     (the answers 227 and 229) becomes one that goes to the same server, and the server's address

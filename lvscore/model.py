@@ -10,6 +10,7 @@ from lvscore.addresses import AddressRange, Network, PortRange
 __all__ = [
     "SCHEDULERS",
     "SCHEDULER_FLAGS",
+    "TABLES",
     "TARGETS",
     "Mark",
     "Multiport",
@@ -166,9 +167,13 @@ TARGETS: Mapping[str, str] = MappingProxyType(
         "ACCEPT": "",
         "RETURN": "",
         "MARK": "PREROUTING",
+        "CT": "PREROUTING",
     }
 )
 """Targets of rules, and the chain that each is for; ``""``: more than one."""
+
+TABLES: Mapping[str, str] = MappingProxyType({"MARK": "mangle", "CT": "raw"})
+"""The tables of targets that are not nat's; ``ACCEPT`` and ``RETURN`` are for all tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,14 +210,16 @@ class Rule:
     """The destination port that ``ports.first`` stands for; those behind it are shifted alike."""
     set_mark: Mark | None = None
     """What ``MARK`` does."""
+    helper: str = ""
+    """The helper that ``CT`` gives to flows: ``"ftp"``."""
     chain: str = ""
     """``"PREROUTING"`` or ``"POSTROUTING"``."""
     table: str = ""
-    """``"nat"`` or ``"mangle"``."""
+    """``"nat"``, ``"mangle"`` or ``"raw"``."""
     number: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         if not self.chain:
             object.__setattr__(self, "chain", TARGETS.get(self.target, ""))
         if not self.table:
-            object.__setattr__(self, "table", "mangle" if self.target == "MARK" else "nat")
+            object.__setattr__(self, "table", TABLES.get(self.target, "nat"))

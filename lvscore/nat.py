@@ -1,4 +1,4 @@
-"""NAT and mangle rules of an engine: checked here, consulted in the core."""
+"""NAT, mangle and raw rules of an engine: checked here, consulted in the core."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict, Unpack
@@ -17,7 +17,7 @@ from lvscore.addresses import (
     parse_target,
 )
 from lvscore.errors import ConfigError, NotFoundError
-from lvscore.model import TARGETS, Mark, Multiport, Rule
+from lvscore.model import TABLES, TARGETS, Mark, Multiport, Rule
 
 if TYPE_CHECKING:
     from lvscore.routes import Routes
@@ -27,7 +27,12 @@ __all__ = ["CHAINS", "RuleEngine"]
 NetworkLike = str | Address | Network
 PortsLike = str | int | range | tuple[int, int] | PortRange
 
-CHAINS = (("mangle", "PREROUTING"), ("nat", "PREROUTING"), ("nat", "POSTROUTING"))
+CHAINS = (
+    ("raw", "PREROUTING"),
+    ("mangle", "PREROUTING"),
+    ("nat", "PREROUTING"),
+    ("nat", "POSTROUTING"),
+)
 """The chains there are, by table, in the order in which a packet meets them."""
 
 _TARGET_NUMBERS = {
@@ -39,6 +44,7 @@ _TARGET_NUMBERS = {
     "ACCEPT": 6,
     "RETURN": 6,
     "MARK": 7,
+    "CT": 8,
 }
 _NEGATABLE = {
     "source": 0x01,
@@ -220,6 +226,27 @@ class RuleEngine(_engine.EngineCore):
         family = _family_of(match) or family
         return self.add_rule(_matching(Rule("MARK", family, set_mark=mark), match))
 
+    def add_ct(self, helper: str, *, family: int = 4, **match: Unpack[Match]) -> Rule:
+        """Append a rule that gives flows a helper: ``-t raw -A PREROUTING ... -j CT --helper``.
+
+        It counts every packet that it matches; what opens a flow has it looked after to its end.
+        Helper ``"ftp"`` (nf_conntrack_ftp.c, nf_nat_ftp.c) expects the data connections that
+        PORT, EPRT and the answers 227 and 229 announce. Where rules translate the control
+        connection, the announcement is made to fit, and the data connection is translated
+        alike; a packet that becomes longer or shorter has verdict STOLEN, and what leaves for it
+        is in :attr:`Engine.emitted`. A command that is cut is dropped with
+        ``Reason.PARTIAL_COMMAND``, so that it is sent again whole. Numbers that are out of range
+        are no announcement; the kernel cuts them to size.
+
+        Args: ``helper`` is ``"ftp"``, which needs ``protocol="tcp"``. The rest as
+            :meth:`add_dnat`.
+
+        Raises:
+            ConfigError: there is no such helper, an argument is not valid, or families are mixed.
+        """
+        family = _family_of(match) or family
+        return self.add_rule(_matching(Rule("CT", family, helper=helper), match))
+
     def add_rule(self, rule: Rule, position: int | None = None) -> Rule:
         """Add a rule to its chain.
 
@@ -277,11 +304,12 @@ class RuleEngine(_engine.EngineCore):
 
     @property
     def rules(self) -> list[Rule]:
-        """All rules: those of mangle, nat PREROUTING, nat POSTROUTING, as they are consulted."""
+        """All rules: those of raw, mangle, nat PREROUTING, nat POSTROUTING, in this order."""
         return [rule for key in CHAINS for rule in self._chains[key]]
 
     def rule_counters(self, rule: Rule) -> tuple[int, int]:
-        """Packets and bytes (IP lengths) that a rule matched; NAT rules see first packets only.
+        """Packets and bytes (IP lengths) that a rule matched; NAT rules see first packets only,
+        raw rules see all.
 
         Raises:
             NotFoundError: the rule is not one of this engine's.
@@ -362,10 +390,7 @@ def _check(rule: Rule) -> None:
         raise ConfigError(f"unknown target {rule.target!r}: expected one of {', '.join(TARGETS)}")
     if (rule.table, rule.chain) not in CHAINS or TARGETS[rule.target] not in ("", rule.chain):
         raise ConfigError(f"target {rule.target} is not for {rule.table} {rule.chain or 'chain'}")
-    if (rule.target == "MARK") != (rule.table == "mangle") and rule.target not in (
-        "ACCEPT",
-        "RETURN",
-    ):
+    if rule.target not in ("ACCEPT", "RETURN") and rule.table != TABLES.get(rule.target, "nat"):
         raise ConfigError(f"target {rule.target} is not for table {rule.table}")
     _check_families(rule)
     for name, given in (
@@ -401,6 +426,7 @@ def _check_details(rule: Rule) -> None:
         )
     if (rule.target == "MARK") != (rule.set_mark is not None):
         raise ConfigError("a mark to set belongs to target MARK, and only to that")
+    _check_helper(rule)
     if rule.random not in ("", "random", "random-fully"):
         raise ConfigError(f"random={rule.random!r}: expected '', 'random' or 'random-fully'")
     if rule.port_base is not None and (rule.ports is None or rule.target != "DNAT"):
@@ -420,6 +446,15 @@ def _check_details(rule: Rule) -> None:
             f"{rule.multiport}: expected 'source', 'destination' or 'either' and at most "
             f"{_MULTIPORT_MAX} ports, a range counting as two"
         )
+
+
+def _check_helper(rule: Rule) -> None:
+    if (rule.target == "CT") != bool(rule.helper):
+        raise ConfigError("a helper belongs to target CT, and target CT needs one")
+    if rule.helper and rule.helper != "ftp":
+        raise ConfigError(f"no helper {rule.helper!r}; there is 'ftp'")
+    if rule.helper and (rule.protocol != 6 or "protocol" in rule.negated):
+        raise ConfigError(f"helper {rule.helper} needs protocol tcp")
 
 
 def _packed(rule: Rule, routes: "Routes") -> tuple[object, ...]:

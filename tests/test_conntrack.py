@@ -347,7 +347,9 @@ def test_refusals_are_the_tools_own(engine, line, message):
     [
         ("", "no command"),
         ("-E", "-E is not available"),
-        ("-L expect", "expect is not available"),
+        ("-D expect", "--delete is not available with table expect"),
+        ("-L expect -p tcp", "Illegal option `--protonum' with this command"),
+        ("-L expect -o json", "only xml is available"),
         ("-L -z", "-z is not available"),
         ("-L --secmark 1", "--secmark is not available"),
         ("-L -o xml,json", "xml and json"),

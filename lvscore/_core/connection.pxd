@@ -82,7 +82,7 @@ cdef struct Extension:
     uint32_t control        # the connection or template that this one depends on, or NIL
     uint32_t controls       # how many depend on this one
     uint32_t timeout        # ticks; of a template
-    uint32_t helper         # of a control connection: its record in ftp.pxd, or NIL
+    uint32_t helper         # of a control connection: its record in ftp.pxd or expect.pxd, or NIL
 
 
 cdef struct Table:

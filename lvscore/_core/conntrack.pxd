@@ -9,7 +9,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from lvscore._core.connection cimport (
     FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_TRACKED, FLAG_UNTRANSLATED, Meta, Table,
-    connection_count, connection_open, connection_translated, table_find, table_meta,
+    connection_count, connection_helper, connection_open, connection_translated, table_find,
+    table_meta,
 )
 from lvscore._core.consts cimport (
     NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_MARK, PROTOCOL_SCTP,
@@ -31,7 +32,10 @@ from lvscore._core.nat cimport (
 from lvscore._core.nfct cimport nfct_follow
 from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits, opening_store
 from lvscore._core.route cimport Route, address_is_local, route_find
-from lvscore._core.rules cimport Search, Seen, chain_mark, reply_is_free, tuple_keep
+from lvscore._core.rule_ftp cimport (
+    Follow, follow_find, follow_master, helper_attach, rule_help,
+)
+from lvscore._core.rules cimport Search, Seen, chain_pass, reply_is_free, tuple_keep
 from lvscore._core.schedule cimport service_of
 from lvscore._core.state cimport (
     State, TRACE_FOUND, TRACE_LOCAL, TRACE_NO_SERVICE, TRACE_OPENED, TRACE_REUSED, TRACE_STATE,
@@ -133,6 +137,9 @@ cdef inline uint32_t rule_open(State* s, Table* table, const Packet* packet, con
     s.opened += 1
     entry = entry_open(entries, table, &s.key, i)
     entry.masquerade = opening.masquerade
+    entry.expected = opening.expected
+    if packet.helped and not opening.expected:
+        helper_attach(s, table, i)
     opening_store(opening, entries, entry, packet.protocol)
     ports_take(s, entry, opening)
     trace_step(s, TRACE_OPENED, i << 1, 0, t)
@@ -144,8 +151,16 @@ cdef inline void packet_mark(State* s, Packet* packet, const Tuple* t) noexcept 
     """Let the rules of table mangle, PREROUTING, mark a packet."""
     cdef Seen seen
     seen_fill(s, packet, &seen)
-    chain_mark(&s.mangle, t, &seen)
+    chain_pass(&s.mangle, t, &seen)
     packet.mark = seen.mark
+
+
+cdef inline void packet_raw(State* s, Packet* packet, const Tuple* t) noexcept nogil:
+    """Let the rules of table raw, PREROUTING, see a packet before conntrack does."""
+    cdef Seen seen
+    seen_fill(s, packet, &seen)
+    chain_pass(&s.raw, t, &seen)
+    packet.helped = seen.helped
 
 
 cdef inline uint8_t flow_forward(State* s, Packet* packet, const Tuple* t,
@@ -164,31 +179,39 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
     cdef Opening opening
     cdef Search search
     cdef Seen seen
+    cdef Follow follow
     cdef Tuple wanted = t[0]
     cdef const Route* route
-    cdef uint8_t failed
+    cdef uint8_t failed = REASON_NONE
     cdef uint32_t i
     if not opening_admits(s, packet, t, &opening):
+        follow_find(s, table, t, &follow)       # even so it is not expected any more
         return invalid(s, packet, t, reason)
     reason[0] = REASON_TABLE_FULL
     if not has_room(s, table, t):
         return VERDICT_DROP
     seen_fill(s, packet, &seen)
     search_begin(s, table, &opening, &search)
-    failed = rule_prerouting(s, table, &search, &seen, &wanted)
+    follow_find(s, table, t, &follow)
+    opening.expected = follow.expected
+    if follow.translated:
+        follow_master(s, table, &search, &follow, &wanted)
+    else:
+        failed = rule_prerouting(s, table, &search, &seen, &wanted)
     if failed == REASON_NONE and address_is_local(&s.routes, wanted.family, &wanted.destination):
         if service_of(s, packet, &wanted) != NIL:
             return rule_schedule_local(s, packet, t, &wanted, reason)
         trace_step(s, TRACE_LOCAL, 0, 0, &wanted)
-        tuple_keep(&search, &wanted, True)
-        rule_evict(s, table, &search)
+        if not follow.translated:
+            tuple_keep(&search, &wanted, True)
+            rule_evict(s, table, &search)
     elif failed == REASON_NONE:
         if is_hosted(s):
             failed = flow_forward(s, packet, t, &wanted.destination)
         route = route_find(&s.routes, wanted.family, &wanted.destination)
         if route != NULL:
             seen.egress = <int>route.interface
-        if failed == REASON_NONE:
+        if failed == REASON_NONE and not follow.translated:
             failed = rule_postrouting(s, table, &search, &seen, &wanted, &opening)
     if failed == REASON_NONE and not reply_is_free(&search, &wanted):
         failed = REASON_NO_PORT
@@ -286,13 +309,17 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
     # The state was taken before routing, which may yet refuse the packet.
     if received and is_hosted(s):
         failed = rule_forward(s, table, packet, t, &translated, reference)
-    reason[0] = failed
     if failed == REASON_NONE:
         packet_translate(packet, t, &translated, False)
         trace_step(s, TRACE_TRANSLATED, 0, 0, &translated)
         verdict = rule_verdict(s, table, i, direction,
                                REASON_REQUEST if direction == ORIGINAL else REASON_REPLY,
                                &translated, reason)
+        if connection_helper(table, i) != NIL:
+            failed = rule_help(s, table, packet, i, direction, received)
+    if failed:
+        reason[0] = failed
+        verdict = VERDICT_DROP
     if ends or failed == REASON_EGRESS_CHANGED:
         connection_end(s, table, i, True)
     return verdict

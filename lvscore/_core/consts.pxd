@@ -71,7 +71,8 @@ cdef enum:  # lvscore.Reason
     REASON_EGRESS_CHANGED = 53
     REASON_CONNTRACK_BUSY = 54
     REASON_PORT_QUOTA = 55
-    REASON_COUNT = 56
+    REASON_PARTIAL_COMMAND = 56
+    REASON_COUNT = 57
 
 cdef enum:
     IPV4 = 4

@@ -37,6 +37,7 @@ cdef struct Entry:
     uint16_t masquerade         # interface that it is masqueraded to, plus one
     uint8_t state               # and as what; 0: it does not
     uint8_t packet              # ENTRY_*
+    bint expected               # a master expected it: its first packet was RELATED
 
 
 cdef struct Entries:

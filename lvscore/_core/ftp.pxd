@@ -1,8 +1,9 @@
 """FTP's control connection: what commands and answers announce, and what is known of it.
 
-PASV, PORT and their answers are of RFC 959, EPSV and EPRT of RFC 2428. They are read where
-ip_vs_ftp.c reads them: PASV and EPSV anywhere in a segment, all others at its beginning. What
-is cut, or has a number that is too large, announces nothing.
+PASV, PORT and their answers are of RFC 959, EPSV and EPRT of RFC 2428. IPVS reads them where
+ip_vs_ftp.c does: PASV and EPSV anywhere in a segment, all others at its beginning. What is cut, or
+has a number that is too large, announces nothing. netfilter reads what announces a connection
+where a line begins, and what is cut cannot pass (nf_conntrack_ftp.c).
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
@@ -22,12 +23,20 @@ cdef enum:
     MAX_FTP_PORTS = 8           # IP_VS_APP_MAX_PORTS
     MAX_FTP_TEXT = 24           # "255,255,255,255,255,255"
     MAX_IPV6_TEXT = 45
+    MAX_ANNOUNCEMENT = 50       # of EPRT with an IPv6 address in full
+    FTP_WORD = 4                # "PORT", "227 "
 
 cdef enum FtpMode:              # what the client asked for
-    FTP_ACTIVE = 0
+    FTP_ACTIVE = 0              # PORT
     FTP_PASSIVE = 1             # PASV
     FTP_EXTENDED_PASSIVE = 2    # EPSV
     FTP_OTHER_FAMILY = 3        # EPSV of an address family that this is not: nothing
+    FTP_EXTENDED_ACTIVE = 4     # EPRT
+
+cdef enum FtpMatch:             # what netfilter finds at the beginning of a line
+    FTP_NOTHING = 0
+    FTP_PARTIAL = 1             # a word of those that announce, and then no announcement
+    FTP_FOUND = 2
 
 
 # Where a data connection goes, and the text that says so.
@@ -36,6 +45,7 @@ cdef struct FtpAnnouncement:
     uint16_t port               # as on the wire
     uint32_t start              # of the text, in the payload
     uint32_t end
+    uint32_t mode               # netfilter: how it is written, FTP_*
 
 
 # A control connection.
@@ -276,6 +286,66 @@ cdef inline bint passive_answer(const uint8_t* data, uint32_t length, uint8_t fa
     return False
 
 
+cdef inline uint32_t word_match(const uint8_t* data, uint32_t length,
+                                const char* word) noexcept nogil:
+    """Whether a line begins with a word of four letters, of which the end may be missing."""
+    if length > FTP_WORD:
+        return FTP_FOUND if text_begins(data, length, word, FTP_WORD) else FTP_NOTHING
+    return FTP_PARTIAL if text_begins(data, length, word, length) else FTP_NOTHING
+
+
+cdef inline bint delimiters_read(const uint8_t* data, uint32_t length, uint32_t at,
+                                 bint answer) noexcept nogil:
+    """Whether |1| or, of an ``answer``, ||| begins here, with any delimiter but a digit."""
+    if at + 3 >= length or is_digit(data[at]) or data[at + 2] != data[at]:
+        return False
+    return (data[at + 1] == data[at]) == answer
+
+
+cdef inline uint32_t command_search(const uint8_t* data, uint32_t length, uint8_t family,
+                                    FtpAnnouncement* announced) noexcept nogil:
+    """Look for PORT or EPRT at the beginning of a client's line."""
+    cdef uint32_t at = FTP_WORD
+    cdef uint32_t match = word_match(data, length, b"port")
+    announced.mode = FTP_ACTIVE
+    if match == FTP_NOTHING:
+        match = word_match(data, length, b"eprt")
+        announced.mode = FTP_EXTENDED_ACTIVE
+    if match != FTP_FOUND:
+        return match
+    while at < length and data[at] != 32:
+        at += 1
+    at += 1
+    if announced.mode == FTP_ACTIVE:
+        return FTP_FOUND if (plain_read(data, length, at, announced)
+                             and data[announced.end] == 13) else FTP_PARTIAL
+    return FTP_FOUND if (delimiters_read(data, length, at, False) and extended_read(
+        data, length, at, family, False, announced)) else FTP_PARTIAL
+
+
+cdef inline uint32_t answer_search(const uint8_t* data, uint32_t length, uint8_t family,
+                                   FtpAnnouncement* announced) noexcept nogil:
+    """Look for 227 or 229 at the beginning of a server's line. What 227 announces begins with
+    the first digit (RFC 1123, section 4.1.2.6); 229 does not tell the address."""
+    cdef uint32_t at = FTP_WORD
+    cdef uint32_t match = word_match(data, length, b"227 ")
+    announced.mode = FTP_PASSIVE
+    if match == FTP_NOTHING:
+        match = word_match(data, length, b"229 ")
+        announced.mode = FTP_EXTENDED_PASSIVE
+    if match != FTP_FOUND:
+        return match
+    if announced.mode == FTP_PASSIVE:
+        while at < length and not is_digit(data[at]):
+            at += 1
+        return FTP_FOUND if plain_read(data, length, at, announced) else FTP_PARTIAL
+    while at < length and data[at] != 40:
+        at += 1
+    at += 1
+    return FTP_FOUND if (delimiters_read(data, length, at, True) and extended_read(
+        data, length, at, family, True, announced)) else FTP_PARTIAL
+
+
 cdef inline uint32_t number_write(uint8_t* text, uint32_t value) noexcept nogil:
     """Write a decimal number; its length."""
     cdef uint8_t digits[10]
@@ -292,23 +362,53 @@ cdef inline uint32_t number_write(uint8_t* text, uint32_t value) noexcept nogil:
     return count
 
 
-cdef inline uint32_t answer_write(uint8_t* text, uint32_t mode, const Address* address,
-                                  uint16_t port) noexcept nogil:
-    """Write where the data connection goes (``port`` as on the wire) as the answer to a request
-    has it, in at most MAX_FTP_TEXT bytes; the length."""
-    cdef uint8_t octets[6]
+cdef inline uint32_t octets_write(uint8_t* text, const uint8_t* octets, uint32_t count,
+                                  uint8_t separator) noexcept nogil:
+    """Write numbers of eight bits; the length."""
     cdef uint32_t length = 0
     cdef uint32_t i
-    memcpy(octets, address, 4)
-    memcpy(octets + 4, &port, 2)
-    if mode == FTP_EXTENDED_PASSIVE:
-        memset(text, 124, 3)
-        length = 3 + number_write(text + 3, <uint32_t>octets[4] << 8 | octets[5])
-        text[length] = 124
-        return length + 1
-    for i in range(6):
+    for i in range(count):
         if i:
-            text[length] = 44
+            text[length] = separator
             length += 1
         length += number_write(text + length, octets[i])
     return length
+
+
+cdef inline uint32_t address6_write(uint8_t* text, const uint8_t* octets) noexcept nogil:
+    """Write an IPv6 address in full, as the kernel does (%pI6); the length."""
+    cdef const char* digits = b"0123456789abcdef"
+    cdef uint32_t length = 0
+    cdef uint32_t i
+    for i in range(16):
+        if i and i % 2 == 0:
+            text[length] = 58
+            length += 1
+        text[length] = <uint8_t>digits[octets[i] >> 4]
+        text[length + 1] = <uint8_t>digits[octets[i] & 15]
+        length += 2
+    return length
+
+
+cdef inline uint32_t announcement_write(uint8_t* text, uint32_t mode, uint8_t family,
+                                        const Address* address, uint16_t port) noexcept nogil:
+    """Write where a data connection goes (``port`` as on the wire) as a command or an answer has
+    it, in at most MAX_ANNOUNCEMENT bytes, without EPRT in MAX_FTP_TEXT; the length."""
+    cdef uint8_t octets[6]
+    cdef uint32_t length = 3
+    memcpy(octets, address, 4)
+    memcpy(octets + 4, &port, 2)
+    if mode != FTP_EXTENDED_PASSIVE and mode != FTP_EXTENDED_ACTIVE:
+        return octets_write(text, octets, 6, 44)
+    memset(text, 124, 3)
+    if mode == FTP_EXTENDED_ACTIVE:
+        text[1] = 49 if family == IPV4 else 50
+        if family == IPV4:
+            length += octets_write(text + 3, octets, 4, 46)
+        else:
+            length += address6_write(text + 3, <const uint8_t*>address)
+        text[length] = 124
+        length += 1
+    length += number_write(text + length, <uint32_t>octets[4] << 8 | octets[5])
+    text[length] = 124
+    return length + 1

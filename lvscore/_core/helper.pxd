@@ -22,8 +22,8 @@ from lvscore._core.consts cimport (
 from lvscore._core.emit cimport Emitted, emit_reserve
 from lvscore._core.flow cimport Tuple, ports_destination, ports_make, ports_source, tuple_inverse
 from lvscore._core.ftp cimport (
-    FTP_ACTIVE, FTP_OTHER_FAMILY, FtpAnnouncement, FtpControl, active_request, answer_write,
-    ftp_listens, ftp_take, passive_answer, passive_request,
+    FTP_ACTIVE, FTP_OTHER_FAMILY, FtpAnnouncement, FtpControl, active_request,
+    announcement_write, ftp_listens, ftp_take, passive_answer, passive_request,
 )
 from lvscore._core.lifetime cimport connection_end, connection_timer_set, control_add
 from lvscore._core.nfct cimport nfct_begin
@@ -197,8 +197,9 @@ cdef inline bint answer_expect(State* s, Table* table, uint32_t i, FtpControl* c
         data_listen(s, table, d)
     elif data_open(s, table, i, &original, &reply, FLAG_NO_CPORT) == NIL:
         return False
-    control.text_length = <uint8_t>answer_write(control.text, control.mode, &original.destination,
-                                                ports_destination(original.ports))
+    control.text_length = <uint8_t>announcement_write(
+        control.text, control.mode, table.family, &original.destination,
+        ports_destination(original.ports))
     return True
 
 

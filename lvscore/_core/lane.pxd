@@ -20,15 +20,16 @@ from lvscore._core.consts cimport (
     IPV4, IPV6, LINK_ETHERNET, MAX_DISPLACEMENT, NIL, PROTOCOL_TCP, PROTOCOL_UDP, REASON_NONE,
 )
 from lvscore._core.entry cimport Entries, window_of
-from lvscore._core.flow cimport Address, ports_key
+from lvscore._core.flow cimport Address, Tuple, addresses_unpack, ports_key
 from lvscore._core.hash cimport hash_ipv4
 from lvscore._core.index cimport Bucket, hash_tag, index_home
 from lvscore._core.lifetime cimport connection_timer_set
 from lvscore._core.machine cimport likely, lowest_bit, match_tags, prefetch, prefetch_write
 from lvscore._core.progress cimport Progress, datagram_progress, tcp_timeout
 from lvscore._core.route cimport address_is_local
+from lvscore._core.rules cimport ANY_INTERFACE, Seen, chain_pass
 from lvscore._core.server cimport SERVER_AVAILABLE, Server
-from lvscore._core.state cimport CONNTRACK_CHECKSUM, State
+from lvscore._core.state cimport CONNTRACK_CHECKSUM, State, is_hosted
 from lvscore._core.tcp_window cimport (
     SEGMENT_ACK, Segment, TcpSide, TcpWindow, segment_highest, segment_load, window_fits,
     window_update,
@@ -271,3 +272,19 @@ cdef inline uint32_t lane_track(State* s, Table* table, const Lane* lane,
     connection_timer_set(table, reference >> 1, s.tick_up + progress.timeout)
     lane_translate(lane.ip, c, direction, meta.protocol == PROTOCOL_TCP)
     return direction
+
+
+cdef inline void lane_raw(State* s, const Lane* lane, uint32_t mark) noexcept nogil:
+    """Let the rules of table raw see a packet that took the short way; it opens no flow."""
+    cdef Seen seen
+    cdef Tuple t
+    memset(&seen, 0, sizeof(Seen))
+    seen.ingress = <int>s.forward.ingress if is_hosted(s) else ANY_INTERFACE
+    seen.egress = ANY_INTERFACE
+    seen.mark = mark
+    seen.length = lane.l3_length
+    t.family = IPV4
+    t.protocol = <uint8_t>(lane.key >> 32)
+    t.ports = <uint32_t>lane.key
+    addresses_unpack(&t, lane.addresses)
+    chain_pass(&s.raw, &t, &seen)

@@ -13,6 +13,7 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport IPV6, NIL, TICKS_PER_SECOND
 from lvscore._core.entry cimport Entry, entry_close, entry_of
+from lvscore._core.expect cimport master_give
 from lvscore._core.ftp cimport ftp_give
 from lvscore._core.port_pool cimport pool_give
 from lvscore._core.server cimport Server, server_unbind, server_unbind_template
@@ -119,7 +120,10 @@ cdef inline void connection_end(State* s, Table* table, uint32_t i, bint linked)
                       table.wheel.tick)
     control_release(s, table, i)
     if connection_helper(table, i) != NIL:
-        ftp_give(&s.ftp, connection_helper(table, i))
+        if meta.flags & FLAG_SERVICE:
+            ftp_give(&s.ftp, connection_helper(table, i))
+        else:
+            master_give(&s.masters, &s.key, connection_helper(table, i))
     if meta.flags & FLAG_TRACKED:
         ports_give(s, entry_of(&s.entries[table.family == IPV6], i))
         entry_close(&s.entries[table.family == IPV6], table, &s.key, i)

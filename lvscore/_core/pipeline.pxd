@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from lvscore._core.clock cimport clock_set
 from lvscore._core.conntrack cimport (
-    nfct_packet, packet_mark, rule_new, rule_packet, rule_pass, untracked,
+    nfct_packet, packet_mark, packet_raw, rule_new, rule_packet, rule_pass, untracked,
 )
 from lvscore._core.connection cimport (
     FLAG_SERVICE, FLAG_TRACKED, Table, table_find, table_find_portless, table_meta,
@@ -34,7 +34,7 @@ from lvscore._core.forward cimport (
 from lvscore._core.fragment cimport datagram_discard
 from lvscore._core.icmp cimport icmp_error_process
 from lvscore._core.lane cimport (
-    Lane, lane_forward, lane_match, lane_parse, lane_track, lanes_fetch_windows,
+    Lane, lane_forward, lane_match, lane_parse, lane_raw, lane_track, lanes_fetch_windows,
 )
 from lvscore._core.machine cimport likely, prefetch_write
 from lvscore._core.quote cimport icmp_is_error, icmp_is_redirect
@@ -112,6 +112,8 @@ cdef inline uint8_t packet_dispatch(State* s, Packet* packet, const Tuple* t,
     """Take a parsed packet to whom it concerns."""
     cdef uint32_t reference
     cdef uint8_t verdict
+    if likely(s.raw.count != 0, False):
+        packet_raw(s, packet, t)
     if likely(s.mangle.count != 0, False):
         packet_mark(s, packet, t)
     if icmp_is_error(packet) or (s.tracking and icmp_is_redirect(packet)):
@@ -236,8 +238,11 @@ cdef inline uint8_t packet_process(State* s, uint8_t* frame, uint32_t length,
         packet_tuple(&packet, &t)
         reason[0] = forward_receive(&s.routes, &packet, &t, &s.forward)
         if reason[0]:
-            if s.tracking and not packet.fragment and reason_is_late(reason[0]):
-                rule_pass(s, &packet, &t)
+            if not packet.fragment and reason_is_late(reason[0]):
+                if s.raw.count:
+                    packet_raw(s, &packet, &t)
+                if s.tracking:
+                    rule_pass(s, &packet, &t)
             return VERDICT_DROP
         atomic_strip(&packet)
         packet_offloads(&packet, &s.forward)
@@ -302,6 +307,16 @@ cdef inline uint64_t lanes_parse(const State* s, const Frames* frames, uint32_t 
     return total
 
 
+cdef inline void lanes_raw(State* s, const Frames* frames, uint32_t first, uint32_t begin,
+                           uint32_t end, const Lane* lane) noexcept nogil:
+    """Let the rules of table raw see the packets of a vector that took the short way."""
+    cdef uint32_t j
+    if likely(s.raw.count == 0, True):
+        return
+    for j in range(begin, end):
+        lane_raw(s, &lane[j], 0 if frames.mark == NULL else frames.mark[first + j])
+
+
 cdef inline uint32_t lanes_forward(State* s, const Frames* frames, uint32_t first, uint32_t j,
                                    uint32_t count, const Lane* lane) noexcept nogil:
     """Take a vector's packets from ``j`` on the short way, up to the first that needs another
@@ -324,6 +339,7 @@ cdef inline uint32_t lanes_forward(State* s, const Frames* frames, uint32_t firs
         reason[j] = <uint8_t>(REASON_REQUEST + direction)
         replies += direction
         j += 1
+    lanes_raw(s, frames, first, begin, j, lane)
     s.verdicts[VERDICT_FORWARD] += j - begin
     s.reasons[REASON_REPLY] += replies
     s.reasons[REASON_REQUEST] += j - begin - replies
@@ -369,6 +385,7 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
         if direction != NIL:
             frames.verdict[i] = VERDICT_FORWARD
             frames.reason[i] = <uint8_t>(REASON_REQUEST + direction)
+            lanes_raw(s, frames, first, j, j + 1, lane)
         else:
             s.emitted.cause = i
             frames.verdict[i] = packet_process(

@@ -7,14 +7,17 @@ in its Entry, since the record has IPVS's.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from lvscore._core.connection cimport FLAG_ASSURED, FLAG_SEEN_REPLY, Meta, Table, table_meta
+from lvscore._core.connection cimport (
+    FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SERVICE, Meta, Table, connection_helper, table_meta,
+)
 from lvscore._core.consts cimport (
-    ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP,
+    NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP,
 )
 from lvscore._core.entry cimport Entries, Entry, entries_of, entry_of, entry_window, window_of
 from lvscore._core.flow cimport Tuple, icmp_is_request
 from lvscore._core.port_pool cimport Pool
 from lvscore._core.rule_sctp cimport Association, association_open, association_take
+from lvscore._core.sequence cimport Sequence, sequence_offset
 from lvscore._core.state cimport (
     CONNTRACK_CHECKSUM, CONNTRACK_TCP_BE_LIBERAL, CONNTRACK_TCP_IGNORE_INVALID_RST,
     CONNTRACK_TCP_LOOSE, CONNTRACK_TCP_MAX_RETRANS, State,
@@ -46,6 +49,7 @@ cdef struct Opening:
     Pool client                 # who takes the port
     uint16_t masquerade         # interface that it is masqueraded to, plus one
     uint8_t state
+    bint expected
 
 
 cdef inline uint32_t tcp_timeout(const State* s, const TcpWindow* w, const Segment* g,
@@ -65,6 +69,7 @@ cdef inline bint opening_admits(State* s, const Packet* packet, const Tuple* t,
     if not packet_is_valid(packet, s.conntrack[CONNTRACK_CHECKSUM] != 0):
         return False
     opening.masquerade = 0
+    opening.expected = False
     opening.pool.capacity = 0
     opening.state = rule_state_initial(packet.protocol)
     if packet.protocol == PROTOCOL_ICMP or packet.protocol == PROTOCOL_ICMPV6:
@@ -123,6 +128,17 @@ cdef struct Progress:
     bint ends                   # the flow
 
 
+cdef inline const Sequence* connection_edits(const State* s, const Table* table,
+                                             uint32_t i) noexcept nogil:
+    """The edits of both directions of a connection that a helper looks after, or NULL."""
+    cdef uint32_t helper = connection_helper(table, i)
+    if helper == NIL:
+        return NULL
+    if table_meta(table, i).flags & FLAG_SERVICE:
+        return s.ftp.control[helper].sequence
+    return s.masters.master[helper].sequence
+
+
 cdef inline void tcp_progress(State* s, Table* table, const Packet* packet, uint32_t i,
                               uint32_t direction, uint8_t old, uint32_t deadline,
                               Progress* progress) noexcept nogil:
@@ -132,7 +148,10 @@ cdef inline void tcp_progress(State* s, Table* table, const Packet* packet, uint
     cdef Segment g
     cdef bint seen_reply = meta.flags & FLAG_SEEN_REPLY != 0
     cdef bint assured = meta.flags & FLAG_ASSURED != 0
+    cdef const Sequence* edits = connection_edits(s, table, i)
     segment_load(packet, &g)
+    if edits != NULL:
+        g.offset = sequence_offset(&edits[1 - direction], g.ack - 1)
     progress.fit = segment_track(
         w, &s.tracker, &g, direction, old, seen_reply, assured,
         s.conntrack[CONNTRACK_TCP_BE_LIBERAL] != 0,

@@ -2,7 +2,8 @@
 
 NAT rules run once for a connection: DNAT before routing, SNAT and masquerading behind it. The
 reply tuple that results must be free, since netfilter's tuples are unique. Rules of the
-mangle table run for every packet that a service may be looked up for, and mark it.
+raw table run for every packet and may give its flow a helper; rules of the mangle table for
+every packet that a service may be looked up for, and mark it.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -33,6 +34,7 @@ cdef enum RuleTarget:
     TARGET_NETMAP = 5
     TARGET_ACCEPT = 6           # no rule of the chain is consulted further
     TARGET_MARK = 7
+    TARGET_CT = 8               # --helper ftp
 
 cdef enum RuleMatch:            # a rule's matches that are negated
     MATCH_SOURCE = 0x01
@@ -122,6 +124,7 @@ cdef struct Seen:
     int egress
     uint32_t mark
     uint32_t length
+    bint helped                         # a rule of the raw table gives its flow a helper
 
 
 cdef inline bint port_in(uint32_t port, uint32_t low, uint32_t high) noexcept nogil:
@@ -204,8 +207,8 @@ cdef inline Rule* chain_find(Chain* chain, const Tuple* t, const Seen* seen) noe
     return NULL
 
 
-cdef inline void chain_mark(Chain* chain, const Tuple* t, Seen* seen) noexcept nogil:
-    """Let the rules of the mangle table mark a packet; all of them are consulted."""
+cdef inline void chain_pass(Chain* chain, const Tuple* t, Seen* seen) noexcept nogil:
+    """Let the raw or the mangle table note something about a packet; all rules are consulted."""
     cdef uint32_t i
     cdef Rule* rule
     for i in range(chain.count):
@@ -215,7 +218,8 @@ cdef inline void chain_mark(Chain* chain, const Tuple* t, Seen* seen) noexcept n
             rule.bytes += seen.length
             if rule.target == TARGET_ACCEPT:
                 return
-            seen.mark = (seen.mark & ~rule.set_mask) ^ rule.set_mark
+            seen.helped |= rule.target == TARGET_CT
+            seen.mark = (seen.mark & ~rule.set_mask) ^ rule.set_mark    # of CT: both are 0
 
 
 cdef inline uint32_t jhash2(const uint32_t* word, uint32_t count, uint32_t seed) noexcept nogil:

@@ -13,6 +13,7 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport IPV4, MAX_DISPLACEMENT, NIL
 from lvscore._core.entry cimport Entries, Entry, entry_of
+from lvscore._core.expect cimport Master
 from lvscore._core.flow cimport Tuple, tuple_hash
 from lvscore._core.fragment cimport MAX_PAYLOAD, Datagram, Fragments
 from lvscore._core.hash cimport HashKey
@@ -43,6 +44,7 @@ cdef enum Fault:
     FAULT_HELPERS = 16          # used and free records of control connections are not all
     FAULT_ENTRIES = 17          # connections that conntrack knows, miscounted or not found
     FAULT_POOLS = 18            # a port pool, or a client, is miscounted or not found
+    FAULT_MASTERS = 19          # a flow with a helper, or what it expects, is miscounted
 
 
 cdef inline int entries_check(const Entries* entries, const Table* table) noexcept nogil:
@@ -251,12 +253,49 @@ cdef inline int helpers_check(const State* s) noexcept nogil:
     for f in range(TABLES):
         for i in range(s.table[f].used):
             count += (table_meta(&s.table[f], i).protocol != 0
+                      and table_meta(&s.table[f], i).flags & FLAG_SERVICE != 0
                       and connection_helper(&s.table[f], i) != NIL)
     i = s.ftp.free
     while i != NIL and count <= s.ftp.used:
         count += 1
         i = s.ftp.control[i].next
     return FAULT_NONE if count == s.ftp.used else FAULT_HELPERS
+
+
+cdef inline int masters_check(const State* s) noexcept nogil:
+    """Whether every master is free or one flow's, and whether those that expect hang in chains."""
+    cdef uint32_t f, i, m, h
+    cdef uint64_t count = 0
+    cdef uint64_t expecting = 0
+    cdef uint64_t chained = 0
+    cdef const Master* master
+    for f in range(TABLES):
+        for i in range(s.table[f].used):
+            if (table_meta(&s.table[f], i).protocol == 0
+                    or table_meta(&s.table[f], i).flags & FLAG_SERVICE):
+                continue
+            m = connection_helper(&s.table[f], i)
+            if m != NIL:
+                count += 1
+                expecting += s.masters.master[m].expects
+                if s.masters.master[m].record != i:
+                    return FAULT_MASTERS
+    if count != s.masters.count or expecting != s.masters.expecting:
+        return FAULT_MASTERS
+    for h in range(s.masters.heads if s.masters.used else 0):
+        m = s.masters.head[h] - 1
+        while m != NIL:
+            master = &s.masters.master[m]
+            chained += 1
+            if not master.expects or chained > expecting or h != (
+                    <uint32_t>tuple_hash(&s.key, &master.expected) & (s.masters.heads - 1)):
+                return FAULT_MASTERS
+            m = master.next
+    m = s.masters.free
+    while m != NIL and count <= s.masters.used:
+        count += 1
+        m = s.masters.master[m].next
+    return FAULT_NONE if count == s.masters.used and chained == expecting else FAULT_MASTERS
 
 
 cdef inline int controls_check(const State* s, uint32_t f) noexcept nogil:
@@ -292,6 +331,8 @@ cdef inline int state_check(const State* s) noexcept nogil:
     cdef int fault = fragments_check(&s.fragments)
     if fault == FAULT_NONE:
         fault = helpers_check(s)
+    if fault == FAULT_NONE:
+        fault = masters_check(s)
     if fault == FAULT_NONE:
         fault = pools_check(s)
     if fault:

@@ -58,6 +58,12 @@ cdef inline uint32_t sequence_back(const Sequence* sequence, uint32_t number) no
     return number - <uint32_t>sequence.before
 
 
+cdef inline int32_t sequence_offset(const Sequence* sequence, uint32_t number) noexcept nogil:
+    """How much longer edits made what a receiver acknowledges up to ``number``, as conntrack
+    counts it (nf_ct_seq_offset)."""
+    return sequence.after if is_after(number, sequence.position) else sequence.before
+
+
 cdef inline void sack_adjust(uint8_t* tcp, uint32_t header,
                              const Sequence* other) noexcept nogil:
     """Move back the blocks of a selective acknowledgement in a header of ``header`` bytes."""
@@ -81,7 +87,8 @@ cdef inline void sack_adjust(uint8_t* tcp, uint32_t header,
 cdef inline void sequence_adjust(Packet* packet, const Sequence* own,
                                  const Sequence* other) noexcept nogil:
     """Move the numbers of a segment whose header is whole; ``own`` has the edits of its
-    direction, ``other`` those of the opposite one. The checksum is updated."""
+    direction, ``other`` those of the opposite one. The checksum is updated, unless it is partial:
+    that has no number in it."""
     cdef uint8_t* tcp = packet_l4(packet)
     cdef uint32_t header = (tcp[12] >> 4) * 4
     cdef uint16_t before
@@ -95,5 +102,7 @@ cdef inline void sequence_adjust(Packet* packet, const Sequence* own,
     if tcp[13] & TCP_FLAG_ACK:
         store32(tcp + 8, htonl(sequence_back(other, load_be32(tcp + 8))))
         sack_adjust(tcp, header, other)
+    if packet.partial:
+        return
     store16(tcp + 16, checksum_update(load16(tcp + 16), delta_finish(delta_add16(
         0, before, sum_fold(sum_bytes(tcp, header, 0))))))

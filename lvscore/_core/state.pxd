@@ -9,6 +9,7 @@ from lvscore._core.consts cimport ALL_PAGES, IPV4, IPV6, TICKS_PER_SECOND
 from lvscore._core.emit cimport Emitted, emitted_free
 from lvscore._core.entry cimport Entries, entries_copy, entries_free, entries_init
 from lvscore._core.estimator cimport ESTIMATOR_TICKS
+from lvscore._core.expect cimport Masters, masters_copy, masters_free, masters_init
 from lvscore._core.flow cimport Tuple
 from lvscore._core.forward cimport Forward
 from lvscore._core.ftp cimport Ftp, ftp_copy, ftp_free, ftp_init
@@ -128,12 +129,14 @@ cdef struct State:
     Chain prerouting        # of the nat table
     Chain postrouting
     Chain mangle            # PREROUTING of the mangle table
+    Chain raw               # PREROUTING of the raw table
     Pools pools             # of ports, that source NAT maps to
     uint32_t conntrack[8]
-    bint tracking           # there are NAT rules: every flow is tracked
+    bint tracking           # there are NAT rules, or such as give helpers: every flow is tracked
     Dialogs dialogs         # of services with the persistence engine sip
     Fragments fragments
     Ftp ftp
+    Masters masters         # flows that conntrack's helpers look after
     Emitted emitted         # frames put out by the latest call
     # counters
     uint64_t frames
@@ -146,7 +149,7 @@ cdef struct State:
     bint collecting         # a flow found no room: more are to end (early_drop.pxd)
     uint64_t expired
     uint64_t verdicts[5]
-    uint64_t reasons[56]
+    uint64_t reasons[57]
     uint8_t last_reason     # of the latest single frame
     Trace* trace            # NULL but while explaining
 
@@ -184,7 +187,8 @@ cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_lo
             and pools_init(&s.pools, max_connections)
             and services_init(&s.services) and routes_init(&s.routes)
             and fragments_init(&s.fragments) and dialogs_init(&s.dialogs, max_connections)
-            and ftp_init(&s.ftp, max_connections))
+            and ftp_init(&s.ftp, max_connections)
+            and masters_init(&s.masters, max_connections))
 
 
 cdef inline void state_free(State* s) noexcept nogil:
@@ -199,6 +203,7 @@ cdef inline void state_free(State* s) noexcept nogil:
     fragments_free(&s.fragments)
     dialogs_free(&s.dialogs)
     ftp_free(&s.ftp)
+    masters_free(&s.masters)
     emitted_free(&s.emitted)
     free(s.prerouting.rule)
     free(s.postrouting.rule)
@@ -206,6 +211,8 @@ cdef inline void state_free(State* s) noexcept nogil:
     s.postrouting.rule = NULL
     free(s.mangle.rule)
     s.mangle.rule = NULL
+    free(s.raw.rule)
+    s.raw.rule = NULL
 
 
 cdef inline bint chain_copy(Chain* chain, const Chain* other) noexcept nogil:
@@ -231,10 +238,12 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
     memset(&s.fragments, 0, sizeof(Fragments))
     memset(&s.dialogs, 0, sizeof(Dialogs))
     s.ftp.control = NULL
+    memset(&s.masters, 0, sizeof(Masters))
     memset(&s.emitted, 0, sizeof(Emitted))
     memset(&s.prerouting, 0, sizeof(Chain))
     memset(&s.postrouting, 0, sizeof(Chain))
     memset(&s.mangle, 0, sizeof(Chain))
+    memset(&s.raw, 0, sizeof(Chain))
     s.trace = NULL
     for f in range(TABLES):
         if not table_copy(&s.table[f], &other.table[f]):
@@ -247,9 +256,11 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
             and fragments_copy(&s.fragments, &other.fragments)
             and dialogs_copy(&s.dialogs, &other.dialogs)
             and ftp_copy(&s.ftp, &other.ftp)
+            and masters_copy(&s.masters, &other.masters)
             and chain_copy(&s.prerouting, &other.prerouting)
             and chain_copy(&s.postrouting, &other.postrouting)
-            and chain_copy(&s.mangle, &other.mangle))
+            and chain_copy(&s.mangle, &other.mangle)
+            and chain_copy(&s.raw, &other.raw))
 
 
 cdef inline bint is_hosted(const State* s) noexcept nogil:

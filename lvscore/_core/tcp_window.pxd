@@ -85,6 +85,7 @@ cdef struct Segment:
     uint32_t sequence
     uint32_t ack
     uint32_t end                    # sequence number behind its last byte
+    int32_t offset                  # by which edits moved what it acknowledges (sequence.pxd)
     uint16_t window
     uint8_t flags
     uint8_t kind
@@ -110,6 +111,7 @@ cdef inline void segment_load(const Packet* packet, Segment* g) noexcept nogil:
     g.ack = load_be32(tcp + 8)
     g.window = load_be16(tcp + 14)
     g.flags = flags
+    g.offset = 0
     g.end = g.sequence + packet.l4_length - header
     if flags & TCP_SYN:
         g.end += 1
@@ -269,8 +271,8 @@ cdef inline uint8_t window_check(TcpWindow* w, const Segment* g, uint32_t direct
     cdef TcpSide* receiver = &w.side[1 - direction]
     cdef uint32_t sequence = g.sequence
     cdef uint32_t end = g.end
-    cdef uint32_t ack = g.ack
-    cdef uint32_t sack = segment_highest(g, receiver)
+    cdef uint32_t ack = g.ack - <uint32_t>g.offset
+    cdef uint32_t sack = segment_highest(g, receiver) - <uint32_t>g.offset
     liberal = liberal or sender.flags & SIDE_LIBERAL
     if sender.max_window == 0:
         if g.flags & TCP_SYN:

@@ -46,6 +46,7 @@ cdef struct Packet:
     uint8_t protocol
     bint fragment           # the first or a later one
     bint partial            # the transport checksum is as yet the pseudo-header's sum
+    bint helped             # if it opens a flow, a helper of conntrack looks after that
 
 
 cdef inline uint8_t* packet_l3(const Packet* packet) noexcept nogil:
@@ -212,6 +213,7 @@ cdef inline uint8_t packet_parse(Packet* packet, uint8_t* frame, uint32_t length
     packet.mark = 0
     packet.segment = 0
     packet.partial = False
+    packet.helped = False
     reason = link_parse(frame, length, link_type, &packet.l3, &family)
     if reason != REASON_NONE:
         return reason

@@ -43,7 +43,7 @@ def parse(text: str, name: str = "configuration") -> Configuration:
             continue
         where = f"{name}:{number}"
         with located(where):
-            if words in (["*nat"], ["*mangle"]):
+            if words in (["*nat"], ["*mangle"], ["*raw"]):
                 table = words[0][1:]
             elif table and words == ["COMMIT"]:
                 table = ""

@@ -3,8 +3,9 @@
 ``-L``, ``-G``, ``-D``, ``-U``, ``-F``, ``-C`` and ``-S``, with the tool's filters (``-s``, ``-d``,
 ``-r``, ``-q``, ``--mask-src``, ``--mask-dst``, ``-p`` and the protocol's own, ``-f``, ``-u``,
 ``-m``, ``-w``, ``-n``, ``-g``, ``-j``) and formats (``-o extended,timestamp,ktimestamp,labels,
-id,xml,save``), its messages and its exit status, as conntrack-tools 1.4.7 has them. What has no
-meaning here is refused by name. Different from the tool:
+id,xml,save``), its messages and its exit status, as conntrack-tools 1.4.7 has them; ``-L``, ``-F``
+and ``-C`` also of table ``expect``. What has no meaning here is refused by name. Different from
+the tool:
 
 * ``-o json`` is lvscore's own: the fields of ``-o xml`` as one JSON document.
 * ``-o xml`` names SCTP's states by their names; the tool takes TCP's names of the same numbers.
@@ -17,6 +18,16 @@ meaning here is refused by name. Different from the tool:
 
 from lvscore.conntrack.commands import execute, run
 from lvscore.conntrack.entries import Entry, Side, entries
+from lvscore.conntrack.expectations import Expectation, expectations
 from lvscore.conntrack.formats import format_entry
 
-__all__ = ["Entry", "Side", "entries", "execute", "format_entry", "run"]
+__all__ = [
+    "Entry",
+    "Expectation",
+    "Side",
+    "entries",
+    "execute",
+    "expectations",
+    "format_entry",
+    "run",
+]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lvscore import _engine
 from lvscore.addresses import Address
 from lvscore.conntrack.entries import Entry, Side, entries
+from lvscore.conntrack.expectations import expectations, format_expectations
 from lvscore.conntrack.formats import format_entries
 from lvscore.conntrack.grammar import TITLE, Nat, Request, fail, parse, refuse
 from lvscore.constants import Reason
@@ -49,7 +50,12 @@ def execute(engine: "Engine", words: Sequence[str]) -> Outcome:
     except CommandError as error:
         return Outcome(error.status, "", f"{error}\n")
     summary = ""
-    if request.action in _DONE:
+    if request.table == "expect":
+        if request.action == "list":
+            summary = f"{TITLE}{count} expectations have been shown.\n"
+        elif request.action == "flush":
+            summary = f"{TITLE}expectation table has been emptied.\n"
+    elif request.action in _DONE:
         summary = f"{TITLE}{count} flow entries have been {_DONE[request.action]}.\n"
     elif request.action == "flush":
         summary = f"{TITLE}connection tracking table has been emptied.\n"
@@ -59,7 +65,7 @@ def execute(engine: "Engine", words: Sequence[str]) -> Outcome:
 def _carry_out(engine: "Engine", request: Request) -> tuple[str, int]:
     """What a command prints, and how many entries it was about."""
     if request.table == "expect":
-        refuse("table expect is not available")
+        return _expect(engine, request)
     match request.action:
         case "version":
             return f"{TITLE.removesuffix(': ')}\n", 0
@@ -79,6 +85,18 @@ def _carry_out(engine: "Engine", request: Request) -> tuple[str, int]:
         case "update":
             chosen = _update(engine, request, chosen)
     return _printed(engine, request, chosen), len(chosen)
+
+
+def _expect(engine: "Engine", request: Request) -> tuple[str, int]:
+    """The same of a command about what helpers expect."""
+    expected = expectations(engine)
+    match request.action:
+        case "count":
+            return f"{len(expected)}\n", 0
+        case "flush":
+            _engine.expectations_end(engine)
+            return "", len(expected)
+    return format_expectations(expected, xml=request.style.kind == "xml"), len(expected)
 
 
 def _printed(engine: "Engine", request: Request, chosen: list[Entry]) -> str:
@@ -213,6 +231,7 @@ def _status_fits(entry: Entry, wanted: frozenset[str]) -> bool:
         "SEEN_REPLY": entry.replied,
         "UNREPLIED": not entry.replied,
         "UNSET": True,
+        "EXPECTED": entry.expected,
     }
     return all(have.get(name, False) for name in wanted)
 

@@ -50,6 +50,10 @@ class Entry:
     id: int
     created_ns: int
     """When it began, on the engine's clock."""
+    helper: str = ""
+    """That looks after it."""
+    expected: bool = False
+    """Whether another connection announced it: its first packet was RELATED."""
 
     @property
     def source_nat(self) -> Address | None:
@@ -112,4 +116,6 @@ def _entry(row: Any) -> Entry:
         bytes=(int(row["bytes_in"]), int(row["bytes_out"])),
         id=int(row["id"]),
         created_ns=int(row["created_ns"]),
+        helper="ftp" if row["has_helper"] else "",
+        expected=bool(row["expected"]),
     )

@@ -84,6 +84,8 @@ def _words(entry: Entry, style: Style) -> Iterator[str]:
         yield f"delta-time={_age(entry, style.now)}"
         if style.start:
             yield f"[start={time.ctime(entry.created_ns // _SECOND)}]"
+    if entry.helper:
+        yield f"helper={entry.helper}"
     yield "use=1"
     if style.id:
         yield f"id={entry.id}"
@@ -153,6 +155,8 @@ def _common_fields(entry: Entry, style: Style) -> _Fields:
         if style.start:
             fields["timestamp"] = {"start": entry.created_ns}
         fields["deltatime"] = _age(entry, style.now)
+    if entry.helper and style.kind == "json":
+        fields["helper"] = entry.helper
     return fields
 
 
@@ -161,7 +165,8 @@ def _xml(entry: Entry, style: Style) -> str:
     metas = "".join(
         f'<meta direction="{name}">{_elements(part)}</meta>' for name, part in parts.items()
     )
-    return f"<flow>{metas}</flow>"
+    helper = f"<helper>{entry.helper}</helper>" if entry.helper else ""
+    return f"<flow>{metas}{helper}</flow>"
 
 
 def _elements(fields: Mapping[str, object]) -> str:

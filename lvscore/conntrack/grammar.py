@@ -55,6 +55,7 @@ _LEGAL = {
     "stats": set(),
     "version": set(),
 }
+_EXPECT_COMMANDS = {"list": {"o"}, "flush": set(), "count": set()}
 _OUTPUTS = ("xml", "extended", "timestamp", "id", "ktimestamp", "labels", "save", "json")
 _STATUSES = ("ASSURED", "SEEN_REPLY", "UNSET", "FIXED_TIMEOUT", "EXPECTED", "OFFLOAD", "UNREPLIED")
 _STATES = {
@@ -375,13 +376,25 @@ def _check(request: Request, given: set[str]) -> None:
         refuse("no command: expected -L, -G, -D, -U, -F, -C or -S")
     if "j" in request.nat and len(request.nat) > 1:
         fail("cannot specify `--src-nat' or `--dst-nat' with `--any-nat'")
+    legal = _LEGAL[request.action]
+    if request.table == "expect":
+        legal = _check_expect(request)
     for letter, name in _NAMES.items():
-        if letter in given and letter not in _LEGAL[request.action]:
+        if letter in given and letter not in legal:
             fail(f"Illegal option `--{name}' with this command")
         if letter == "p" and letter not in given and request.action == "get":
             fail("You need to supply the `--protonum' option for this command")
     if request.action == "get":
         _check_get(request)
+
+
+def _check_expect(request: Request) -> set[str]:
+    """The options that a command about table expect may have."""
+    if request.action not in _EXPECT_COMMANDS:
+        refuse(f"--{request.action} is not available with table expect")
+    if request.style not in (Style(), Style(kind="xml")):
+        refuse("of outputs of table expect only xml is available")
+    return _EXPECT_COMMANDS[request.action]
 
 
 def _check_get(request: Request) -> None:

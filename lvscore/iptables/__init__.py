@@ -1,11 +1,11 @@
-"""iptables' language, as far as it exists here: rules of the nat and mangle tables.
+"""iptables' language, as far as it exists here: rules of the nat, mangle and raw tables.
 
 ``-A``, ``-I``, ``-D``, ``-F``, ``-Z``, ``-S`` and ``-L`` on PREROUTING and POSTROUTING of
-``-t nat``, and on PREROUTING of ``-t mangle``; ``-P CHAIN ACCEPT``. Matches: ``-s``, ``-d``,
-``-p``, ``-i``, ``-o``, ``--sport``, ``--dport``, ``-m multiport``, ``-m mark``,
+``-t nat``, and on PREROUTING of ``-t mangle`` and ``-t raw``; ``-P CHAIN ACCEPT``. Matches:
+``-s``, ``-d``, ``-p``, ``-i``, ``-o``, ``--sport``, ``--dport``, ``-m multiport``, ``-m mark``,
 ``-m ipvs --vaddr``, each with ``!``. Targets: DNAT, SNAT, MASQUERADE, REDIRECT, NETMAP, MARK,
-ACCEPT, RETURN. Long options may be abbreviated, as iptables takes them (``--to``). Anything else
-is refused by name. What is printed is what iptables 1.8.9 prints.
+``CT --helper ftp``, ACCEPT, RETURN. Long options may be abbreviated, as iptables takes them
+(``--to``). Anything else is refused by name. What is printed is what iptables 1.8.9 prints.
 
 A leading ``iptables`` or ``ip6tables`` tells the address family; without it the addresses do,
 and ``-F``, ``-S``, ``-L`` and rule numbers are about the rules of both families.

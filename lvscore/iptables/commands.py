@@ -123,7 +123,7 @@ def save(engine: "Engine", family: int = 4) -> str:
     Tables that have no rule are left out, but for nat.
     """
     lines: list[str] = []
-    for table in ("mangle", "nat"):
+    for table in ("mangle", "raw", "nat"):
         rules = [r for r in engine.rules if r.table == table and r.family == family]
         if rules or table == "nat":
             lines += [f"*{table}", *(f":{chain} ACCEPT [0:0]" for chain in ALL_CHAINS[table])]
@@ -171,5 +171,5 @@ def _restored_table(word: str, table: str) -> str:
     if word == "COMMIT" and table:
         return ""
     if table or word[1:] not in ALL_CHAINS:
-        fail(f"{word!r} is not available: expected *nat or *mangle")
+        fail(f"{word!r} is not available: expected *nat, *mangle or *raw")
     return word[1:]

@@ -24,6 +24,7 @@ __all__ = ["ALL_CHAINS", "FAMILIES", "Command", "fail", "parse", "split"]
 
 FAMILIES = {"iptables": 4, "ip6tables": 6}
 ALL_CHAINS = {
+    "raw": ("PREROUTING", "OUTPUT"),
     "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
     "mangle": ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
 }
@@ -91,6 +92,7 @@ _TARGET_OPTIONS: dict[str, dict[str, str]] = {
     "REDIRECT": {"to-ports": "to", **_RANDOM},
     "NETMAP": {"to": "to"},
     "MARK": {name: name for name in ("set-mark", "set-xmark", "and-mark", "or-mark", "xor-mark")},
+    "CT": {"helper": "helper"},
     "ACCEPT": {},
     "RETURN": {},
 }
@@ -179,7 +181,7 @@ class _Reader:
             fail("nothing behind !")
         table = self.given.pop("table", "filter")
         if table not in ALL_CHAINS:
-            fail(f"table {table} is not available: expected -t nat or -t mangle")
+            fail(f"table {table} is not available: expected -t nat, -t mangle or -t raw")
         if not self.action:
             fail("no command: expected -A, -I, -D, -F, -Z, -S, -L or -P")
         self._check_chain(table)
@@ -360,9 +362,14 @@ class _Reader:
             persistent="persistent" in given,
             port_base=base,
             set_mark=self._set_mark() if target == "MARK" else None,
+            helper=given["helper"] if "helper" in given else self._no_helper(target),
             chain=self.chain,
             table=table,
         )
+
+    def _no_helper(self, target: str) -> str:
+        """What stands for a helper where none was given."""
+        return fail("target CT needs --helper") if target == "CT" else ""
 
     def _to(self, target: str) -> tuple[AddressRange | None, PortRange | None, int | None]:
         """Addresses and ports to translate to, and the port that the first stands for."""

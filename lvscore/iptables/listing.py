@@ -69,6 +69,8 @@ def _target_words(rule: Rule) -> Iterator[str]:
         yield f"--to {_netmap(rule)}"
     elif rule.target == "MARK" and rule.set_mark:
         yield f"--set-xmark {rule.set_mark.value:#x}/{rule.set_mark.mask:#x}"
+    elif rule.target == "CT":
+        yield f"--helper {rule.helper}"
     elif rule.ports is not None:
         yield f"--to-ports {rule.ports}"
     if rule.random:
@@ -239,6 +241,8 @@ def _target_details(rule: Rule) -> Iterator[str]:
             yield f"redir ports {rule.ports}"
         case "MARK" if rule.set_mark:
             yield f"MARK {_mark_details(rule.set_mark)}"
+        case "CT":
+            yield f"CT helper {rule.helper}"
     if rule.random:
         yield rule.random
     if rule.persistent:

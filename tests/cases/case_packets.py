@@ -7,7 +7,8 @@
     sctp 10.0.0.9:4000 -> 10.0.0.1:80 chunk=init-ack tag=7 itag=9
     gre 10.0.0.9 -> 10.0.0.1 { udp 1.1.1.1:1 -> 2.2.2.2:2 }
 
-`size` is the payload's, which counts up. `bytes=a-b` is the fragment with these bytes of what
+`size` is the payload's, which counts up; `say=227_at_(1,2,3,4,5,6)` is a line of text, where `_`
+stands for a blank. `bytes=a-b` is the fragment with these bytes of what
 follows the IP header; it has MF unless it ends where the datagram does (`mf`, `last` overrule
 that), and `other` gives it other content. `seq`, `ack`, `win` and `scale` (the window's) are
 TCP's, `echo` is the identifier of an echo. `csum=zero` and `csum=wrong` are transport checksums,
@@ -106,6 +107,8 @@ def transport(protocol, sport, dport, given, six):
     else:
         layer = message(given, six)
     payload = content(int(given.get("size", 0)))
+    if "say" in given:
+        payload = given["say"].replace("_", " ").encode() + b"\r\n"
     if given["quoted"]:
         payload = bytes(ip_packet(given["quoted"]))
         payload = payload[: int(given.get("cut", len(payload)))]

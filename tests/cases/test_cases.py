@@ -143,7 +143,7 @@ class EngineRunner:
         self.engine.expire(self.now)
 
     def command(self, rest):
-        if rest.startswith(("-t nat", "-t mangle", "iptables", "ip6tables")):
+        if rest.startswith(("-t nat", "-t mangle", "-t raw", "iptables", "ip6tables")):
             self.engine.iptables(rest)
         elif rest.startswith("conntrack"):
             self.engine.conntrack(self.known(rest))

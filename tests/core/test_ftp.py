@@ -14,6 +14,7 @@ from lvscore import _probe_ftp as ftp
 
 PASV, EPSV = ftp.MODES["PASV"], ftp.MODES["EPSV"]
 SERVER, SERVER6 = ip_address("172.16.1.7").packed, ip_address("2001:db8:1::7").packed
+CLIENT, CLIENT6 = ip_address("10.0.0.9").packed, ip_address("2001:db8:a::9").packed
 octets = st.lists(st.integers(0, 255), min_size=6, max_size=6)
 ports = st.integers(1, 65535)
 addresses = {4: st.ip_addresses(v=4), 6: st.ip_addresses(v=6)}
@@ -52,7 +53,7 @@ def test_227(numbers, words):
     assert (address, port) == (bytes(numbers[:4]), numbers[4] << 8 | numbers[5])
     assert data[start:end] == plain(numbers)
     assert ftp.passive_answer(data, EPSV, SERVER) is None
-    assert ftp.answer_write(PASV, address, port) == plain(numbers)
+    assert ftp.announcement_write(PASV, address, port) == plain(numbers)
 
 
 @given(st.sampled_from([4, 6]).flatmap(lambda v: st.tuples(st.just(v), addresses[v])), ports,
@@ -69,12 +70,82 @@ def test_eprt(given_address, port, delimiter, word):
         assert ftp.active_request(data[:cut], version) is None
 
 
+@given(octets, anycase(b"PORT"), st.sampled_from([b" ", b"\t "]))
+def test_netfilter_finds_port(numbers, word, blank):
+    line = word + blank + plain(numbers) + b"\r\n"
+    found = ftp.search(line, CLIENT, False)
+    if numbers[4:] == [0, 0]:
+        assert found == "partial"
+        return
+    mode, (address, port, start, end) = found
+    assert (mode, address, port) == (0, bytes(numbers[:4]), numbers[4] << 8 | numbers[5])
+    assert line[start:end] == plain(numbers)
+    assert ftp.search(line, CLIENT, True) is None
+    for cut in range(1, len(line) - 1):
+        assert ftp.search(line[:cut], CLIENT, False) == "partial"
+
+
+@given(octets, st.sampled_from([b"Entering Passive Mode (", b"", b"(((", b"at "]), st.binary())
+def test_netfilter_finds_227(numbers, words, rest):
+    line = b"227 " + words + plain(numbers) + b")" + rest
+    found = ftp.search(line, SERVER, True)
+    if numbers[4:] == [0, 0]:
+        assert found == "partial"
+    else:
+        mode, (_, _, start, end) = found
+        assert (mode, line[start:end]) == (PASV, plain(numbers))
+
+
+@given(
+    st.sampled_from([4, 6]).flatmap(lambda v: st.tuples(st.just(v), addresses[v])),
+    ports,
+    st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="0123456789.:abcdef"),
+)
+def test_netfilter_finds_eprt_and_229(given_address, port, delimiter):  # fmt: skip
+    version, address = given_address
+    speaker = CLIENT if version == 4 else CLIENT6
+    text = delimiter.join(("", "1" if version == 4 else "2", str(address), str(port), "")).encode()
+    line = b"EPRT " + text + b"\r\n"
+    assert ftp.search(line, speaker, False) == (
+        ftp.MODES["EPRT"], (address.packed, port, 5, 5 + len(text)),
+    )  # fmt: skip
+    assert ftp.search(line, CLIENT6 if version == 4 else CLIENT, False) == "partial"
+    text = f"{delimiter * 3}{port}{delimiter}".encode()
+    found = ftp.search(b"229 x (" + text, speaker, True)
+    assert found == (EPSV, (speaker, port, 7, 7 + len(text)))
+    for cut in range(1, 7 + len(text)):
+        assert ftp.search((b"229 x (" + text)[:cut], speaker, True) == "partial"
+    line = ftp.announcement_write(ftp.MODES["EPRT"], address.packed, port)
+    full = address.exploded
+    assert line == f"|{1 if version == 4 else 2}|{full}|{port}|".encode()
+
+
+@given(st.binary(min_size=1, max_size=60), st.booleans(), st.sampled_from([CLIENT, CLIENT6]))
+def test_netfilter_finds_nothing_elsewhere(data, answer, speaker):
+    words = (b"227 ", b"229 ") if answer else (b"PORT", b"EPRT")
+    found = ftp.search(data, speaker, answer)
+    cut = data[:4].upper()
+    assert (found is None) == (not any(word.startswith(cut) for word in words))
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [(b"PORT 1,2,3,4,5,6 \r\n", False), (b"PORT 1,2,3,4,5,256\r\n", False),
+     (b"PORT 1,,3,4,5,6\r\n", False), (b"EPRT 111.2.3.4151\r\n", False),
+     (b"EPRT |||5|\r\n", False), (b"EPRT |1|1.2.3.4|65536|\r\n", False),
+     (b"229 (|1|1.2.3.4|5|)\r\n", True), (b"229 (|| 5|)\r\n", True), (b"229 (1115|1)", True),
+     (b"229 |||5|\r\n", True)],
+)  # fmt: skip
+def test_netfilter_drops_what_it_cannot_read(line, answer):
+    assert ftp.search(line, CLIENT, answer) == "partial"
+
+
 @given(ports, st.sampled_from([SERVER, SERVER6]))
 def test_229(port, server):
     data = f"229 Entering Extended Passive Mode (|||{port}|)\r\n".encode()
     address, found, start, end = ftp.passive_answer(data, EPSV, server)
     assert (address, found, data[start:end]) == (server, port, f"|||{port}|".encode())
-    assert ftp.answer_write(EPSV, server, port) == data[start:end]
+    assert ftp.announcement_write(EPSV, server, port) == data[start:end]
     assert ftp.passive_answer(data, PASV, server) is None
     for cut in range(data.index(b")")):
         assert ftp.passive_answer(data[:cut], EPSV, server) is None
@@ -179,8 +250,8 @@ def test_passive_requests(before, after, family, command):
 @given(octets.filter(lambda n: n[4] or n[5]))
 def test_the_text_is_what_python_writes(numbers):
     address, port = bytes(numbers[:4]), numbers[4] << 8 | numbers[5]
-    assert ftp.answer_write(PASV, address, port) == plain(numbers)
-    assert ftp.answer_write(EPSV, address, port) == f"|||{port}|".encode()
+    assert ftp.announcement_write(PASV, address, port) == plain(numbers)
+    assert ftp.announcement_write(EPSV, address, port) == f"|||{port}|".encode()
 
 
 # sequence.pxd

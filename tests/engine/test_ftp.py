@@ -7,50 +7,15 @@ from ipaddress import ip_address
 import captures
 import mapper
 import pytest
+from ftp_segments import Segment, endpoint, plain, segment
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packets import CLIENT, RS1, SECOND, VIP, checksums_good, flow, ip
-from scapy.layers.inet import TCP
-from scapy.packet import Raw
+from packets import CLIENT, RS1, SECOND, VIP, flow
 
 import lvscore
 from lvscore import Engine, FrameBatch, Reason, Verdict
 
 VIP6, CLIENT6, RS6 = "2001:db8::1", "2001:db8:a::9", "2001:db8:1::7"
-
-
-def endpoint(address, port):
-    return str(lvscore.Endpoint(ip_address(address), port))
-
-
-def segment(source, sport, destination, dport, flags="A", payload=b"", seq=0, ack=0, options=()):
-    header = TCP(sport=sport, dport=dport, flags=flags, seq=seq % 2**32, ack=ack % 2**32,
-                 options=list(options))  # fmt: skip
-    return bytearray(bytes(ip(source, destination) / header / Raw(payload)))
-
-
-@dataclass
-class Segment:
-    """What a frame says, as its receiver reads it."""
-
-    flow: tuple
-    seq: int
-    ack: int
-    flags: int
-    options: bytes
-    payload: bytes
-
-    @classmethod
-    def read(cls, frame):
-        assert checksums_good(frame)
-        four = frame[14] >> 4 == 4
-        total = struct.unpack_from(">H", frame, 16 if four else 18)[0] + (0 if four else 40)
-        assert len(frame) == 14 + total
-        l4 = 34 if four else 54
-        seq, ack = struct.unpack_from(">II", frame, l4 + 4)
-        header = (frame[l4 + 12] >> 4) * 4
-        return cls(flow(frame), seq, ack, frame[l4 + 13], bytes(frame[l4 + 20 : l4 + header]),
-                   bytes(frame[l4 + header :]))  # fmt: skip
 
 
 @dataclass
@@ -166,10 +131,6 @@ def lab(vip=VIP, server=RS1, **helper):
     engine.helpers.add("ftp", **helper)
     engine.add_service("tcp", endpoint(vip, 21)).add_server(endpoint(server, 21))
     return engine
-
-
-def plain(address, port):
-    return f"{address},{port >> 8},{port & 255}".replace(".", ",").encode()
 
 
 def passive(c, port, words=(b"227 Entering Passive Mode (", b").\r\n")):

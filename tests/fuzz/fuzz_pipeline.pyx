@@ -23,7 +23,8 @@ from lvscore._core.pipeline cimport Frames, batch_process, frame_count, packet_p
 from lvscore._core.route cimport local_add, local_remove
 from lvscore._core.rules cimport (
     ANY_INTERFACE, Chain, RANGE_ADDRESSES, RANGE_PERSISTENT, RANGE_PORTS, RANGE_RANDOM, Rule,
-    TARGET_ACCEPT, TARGET_DNAT, TARGET_MASQUERADE, TARGET_NETMAP, TARGET_REDIRECT, TARGET_SNAT,
+    TARGET_ACCEPT, TARGET_CT, TARGET_DNAT, TARGET_MASQUERADE, TARGET_NETMAP, TARGET_REDIRECT,
+    TARGET_SNAT,
 )
 from lvscore._core.selfcheck cimport state_check
 from lvscore._core.server cimport Tunnel
@@ -354,6 +355,24 @@ cdef inline void operate(Harness* h, Input* source, uint32_t op) noexcept nogil:
         copy_check(h)
 
 
+cdef inline bint raw_add(State* s) noexcept nogil:
+    """Give all TCP flows of the rules a helper."""
+    cdef uint32_t k
+    s.raw.rule = <Rule*>calloc(2, sizeof(Rule))
+    if s.raw.rule == NULL:
+        return False
+    s.raw.count = 2
+    for k in range(2):
+        s.raw.rule[k].target = TARGET_CT
+        s.raw.rule[k].family = IPV6 if k else IPV4
+        s.raw.rule[k].protocol = PROTOCOL_TCP
+        s.raw.rule[k].source_port_high = 0xFFFF
+        s.raw.rule[k].destination_port_high = 0xFFFF
+        s.raw.rule[k].ingress = ANY_INTERFACE
+        s.raw.rule[k].egress = ANY_INTERFACE
+    return True
+
+
 cdef inline bint harness_init(Harness* h, uint32_t configuration) noexcept nogil:
     """Two equal engines; some have routes to masquerade by, or take flows from the middle."""
     cdef State* s
@@ -370,6 +389,7 @@ cdef inline bint harness_init(Harness* h, uint32_t configuration) noexcept nogil
         if configuration & 16:
             s.ftp.port[0] = htons(21)
             s.ftp.ports = 1
+            require(raw_add(s))
         if configuration & 1:
             for family in range(IPV4, IPV6 + 1, 2):
                 s.routes.route[s.routes.count].family = family

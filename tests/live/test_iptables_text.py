@@ -45,6 +45,8 @@ RULES = {
         "-t mangle -A PREROUTING -j MARK --or-mark 8",
         "-t mangle -A PREROUTING -j MARK --and-mark 0xff",
         "-t mangle -A PREROUTING -j MARK --xor-mark 3",
+        "-t raw -A PREROUTING -s 172.16.1.0/24 -p tcp --dport 21 -j CT --helper ftp",
+        "-t raw -A PREROUTING ! -s 10.0.0.0/8 -j ACCEPT",
     ],
     "ip6tables": [
         "-t nat -A PREROUTING -d 2001:db8::200 -j DNAT --to 2001:db8:1::7",
@@ -54,6 +56,7 @@ RULES = {
         "-t nat -A POSTROUTING -s fd00::/8 -o eth0 -j MASQUERADE",
         "-t nat -A POSTROUTING -p ipv6-icmp -j ACCEPT",
         "-t mangle -A PREROUTING -d 2001:db8::201 -j MARK --set-mark 9",
+        "-t raw -A PREROUTING -p tcp -m multiport --dports 21,2121 -j CT --helper ftp",
     ],
 }
 
@@ -82,7 +85,7 @@ def test_the_same_text(program):
             run(f"{program} {rule}")
             engine.iptables(f"{program} {rule}")
         differ = []
-        for table in ("nat", "mangle"):
+        for table in ("nat", "mangle", "raw"):
             for form in ("-S", "-L -n", "-L -n -v", "-L -n -v -x --line-numbers", "-S PREROUTING"):
                 line = f"{program} -t {table} {form}"
                 theirs, ours = run(line), engine.iptables(line)
