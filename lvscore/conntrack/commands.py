@@ -88,14 +88,15 @@ def _carry_out(engine: "Engine", request: Request) -> tuple[str, int]:
 
 
 def _expect(engine: "Engine", request: Request) -> tuple[str, int]:
-    """The same of a command about what helpers expect."""
-    expected = expectations(engine)
+    """The same of a command about what helpers expect; the tool lists IPv4 unless told."""
+    family = request.family or 4
+    expected = [one for one in expectations(engine) if one.source.version == family]
     match request.action:
         case "count":
             return f"{len(expected)}\n", 0
         case "flush":
             _engine.expectations_end(engine)
-            return "", len(expected)
+            return "", 0
     return format_expectations(expected, xml=request.style.kind == "xml"), len(expected)
 
 

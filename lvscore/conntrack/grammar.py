@@ -55,7 +55,7 @@ _LEGAL = {
     "stats": set(),
     "version": set(),
 }
-_EXPECT_COMMANDS = {"list": {"o"}, "flush": set(), "count": set()}
+_EXPECT_COMMANDS = {"list": {"f", "o"}, "flush": set(), "count": set()}
 _OUTPUTS = ("xml", "extended", "timestamp", "id", "ktimestamp", "labels", "save", "json")
 _STATUSES = ("ASSURED", "SEEN_REPLY", "UNSET", "FIXED_TIMEOUT", "EXPECTED", "OFFLOAD", "UNREPLIED")
 _STATES = {

@@ -171,7 +171,8 @@ def test_eprt_and_229_over_ipv6():
     assert talk.answer(1).ack == talk.next[0]
     assert talk.data((SERVER6, 20), (OUT6, 6275)) == (SERVER6, 20, CLIENT6, 6275)
     assert talk.say(1, b"229 Extended (|||6446|)\r\n") == b"229 Extended (|||6446|)\r\n"
-    assert "mask-src=ffff:ffff:ffff" in talk.engine.conntrack("-L expect")
+    assert "mask-src=ffff:ffff:ffff" in talk.engine.conntrack("-L expect -f ipv6")
+    assert talk.engine.conntrack("-L expect") == ""
     assert talk.data((CLIENT6, 41000), (SERVER6, 6446)) == (OUT6, 41000, SERVER6, 6446)
     # PORT is not for IPv6: its address is nobody's here.
     assert talk.say(0, b"PORT 1,2,3,4,5,6\r\n") == b"PORT 1,2,3,4,5,6\r\n"

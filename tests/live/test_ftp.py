@@ -13,27 +13,48 @@ from ipaddress import ip_address
 
 import kernel
 import pytest
-from test_netfilter import ADDRESSES, PEERS, ethernet, host, lasting, shown
-from traffic import ACK, FIN, PSH, RST, SYN, tcp
+from test_netfilter import ADDRESSES, PEERS, ethernet, host, lasting
+from traffic import ACK, FIN, PSH, RST, SYN, packed, tcp
+
+from lvscore.host.packets import transport_checksum
 
 SECOND = 1_000_000_000
 HELPER = "-t raw -A PREROUTING -p tcp --dport 21 -j CT --helper ftp"
-RULES = {
-    "masquerade": ["-t nat -A POSTROUTING -s 172.16.1.0/24 -o cli -j MASQUERADE"],
-    "snat to a longer address": [
-        "-t nat -A POSTROUTING -s 172.16.1.0/24 -o cli -j SNAT --to 210.110.120.130"
-    ],
-    "snat to a shorter address": ["-t nat -A POSTROUTING -s 172.16.1.0/24 -j SNAT --to 1.1.1.1"],
-    "dnat": ["-t nat -A PREROUTING -d 10.0.0.200 -p tcp --dport 21 -j DNAT --to 172.16.1.100"],
-    "dnat to another port": [
-        "-t nat -A PREROUTING -d 10.0.0.200 -p tcp --dport 21 -j DNAT --to 172.16.1.7:2121"
-    ],
-    "both": [
-        "-t nat -A PREROUTING -d 10.0.0.200 -p tcp --dport 21 -j DNAT --to 172.16.1.100",
-        "-t nat -A POSTROUTING -o srv -j MASQUERADE",
-        "-t nat -A POSTROUTING -s 172.16.1.0/24 -o cli -j MASQUERADE",
-    ],
-    "untranslated": ["-t nat -A POSTROUTING -d 192.0.2.1 -j SNAT --to 1.1.1.1"],
+SIX = {"cli": "fd00:a::200/64", "srv": "fd00:b::200/64"}
+PEERS6 = {
+    "cli": {f"fd00:a::{n}": f"02:00:00:00:20:{n:02x}" for n in (1, 2)},
+    "srv": {f"fd00:b::{n}": f"02:00:00:00:21:{n:02x}" for n in (7, 8)},
+}
+# Rules, and conversations: who calls, by which interface, whom.
+OUT, IN = ("srv", "10.0.0.1"), ("cli", "10.0.0.200")
+CASES = {
+    "source": (
+        [
+            "-t nat -A POSTROUTING -s 172.16.1.7 -o cli -j SNAT --to 210.110.120.130",
+            "-t nat -A POSTROUTING -s 172.16.1.8 -o cli -j SNAT --to 1.1.1.1",
+            "-t nat -A POSTROUTING -s 172.16.1.0/24 -o cli -j MASQUERADE",
+        ],
+        [("172.16.1.7", *OUT), ("172.16.1.8", *OUT), ("172.16.1.9", *OUT)],
+    ),
+    "destination": (
+        [
+            "-t nat -A PREROUTING -s 10.0.0.1 -p tcp --dport 21 -j DNAT --to 172.16.1.100",
+            "-t nat -A PREROUTING -d 10.0.0.200 -p tcp --dport 21 -j DNAT --to 172.16.1.7:2121",
+            "-t nat -A POSTROUTING -s 10.0.0.3 -o srv -j MASQUERADE",
+        ],
+        [("10.0.0.1", *IN), ("10.0.0.2", *IN), ("10.0.0.3", *IN)],
+    ),
+    "untranslated": (
+        ["-t nat -A POSTROUTING -d 192.0.2.1 -j SNAT --to 1.1.1.1"],
+        [("172.16.1.7", *OUT), ("10.0.0.1", "cli", "172.16.1.8")],
+    ),
+    "ipv6": (
+        [
+            "-t nat -A PREROUTING -d fd00:a::200 -p tcp --dport 21 -j DNAT --to fd00:b::7",
+            "-t nat -A POSTROUTING -s fd00:b::8 -o cli -j SNAT --to fd00:a::100:200",
+        ],
+        [("fd00:a::1", "cli", "fd00:a::200"), ("fd00:b::8", "srv", "fd00:a::2")],
+    ),
 }
 REASON = kernel.missing() or ("" if shutil.which("ethtool") else "ethtool is not installed")
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -46,6 +67,7 @@ def router():
         for link in ADDRESSES:  # the kernel leaves the checksum of what it edits to the device
             made.run(f"ethtool -K {link} tx off")
         made.run(f"iptables {HELPER}")
+        made.run("iptables -t raw -F")
     except RuntimeError as error:
         made.close()
         pytest.skip(f"this kernel's conntrack has no helper for FTP: {error}")
@@ -53,53 +75,111 @@ def router():
     made.close()
 
 
+def with_ipv6(router, machine):
+    """Give both IPv6 addresses and neighbours."""
+    for name in ("all", *SIX):
+        router.set(f"net.ipv6.conf.{name}.disable_ipv6", 0)
+    router.set("net.ipv6.conf.all.forwarding", 1)
+    machine.sysctl["net.ipv6.conf.all.forwarding"] = 1
+    for link, address in SIX.items():
+        router.run(f"ip addr add {address} dev {link} nodad")
+        machine.add_address(link, address)
+        for neighbour, mac in PEERS6[link].items():
+            router.run(f"ip neigh replace {neighbour} lladdr {mac} dev {link} nud permanent")
+            machine.add_neighbour(neighbour, mac, link)
+    while router.take(0.2):
+        pass
+
+
+def segment(source, sport, target, dport, flags, seq, ack=0, text=b"", options=b""):
+    """A TCP packet of IPv4 or IPv6."""
+    if ":" not in source:
+        return tcp(source, sport, target, dport, flags, seq, ack, text, options=options)
+    four = tcp("10.0.0.1", sport, "10.0.0.2", dport, flags, seq, ack, text, options=options)
+    head = bytearray(four[20:])
+    head[16:18] = bytes(2)
+    ends = packed(source), packed(target)
+    head[16:18] = transport_checksum(*ends, 6, bytes(head)).to_bytes(2, "big")
+    return b"\x60\0\0\0" + len(head).to_bytes(2, "big") + b"\x06\x40" + b"".join(ends) + head
+
+
+def came_out(sent):
+    """What came out of TCP: interface, packet."""
+    out = []
+    for link, frame in sent:
+        if frame[12:14] == b"\x08\0":
+            out.append((link, frame[14 : 14 + int.from_bytes(frame[16:18], "big")]))
+        elif frame[12:14] == b"\x86\xdd" and frame[20] == 6:
+            out.append((link, frame[14 : 54 + int.from_bytes(frame[18:20], "big")]))
+    return out
+
+
+def layer4(packet):
+    """The TCP header and what follows it."""
+    return packet[20:] if packet[0] >> 4 == 4 else packet[40:]
+
+
+def payload(packet):
+    tcp_ = layer4(packet)
+    return tcp_[(tcp_[12] >> 4) * 4 :]
+
+
+def expected(line):
+    """A line about an expectation without the time that is left."""
+    return line.partition(" ")[2]
+
+
 class Both:
     """The kernel and lvscore, which get the same frames."""
 
-    def __init__(self, router, rules):
-        for rule in rules:
-            router.run(f"iptables {rule}")
+    def __init__(self, router, rules, program="iptables"):
         self.router = router
-        self.machine = host([HELPER, *rules])
+        self.machine = host([])
         self.now = 0
+        for rule in (HELPER, *rules):
+            router.run(f"{program} {rule}")
+            self.machine.engine.iptables(f"{program} {rule}")
 
     def send(self, link, packet):
         """What leaves for a packet: link and packet; None if nothing does."""
         self.now += SECOND // 1000
-        ours = shown(self.machine.receive(link, ethernet(link, packet), self.now))
-        theirs = shown(self.router.receive(link, ethernet(link, packet), len(ours)))
+        frame = ethernet(link, packet)
+        if packet[0] >> 4 == 6:
+            frame = frame[:12] + b"\x86\xdd" + packet
+        ours = came_out(self.machine.receive(link, frame, self.now))
+        theirs = came_out(self.router.receive(link, frame, len(ours)))
         assert theirs == ours, (
-            f"{link} {packet[40:]}: kernel {texts(theirs)}, lvscore {texts(ours)}\n"
-            f"{self.machine.engine.explain(ethernet(link, packet), self.now)}\n"
-            f"{self.lists()}"
+            f"{link} {packet}\n{self.machine.engine.explain(frame, self.now)}\n{self.lists()}"
         )
-        return (ours[0][0], bytes.fromhex(ours[0][2])) if ours else None
+        return ours[0] if ours else None
 
     def lists(self):
         engine = self.machine.engine
         return "\n".join(
             engine.conntrack(what) + self.router.run(f"conntrack {what}")
-            for what in ("-L", "-L expect")
+            for what in ("-L", "-L expect", "-L expect -f ipv6")
         )
 
     def compare_lists(self):
         if not shutil.which("conntrack"):
             return
-        for what, same in (("-L", lasting), ("-L expect", lambda line: line.partition(" ")[2])):
+        lists = {
+            "-L": lasting, "-L expect": expected, "-L expect -f ipv6": expected, "-C expect": str,
+        }  # fmt: skip
+        for what, same in lists.items():
             ours = sorted(map(same, self.machine.engine.conntrack(what).splitlines()))
             theirs = sorted(map(same, self.router.run(f"conntrack {what}").splitlines()))
             assert ours == theirs
 
 
-def texts(sent):
-    return [(link, bytes.fromhex(hexed)[20:]) for link, _, hexed in sent]
-
-
 def ends(packet):
     """Source and destination of a TCP packet, each an address and a port."""
-    source, destination = (str(ip_address(packet[at : at + 4])) for at in (12, 16))
-    sport, dport = (int.from_bytes(packet[at : at + 2], "big") for at in (20, 22))
-    return (source, sport), (destination, dport)
+    at, size = (12, 4) if packet[0] >> 4 == 4 else (8, 16)
+    source, destination = (str(ip_address(packet[n : n + size])) for n in (at, at + size))
+    ports = layer4(packet)
+    return (source, int.from_bytes(ports[:2], "big")), (
+        destination, int.from_bytes(ports[2:4], "big")
+    )  # fmt: skip
 
 
 @dataclass
@@ -119,11 +199,11 @@ class Conversation:
 
     def open(self):
         """SYN, SYN and ACK, ACK, and a first line of each end."""
-        _, out = self.both.send(self.side, tcp(*self.client, *self.called, SYN, self.seq[0]))
+        _, out = self.both.send(self.side, segment(*self.client, *self.called, SYN, self.seq[0]))
         self.caller, self.server = ends(out)
         self.seq[0] += 1
         self.seen[1] = self.seq[0]
-        answer = tcp(*self.server, *self.caller, SYN | ACK, self.seq[1], self.seen[1])
+        answer = segment(*self.server, *self.caller, SYN | ACK, self.seq[1], self.seen[1])
         self.both.send(self.other, answer)
         self.seq[1] += 1
         self.seen[0] = self.seq[1]
@@ -138,18 +218,18 @@ class Conversation:
     def segment(self, end, text, seq=None, flags=None, options=b""):
         addresses = (*self.client, *self.called) if end == 0 else (*self.server, *self.caller)
         flags = (ACK | PSH if text else ACK) if flags is None else flags
-        return tcp(*addresses, flags, self.seq[end] if seq is None else seq, self.seen[end], text,
-                   options=options)  # fmt: skip
+        seq = self.seq[end] if seq is None else seq
+        return segment(*addresses, flags, seq, self.seen[end], text, options)
 
     def say(self, end, text, **more):
         """An end says something, and the other hears it; what it hears."""
         out = self.both.send(self.side if end == 0 else self.other, self.segment(end, text, **more))
         if out is None:
             return None
-        heard = out[1][20 + (out[1][32] >> 4) * 4 :]
+        heard = payload(out[1])
         if "seq" not in more:
             self.seq[end] += len(text)
-            self.seen[1 - end] = int.from_bytes(out[1][24:28], "big") + len(heard)
+            self.seen[1 - end] = int.from_bytes(layer4(out[1])[4:8], "big") + len(heard)
         return heard
 
     def acknowledge(self, end, blocks=()):
@@ -161,18 +241,18 @@ class Conversation:
         self.say(end, b"", options=options)
 
 
-def data(both, link, source, target, back_first=False):
+def data(both, link, source, target):
     """Open a data connection from an end to where it was told, as far as it comes."""
-    out = both.send(link, tcp(*source, *target, SYN, 100))
+    out = both.send(link, segment(*source, *target, SYN, 100))
     if out is None:
         return None
     there, packet = out
     caller, called = ends(packet)
     if there == link:
         return packet
-    both.send(there, tcp(*called, *caller, SYN | ACK, 500, 101))
-    both.send(link, tcp(*source, *target, ACK, 101, 501))
-    both.send(link, tcp(*source, *target, ACK | PSH, 101, 501, b"file"))
+    both.send(there, segment(*called, *caller, SYN | ACK, 500, 101))
+    both.send(link, segment(*source, *target, ACK, 101, 501))
+    both.send(link, segment(*source, *target, ACK | PSH, 101, 501, b"file"))
     return packet
 
 
@@ -182,8 +262,8 @@ def announced(text):
     if numbers:
         n = [int(number) for number in numbers.groups()]
         return ".".join(map(str, n[:4])), n[4] << 8 | n[5]
-    address, port = re.search(rb"\|([\d.]*)\|(\d+)\|", text).groups()
-    return address.decode(), int(port)
+    address, port = re.search(rb"\|([\d.a-f:]*)\|(\d+)\|", text).groups()
+    return str(ip_address(address.decode())) if address else "", int(port)
 
 
 def plain(address, port):
@@ -193,7 +273,7 @@ def plain(address, port):
 def port_line(kind, address, port):
     return {
         "PORT": f"PORT {plain(address, port)}\r\n",
-        "EPRT": f"EPRT |1|{address}|{port}|\r\n",
+        "EPRT": f"EPRT |{2 if ':' in address else 1}|{address}|{port}|\r\n",
         "227": f"227 Entering Passive Mode ({plain(address, port)}).\r\n",
         "229": f"229 Entering Extended Passive Mode (|||{port}|)\r\n",
     }[kind].encode()
@@ -207,15 +287,16 @@ BAD = {
 }  # fmt: skip
 
 
-def run(both, seed, side, client, called):
-    chance = random.Random(f"{seed} {side} {client}")
-    talk = Conversation(both, side, client, called, [chance.getrandbits(32) for _ in "ab"], [0, 0])
+def run(both, number, client, side, called):
+    chance = random.Random(f"{number} {client}")
+    talk = Conversation(both, side, (client, 40000 + number), (called, 21),
+                        [chance.getrandbits(32) for _ in "ab"], [0, 0])  # fmt: skip
     talk.open()
-    number = client[1] - 40000  # no two conversations have ports in common: no lots are drawn
+    kinds = ["PORT", "EPRT", "227", "229"] if "." in client else ["EPRT", "229"]
     for turn in range(14):
-        kind = chance.choice(["PORT", "EPRT", "227", "229", "bad", "ack", "again", "chat"])
+        kind = chance.choice([*kinds, *kinds, "bad", "ack", "chat"])
         end = 0 if kind in ("PORT", "EPRT") else 1
-        speaker = talk.client if end == 0 else talk.server
+        # No two conversations have ports in common: no lots are drawn.
         port = chance.choice([1024 + chance.randrange(60000), 2222 + number, 40 + number])
         if kind == "bad":
             end = chance.randrange(2)
@@ -230,11 +311,7 @@ def run(both, seed, side, client, called):
             talk.say(0, b"NOOP\r\n")
             talk.say(1, b"200 yes\r\n")
         else:
-            if kind == "again":
-                kind = chance.choice(["PORT", "227"])
-                end = 0 if kind == "PORT" else 1
-                speaker = talk.client if end == 0 else talk.server
-            line = port_line(kind, speaker[0], port)
+            line = port_line(kind, (talk.client, talk.server)[end][0], port)
             before = talk.seq[end]
             heard = talk.say(end, line)
             talk.acknowledge(1 - end)
@@ -246,22 +323,17 @@ def run(both, seed, side, client, called):
             caller = talk.server if end == 0 else talk.client
             spoken_to = talk.caller if end == 0 else talk.called
             source = caller[0], 20 if end == 0 else 30000 + 100 * number + turn
-            data(both, talk.other if end == 0 else side, source,
-                 (address or spoken_to[0], told))  # fmt: skip
-        both.compare_lists()
-    final = chance.choice([FIN | ACK, RST | ACK])
-    talk.say(0, b"", flags=final)
+            data(both, talk.other if end == 0 else side, source, (address or spoken_to[0], told))
+    both.compare_lists()
+    talk.say(0, b"", flags=chance.choice([FIN | ACK, RST | ACK]))
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", CASES)
 def test_the_same_bytes_leave_of_ftp(router, name):
-    both = Both(router, RULES[name])
-    inwards = "dnat" in name or name == "both"
-    for number in range(3):
-        if inwards or (name == "untranslated" and number == 1):
-            called = "172.16.1.7" if name == "untranslated" else "10.0.0.200"
-            run(both, number, "cli", (f"10.0.0.{1 + number}", 40000 + number), (called, 21))
-        else:
-            here = f"172.16.1.{7 + number}"
-            run(both, number, "srv", (here, 40000 + number), ("10.0.0.1", 21))
+    rules, conversations = CASES[name]
+    both = Both(router, rules, "ip6tables" if name == "ipv6" else "iptables")
+    if name == "ipv6":
+        with_ipv6(router, both.machine)
+    for number, conversation in enumerate(conversations):
+        run(both, number, *conversation)
     both.compare_lists()
