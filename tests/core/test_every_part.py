@@ -16,6 +16,7 @@ CORE = sorted(path.stem for path in (TESTS.parent / "lvscore/_core").glob("*.pxd
 BESIDE = {
     "consts": "test_constants.py",
     "entry": "core/test_connection.py",
+    "expect": "engine/test_rules_ftp.py",
     "locality": "engine/test_schedulers_models.py",
     "machine": "core/test_index.py",
     "scheduler_hash": "core/test_scheduler.py",
@@ -43,6 +44,7 @@ STAGES = {
     "pipeline": "engine/test_batches.py",
     "progress": "engine/test_rules.py",
     "related": "engine/test_icmp.py",
+    "rule_ftp": "engine/test_rules_ftp.py",
     "schedule": "engine/test_services.py",
     "selfcheck": "engine/test_determinism.py",
     "state": "engine/test_determinism.py",
