@@ -164,7 +164,7 @@ def ip_packet(text):
         return ip / GRE() / ip_packet(given["quoted"])
     body = transport(protocol, sport, dport, given, six)
     whole = ip / body
-    if protocol in ("tcp", "udp") and given.get("csum"):
+    if protocol in ("tcp", "udp", "icmp") and given.get("csum"):
         whole = checksum_set(whole, given["csum"])
     if "bytes" not in given and "atomic" not in given:
         return whole
@@ -183,7 +183,7 @@ def ip_packet(text):
 
 def checksum_set(whole, kind):
     built = whole.__class__(bytes(whole))
-    layer = built[TCP] if TCP in built else built[UDP]
+    layer = next(built[kind] for kind in (TCP, UDP, ICMP) if kind in built)
     layer.chksum = 0 if kind == "zero" else (layer.chksum + 0x101) % 0xFFFF
     return built
 

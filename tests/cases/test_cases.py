@@ -17,6 +17,7 @@ and so often another than theirs. `steps` is a text of lines:
     d N PACKET : LEAST-MOST       how many source addresses N packets leave with
     ~ N PACKET : SERVER=N ...     N packets, {n} counts them: how many each server gets, and with
                                   moved=N how many another than in the `~` line before
+    # PORT LEAST-MOST             all flows with this source port are translated to ports of these
     ? NAME=N                      a counter of the engine's
 
 `<NAME>` in an outgoing packet is a port, or the identifier of an echo, that was drawn, and
@@ -43,6 +44,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 import lvscore
+from lvscore import conntrack
 
 SECOND = 1_000_000_000
 FILES = sorted(Path(__file__).parent.glob("*.toml"))
@@ -137,6 +139,17 @@ class EngineRunner:
         self.out = []
         least, most = map(int, expected.split("-"))
         assert least <= len(found) <= most, found
+
+    def ports(self, rest):
+        port, _, bounds = rest.partition(" ")
+        least, most = map(int, bounds.split("-"))
+        given = [
+            entry.reply.destination_port
+            for entry in conntrack.entries(self.engine)
+            if entry.original.source_port == int(port)
+        ]
+        assert given
+        assert all(least <= number <= most for number in given), given
 
     def time(self, rest):
         self.now += round(float(rest) * SECOND)
@@ -289,7 +302,7 @@ class HostRunner(EngineRunner):
 
 LINES = {">": "packet_in", "<": "packet_out", "+": "time", "!": "command", "~": "many",
          "?": "counter", "*": "repeated", "&": "fragments_out", ".": "packet_through",
-         "x": "refused", "=": "entry", "d": "sources"}  # fmt: skip
+         "x": "refused", "=": "entry", "d": "sources", "#": "ports"}  # fmt: skip
 
 
 def test_there_are_enough_cases_and_each_says_where_from_and_why():
@@ -331,7 +344,7 @@ def test_cases_of_nat_fail_without_their_rules():
     stems = {
         path.stem
         for path in FILES
-        if path.stem.startswith(("click", "netfilter", "ovs", "vpp_nat"))
+        if path.stem.startswith(("click", "netfilter", "ovs", "rfc", "vpp_nat"))
     }
     for parameter in CASES:
         case = parameter.values[0]

@@ -148,6 +148,7 @@ def test_what_is_not_whole_in_30_seconds_is_discarded(engine):
     assert not out
 
 
+@pytest.mark.requirement("RFC 4787 REQ-14a")
 def test_memory_is_bounded(engine):
     held = 0
     for identification in range(1100):

@@ -83,6 +83,7 @@ def test_no_server_is_port_unreachable_also_for_tcp():
     assert (error[ICMP].type, error[ICMP].code, error[IP].src) == (3, 3, VIP)
 
 
+@pytest.mark.requirement("RFC 5508 REQ-10e")
 def test_errors_are_not_sent_about_errors_fragments_and_groups():
     host = director()
     about = IP(src=CLIENT, dst="10.9.9.9", ttl=1)
