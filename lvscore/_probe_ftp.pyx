@@ -1,11 +1,18 @@
-"""FTP's commands and answers, and sequence numbers, one by one, for tests."""
+"""FTP's commands and answers, sequence numbers, and what is expected, one by one, for tests."""
 
 cimport cython
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from lvscore._core.bytes cimport htons, ntohs
-from lvscore._core.consts cimport IPV4
-from lvscore._core.flow cimport Address, address_load
+from lvscore._core.consts cimport IPV4, NIL, PROTOCOL_TCP
+from lvscore._core.expect cimport (
+    expectation_begin, expectation_end, expectation_find, master_give, master_take, masters_copy,
+    masters_free, masters_init,
+)
+from lvscore._core.expect cimport Masters as Masters_t
+from lvscore._core.expect cimport line_begins as _line_begins
+from lvscore._core.expect cimport line_end as _line_end
+from lvscore._core.flow cimport Address, Tuple, address_load, ports_make
 from lvscore._core.ftp cimport (
     FTP_ACTIVE, FTP_EXTENDED_ACTIVE, FTP_EXTENDED_PASSIVE, FTP_FOUND, FTP_NOTHING,
     FTP_OTHER_FAMILY, FTP_PASSIVE, FtpAnnouncement, MAX_ANNOUNCEMENT,
@@ -16,6 +23,7 @@ from lvscore._core.ftp cimport answer_search as _answer_search
 from lvscore._core.ftp cimport command_search as _command_search
 from lvscore._core.ftp cimport passive_answer as _passive_answer
 from lvscore._core.ftp cimport passive_request as _passive_request
+from lvscore._core.hash cimport HashKey, hash_key_init
 from lvscore._core.sequence cimport Sequence as Sequence_t
 from lvscore._core.sequence cimport (
     sequence_adjust, sequence_back, sequence_edit, sequence_forward,
@@ -23,8 +31,8 @@ from lvscore._core.sequence cimport (
 from lvscore._core.wire cimport Packet, packet_parse
 
 __all__ = [
-    "MODES", "Sequence", "active_request", "adjust", "announcement_write", "passive_answer",
-    "passive_request", "search",
+    "MODES", "Masters", "Sequence", "active_request", "adjust", "announcement_write",
+    "passive_answer", "passive_request", "search",
 ]
 
 MODES = {
@@ -112,3 +120,66 @@ def adjust(bytes frame not None, Sequence own not None, Sequence other not None)
         raise ValueError("no whole header")
     sequence_adjust(&packet, &own.sequence, &other.sequence)
     return bytes(out)
+
+
+@cython.final
+cdef class Masters:
+    """Flows with a helper, by number, and what they expect; addresses are IPv4, packed."""
+
+    cdef Masters_t masters
+    cdef HashKey key
+
+    def __cinit__(self, uint32_t limit):
+        hash_key_init(&self.key, 1, 2)
+        if not masters_init(&self.masters, limit):
+            raise MemoryError()
+
+    def __dealloc__(self):
+        masters_free(&self.masters)
+
+    cdef Tuple tuple(self, bytes source, bytes destination, int sport, int dport):
+        cdef Tuple t
+        t.source = address_load(<const uint8_t*><const char*>source, IPV4)
+        t.destination = address_load(<const uint8_t*><const char*>destination, IPV4)
+        t.ports = ports_make(htons(sport), htons(dport))
+        t.protocol = PROTOCOL_TCP
+        t.family = IPV4
+        return t
+
+    def take(self, uint32_t record):
+        return master_take(&self.masters, record)
+
+    def give(self, uint32_t m):
+        master_give(&self.masters, &self.key, m)
+
+    def expect(self, uint32_t m, uint64_t tick, bytes source, bytes destination, int port):
+        cdef Tuple t = self.tuple(source, destination, 0, port)
+        return bool(expectation_begin(&self.masters, &self.key, m, tick, &t))
+
+    def find(self, uint64_t tick, bytes source, bytes destination, int sport, int dport):
+        """The number of the master that expects a packet, or None."""
+        cdef Tuple t = self.tuple(source, destination, sport, dport)
+        cdef uint32_t m = expectation_find(&self.masters, &self.key, tick, &t)
+        return None if m == NIL else m
+
+    def end(self, uint32_t m):
+        expectation_end(&self.masters, &self.key, m)
+
+    def line_end(self, uint32_t m, int direction, uint32_t number):
+        _line_end(&self.masters.master[m], direction, number)
+
+    def line_begins(self, uint32_t m, int direction, uint32_t number):
+        return bool(_line_begins(&self.masters.master[m], direction, number))
+
+    @property
+    def counts(self):
+        """Masters, and those that expect, over or not."""
+        return self.masters.count, self.masters.expecting
+
+    def copied(self):
+        """The same, with memory of its own."""
+        cdef Masters other = Masters(self.masters.limit)
+        masters_free(&other.masters)
+        if not masters_copy(&other.masters, &self.masters):
+            raise MemoryError()
+        return other

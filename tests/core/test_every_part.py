@@ -16,7 +16,6 @@ CORE = sorted(path.stem for path in (TESTS.parent / "lvscore/_core").glob("*.pxd
 BESIDE = {
     "consts": "test_constants.py",
     "entry": "core/test_connection.py",
-    "expect": "engine/test_rules_ftp.py",
     "locality": "engine/test_schedulers_models.py",
     "machine": "core/test_index.py",
     "scheduler_hash": "core/test_scheduler.py",
