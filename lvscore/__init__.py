@@ -23,6 +23,7 @@ from lvscore.errors import (
     LimitError,
     LvscoreError,
     NotFoundError,
+    SnapshotError,
     TruncatedCapture,
     UnsupportedLinkType,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "Rule",
     "Server",
     "Service",
+    "SnapshotError",
     "State",
     "Statistics",
     "Timeouts",

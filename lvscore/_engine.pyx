@@ -7,7 +7,7 @@ from cpython.bytearray cimport (
     PyByteArray_AS_STRING, PyByteArray_CheckExact, PyByteArray_GET_SIZE,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -15,34 +15,45 @@ from lvscore._core.bytes cimport htons, load16, load_be16, ntohs, store16
 from lvscore._core.checksum cimport checksum_finish, sum_bytes
 from lvscore._core.clock cimport clock_set, state_expire
 from lvscore._core.connection cimport (
-    FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_TEMPLATE, FLAG_TRACKED, Meta, Table,
-    connection_bytes, connection_control, connection_controls, connection_helper,
+    Extension, FLAG_ASSURED, FLAG_EXTENDED, FLAG_NO_CPORT, FLAG_SEEN_REPLY, FLAG_SERVICE,
+    FLAG_TEMPLATE, FLAG_TRACKED, Meta, Table, connection_bytes, connection_control,
+    connection_controls, connection_extension, connection_fill, connection_helper,
     connection_method, connection_tuple, table_find, table_meta,
 )
 from lvscore._core.consts cimport (
-    ALL_PAGES, IPV4, IPV6, LINK_ETHERNET, MAX_CONNECTIONS, NIL, NS_PER_TICK, ORIGINAL,
-    PROTOCOL_MARK, REASON_COUNT, REPLY, TICKS_PER_SECOND, VERDICT_FORWARD,
+    ALL_PAGES, IPV4, IPV6, LINK_ETHERNET, MAX_CONNECTIONS, MAX_DISPLACEMENT, NIL, NS_PER_TICK,
+    ORIGINAL, PROTOCOL_MARK, PROTOCOL_TCP, REASON_COUNT, REPLY, TICKS_PER_SECOND, VERDICT_FORWARD,
 )
 from lvscore._core.crc32c cimport SCTP_HEADER, sctp_checksum_write
 from lvscore._core.emit cimport Emitted, emitted_clear
-from lvscore._core.entry cimport Entry, entries_memory, entry_of
+from lvscore._core.entry cimport (
+    Entries, Entry, entries_memory, entry_of, entry_open, entry_window,
+)
 from lvscore._core.estimator cimport Estimator, estimator_count, estimator_rate
 from lvscore._core.flow cimport (
     Address, Tuple, address_load, ports_destination, ports_make, ports_source, tuple_hash,
 )
 from lvscore._core.defence cimport defence_update
-from lvscore._core.expect cimport Master, expectation_end, expects
-from lvscore._core.ftp cimport Ftp, FtpControl, MAX_FTP_PORTS
-from lvscore._core.index cimport index_used
+from lvscore._core.expect cimport (
+    Master, Masters, expectation_end, expected_head, expects,
+)
+from lvscore._core.ftp cimport Ftp, FtpControl, MAX_FTP_PORTS, MAX_FTP_TEXT, ftp_take
+from lvscore._core.hash cimport HashKey
+from lvscore._core.index cimport (
+    Bucket, Index, MIN_BUCKETS, SLOTS, SPARE_BUCKETS, hash_tag, index_home, index_used,
+)
 from lvscore._core.lifetime cimport (
     connection_drop, connection_end, connection_timer_set, control_index, control_table,
+)
+from lvscore._core.locality cimport (
+    CACHE_BUCKETS, Cache, Entry as Remembered, cache_add, entry_join,
 )
 from lvscore._core.nfct cimport nfct_forget, nfct_knows
 from lvscore._core.pipeline cimport (
     Frames, batch_process, frame_count, packet_output, packet_process,
 )
 from lvscore._core.port_pool cimport (
-    MAX_POOL_EVENTS, Pool, PoolEvent, pool_look, pools_memory,
+    MAX_POOL_EVENTS, POOL_LEVELS, Pool, PoolEvent, Pools, pool_head, pool_look, pools_memory,
 )
 from lvscore._core.route cimport (
     Interface, MAX_INTERFACES, MAX_ROUTES, NO_INTERFACE, Neighbour, ROUTE_UNICAST, Route,
@@ -50,16 +61,23 @@ from lvscore._core.route cimport (
 )
 from lvscore._core.rules cimport MAX_RULES, SOME_INTERFACES, TARGET_CT, Chain, Range, Rule
 from lvscore._core.scheduler_maglev cimport MAGLEV_SLOTS
-from lvscore._core.scheduler_types cimport SCHEDULER_MH
+from lvscore._core.scheduler_types cimport (
+    SCHEDULER_LBLCR, SCHEDULER_MH, SCHEDULER_RR, SCHEDULER_WRR, Scheduler,
+)
+from lvscore._core.sequence cimport Sequence
 from lvscore._core.server cimport (
     METHOD_BYPASS, METHOD_MASQUERADE, METHOD_TUNNEL, SERVER_AVAILABLE, SERVER_OVERLOADED,
     SERVER_ROUTED, Server, Tunnel,
 )
 from lvscore._core.selfcheck cimport state_check
 from lvscore._core.service cimport (
-    Service, ServiceOptions, scheduler_set, server_add, server_counters, server_edit, server_find,
-    server_remove, service_add, service_counters, service_find, service_remove, service_zero,
-    services_counters, services_note, services_zero,
+    MAX_SERVERS, MAX_SERVICES, Service, ServiceOptions, Services, scheduler_set, server_add,
+    server_counters, server_edit, server_find, server_remove, service_add, service_counters,
+    service_find, service_remove, service_zero,
+    services_counters, services_note, services_rebuild_slots, services_zero,
+)
+from lvscore._core.sip cimport (
+    CallId, Dialog, Dialogs, MAX_CALL_ID, call_id_hash, dialog_add,
 )
 from lvscore._core.state cimport (
     CONNTRACK_SETTINGS, SYSCTL_EXPIRE_NODEST_CONN, State, TABLES, TEMPLATES,
@@ -68,13 +86,15 @@ from lvscore._core.state cimport (
 from lvscore._core.track cimport (
     RULE_SCTP, RULE_TCP, SERVICE_SCTP, SERVICE_TCP, SERVICE_UDP, TRACKER_MASK,
 )
+from lvscore._core.tcp_window cimport TcpWindow
 from lvscore._core.wheel cimport (
-    NO_EVENT, wheel_link, wheel_next_event, wheel_unlink,
+    AT_HEAD, LEVELS, NO_EVENT, Timer, WHEEL_SLOTS, Wheel, wheel_link, wheel_next_event,
+    wheel_timer, wheel_unlink,
 )
 from lvscore._frames cimport FrameBatch
 
 from lvscore.constants import Reason, Verdict
-from lvscore.errors import ConcurrencyError, ConfigError, LimitError
+from lvscore.errors import ConcurrencyError, ConfigError, LimitError, SnapshotError
 from lvscore.sysctl import ENGINE_SETTINGS
 
 __all__ = [
@@ -83,12 +103,14 @@ __all__ = [
     "expectations_end", "expectations_list", "ftp_ports", "ftp_ports_set", "host_emitted",
     "host_output", "host_own", "host_receive", "host_receive_batch", "host_set",
     "pools_events", "pools_list", "pools_quota", "pools_quota_set", "route_get",
-    "rule_counters", "rules_set", "rules_zero", "sctp_checksummed", "server_counts",
+    "rule_counters", "rule_counters_set", "rules_set", "rules_zero", "sctp_checksummed",
+    "server_counts",
     "server_estimate", "server_join", "server_leave", "server_lookup", "server_record",
     "server_update", "service_counts", "service_estimate", "service_join", "service_leave",
     "service_members", "service_number", "service_record", "service_update",
     "service_zeroed", "services_all", "services_counts", "services_estimated",
-    "services_zeroed", "tracker_timeout_get", "tracker_timeout_set",
+    "services_zeroed", "snapshot_layouts", "snapshot_put", "snapshot_shift", "snapshot_take",
+    "tracker_timeout_get", "tracker_timeout_set",
 ]
 
 cdef tuple VERDICTS = tuple(Verdict)
@@ -549,3 +571,5 @@ include "_services.pxi"
 include "_host.pxi"
 include "_netfilter.pxi"
 include "_port_pools.pxi"
+include "_snapshot.pxi"
+include "_snapshot_put.pxi"

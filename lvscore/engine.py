@@ -1,6 +1,7 @@
 """The engine: virtual services, NAT rules and the connections made by them."""
 
 import os
+from typing import Self
 
 from lvscore import _engine
 from lvscore.connections import Connections
@@ -161,6 +162,42 @@ class Engine(Director, RuleEngine):
             mark: its firewall mark.
         """
         return explain(self, bytes(frame), self.now if now is None else now, link_type, mark)
+
+    # Its file
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything that the engine knows to a file.
+
+        Configuration, connections with their states and timers, templates, counters, port pools
+        and the source of chance are in it; :mod:`lvscore.snapshot` says what is not. The file is
+        replaced as a whole or not at all, and only its owner may read it: it holds the key of
+        the table.
+
+        Raises:
+            SnapshotError: the file cannot be written.
+        """
+        from lvscore.snapshot import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, now: int | None = None) -> Self:
+        """Make an engine of what :meth:`save` wrote: it does with every packet what the other
+        would have done.
+
+        Args:
+            path: the file.
+            now: what the engine's time is to be instead of what it was, in nanoseconds: where
+                the clock of this process has another origin. Default: time goes on as it was, and
+                what has expired meanwhile goes with the next packet.
+
+        Raises:
+            SnapshotError: there is no such file, it is not one of ours, damaged, or of a version
+                that is not known.
+        """
+        from lvscore.snapshot import load
+
+        return load(cls, path, now)
 
     # The languages of administrators
 

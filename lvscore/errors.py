@@ -22,6 +22,7 @@ __all__ = [
     "LimitError",
     "LvscoreError",
     "NotFoundError",
+    "SnapshotError",
     "TruncatedCapture",
     "UnsupportedLinkType",
 ]
@@ -107,3 +108,7 @@ class ConcurrencyError(LvscoreError, RuntimeError):
 
 class ControlError(LvscoreError, OSError):
     """A control socket that cannot be used, or at which nobody answers."""
+
+
+class SnapshotError(LvscoreError, ValueError):
+    """A saved engine that cannot be read, or is damaged, or is of another version."""

@@ -38,7 +38,7 @@ CORE_LAYERS = [
 ]
 LAYERS = [
     *({f"_core.{name}" for name in layer} for layer in CORE_LAYERS),
-    {"constants", "report"},
+    {"_files", "constants", "report"},
     {"errors"},
     {"_frames", "addresses", "sysctl"},
     {
@@ -61,7 +61,7 @@ LAYERS = [
     {"host"},
     {"io"},  # knows no engine: see below
     {"conntrack", "iptables", "ipvsadm", "live", "runner"},
-    {"config", "control", "programs"},
+    {"config", "control", "programs", "snapshot"},
     {"", "cli"},
     {"__main__"},
 ]

@@ -313,6 +313,8 @@ cdef inline void table_remove_direction(Table* table, const HashKey* key,
     connection_tuple(table, reference >> 1, reference & 1, &t)
     hash = tuple_hash(key, &t)
     following = connection_shadowed(table, reference)
+    if following != NIL:    # the record may live on, with another tuple
+        table.extensions[table.extension_of[reference >> 1]].shadowed[reference & 1] = NIL
     if following == NIL and index_remove(&table.index, hash, reference):
         return
     if following != NIL and index_replace(&table.index, hash, reference, following):

@@ -14,10 +14,10 @@ skipped.
 """
 
 import os
-import tempfile
 from typing import TYPE_CHECKING
 
 from lvscore import iptables, ipvsadm
+from lvscore._files import replace_file
 from lvscore.config.configuration import Command, Configuration, located
 from lvscore.errors import ConfigError
 from lvscore.ipvsadm.restore import parse_words
@@ -80,19 +80,7 @@ def write(engine: "Engine", path: str | os.PathLike[str]) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    name = os.path.realpath(path)  # what a symbolic link names is replaced, not the link
     try:
-        mode = os.stat(name).st_mode & 0o777 if os.path.exists(name) else 0o644
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(name), prefix=".lvscore-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(save(engine))
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, mode)
-            os.replace(temporary, name)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        replace_file(os.fspath(path), [save(engine).encode()])
     except OSError as error:
         raise ConfigError(f"{os.fspath(path)}: {error.strerror or error}") from None

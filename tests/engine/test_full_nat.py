@@ -303,3 +303,15 @@ def test_a_batch_does_what_its_frames_do_one_by_one():
     assert [Verdict(v) for v in batch.verdict] == verdicts
     assert [bytes(batch[i]) for i in range(len(batch))] == [bytes(frame) for frame in alone]
     assert sorted(lines(single)) == sorted(lines(batched))
+
+
+def test_a_reply_tuple_that_was_in_use_leaves_nothing_behind():
+    """A flow of the server's own has it; the rules then choose another, and both end."""
+    engine = director()
+    own = segment(RS1, 8080, CLIENT, 40000, "A")
+    assert send(engine, own)[0] == Verdict.FORWARD
+    open_connection(engine)
+    assert engine.expire(10**6 * SECOND) == 2
+    assert engine._selfcheck() == 0
+    assert send(engine, own, 10**6 * SECOND)[1] == Reason.UNTRANSLATED
+    assert engine._selfcheck() == 0
