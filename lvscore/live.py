@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Self
 
@@ -59,6 +60,7 @@ class Live:
         self._stopped = False
         self._numbers: dict[int, LiveInterface] = {}
         self._readers: dict[int, Callable[[], None]] = {}
+        self._repeated: list[_Repeated] = []
         # Seconds and days as of the epoch, but with no step back when the clock is set.
         self._epoch = time.time_ns() - time.monotonic_ns()
         with contextlib.ExitStack() as opened:
@@ -124,6 +126,10 @@ class Live:
         self._send(self.host.advance(self.now()))
         for descriptor in ready.intersection(self._readers):
             self._readers[descriptor]()
+        for repeated in self._repeated:
+            if time.monotonic() >= repeated.due:
+                repeated.due = time.monotonic() + repeated.seconds
+                repeated.callback()
         return count
 
     def add_reader(self, descriptor: int, callback: Callable[[], None]) -> None:
@@ -135,6 +141,25 @@ class Live:
         """Let it be again."""
         del self._readers[descriptor]
         self._poll.unregister(descriptor)
+
+    def call_every(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Let :meth:`step` call ``callback`` between two batches, so often, to about a second."""
+        self._repeated.append(_Repeated(time.monotonic() + seconds, seconds, callback))
+
+    def exchange(self, host: "Host") -> None:
+        """Let another Host with interfaces of the same names take the place of this one.
+
+        Raises:
+            ConfigError: its interfaces have other names, or it is refused as by :meth:`check`.
+            InterfaceError: it is refused as by :meth:`check`.
+        """
+        if list(host.interfaces) != list(self.interfaces):
+            raise ConfigError(f"a Host with other interfaces than {', '.join(self.interfaces)}")
+        self.check(host)
+        for name, interface in self.interfaces.items():
+            host.set_mac(name, interface.mac)
+        self._numbers = {host.number(name): i for name, i in self.interfaces.items()}
+        self.host = host
 
     def add_signal_handler(self, number: int, callback: Callable[[], None]) -> None:
         """Let :meth:`step` call ``callback`` between two batches after a signal (in the main
@@ -207,6 +232,15 @@ class Live:
         for name, frame in frames:
             if name in self.interfaces:
                 self.interfaces[name].write((frame,))
+
+
+@dataclass
+class _Repeated:
+    """What is called again and again."""
+
+    due: float
+    seconds: float
+    callback: Callable[[], None]
 
 
 def _refuse_shared(host: "Host", name: str) -> None:

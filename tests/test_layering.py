@@ -62,6 +62,7 @@ LAYERS = [
     {"io"},  # knows no engine: see below
     {"conntrack", "iptables", "ipvsadm", "live", "runner"},
     {"config", "control", "programs", "snapshot"},
+    {"takeover"},
     {"", "cli"},
     {"__main__"},
 ]

@@ -4,18 +4,20 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from lvscore.cli.setup import Options, engine_options
-from lvscore.config import Configuration, reload
+from lvscore.config import Configuration, adopt, reload
 from lvscore.control import DEFAULT_PATH, ControlServer
 from lvscore.engine import Engine
-from lvscore.errors import ConfigError, LvscoreError
+from lvscore.errors import ConfigError, LvscoreError, SnapshotError
 from lvscore.live import Live, attach
 from lvscore.model import Outcome
 from lvscore.programs import execute
+from lvscore.takeover import HANDOVER, StateFile, hand_over, take_over
 
 __all__ = ["run"]
 
@@ -33,7 +35,19 @@ __all__ = ["run"]
     help='Socket that lvscore ipvsadm and the others ask; "none": there is none.  '
     f"[default: {DEFAULT_PATH}]",
 )
-def run(backend: str | None, control: str | None, **options: Any) -> int:
+@click.option(
+    "--state",
+    metavar="FILE",
+    help="Read the engine from FILE, if there is one; save it every 10 s and at the end.",
+)
+@click.option(
+    "--takeover",
+    is_flag=True,
+    help="Go on where the director is that runs here, with its connections; it ends.",
+)
+def run(
+    backend: str | None, control: str | None, state: str | None, takeover: bool, **options: Any
+) -> int:
     """Be a director on real interfaces, until SIGINT or SIGTERM.
 
     They are given by --interface or by a TOML file (-c), are of this machine (or network
@@ -42,12 +56,17 @@ def run(backend: str | None, control: str | None, **options: Any) -> int:
     (ip_forward is 1) and sends no redirects (send_redirects is 0). While it runs, lvscore ipvsadm,
     conntrack and iptables list and change it; SIGHUP lets it read the file again. At its end it
     prints what ipvsadm -L -n would. Needs root or CAP_NET_RAW.
+
+    With --takeover or --state, services and rules become those of the file and the options, where
+    these have any; bounds and seed stay those of the engine that is taken over.
     """
-    given = Options(**options)
-    director = _Director(given, given.read(live=True))
+    director = _Director(
+        Options(**options), {"backend": backend, "control": control, "state": state}
+    )
     with ExitStack() as stack:
-        live = director.attach(stack, backend)
-        director.listen(stack, control)
+        live = director.attach(stack)
+        director.resume(takeover)
+        director.listen(stack, replace=takeover)
         live.add_signal_handler(signal.SIGHUP, director.reload)
         backends = ", ".join(f"{i.name} ({i.backend})" for i in live.interfaces.values())
         _say(f"running on {backends}")
@@ -55,6 +74,7 @@ def run(backend: str | None, control: str | None, **options: Any) -> int:
         for interface in live.interfaces.values():
             counts = ", ".join(f"{n} {what}" for what, n in interface.statistics.items())
             _say(f"{interface.name}: {counts}")
+    director.end()
     print(director.engine.ipvsadm("-L -n"), end="")
     return 0
 
@@ -64,27 +84,73 @@ class _Director:
 
     live: Live
 
-    def __init__(self, options: Options, configuration: Configuration) -> None:
+    def __init__(self, options: Options, own: dict[str, str | None]) -> None:
+        self.options = options
+        self._own = {name: value for name, value in own.items() if value is not None}
+        self.configuration = configuration = self._read()
         if not configuration.interfaces:
             raise ConfigError("no interface: expected --interface NAME=ADDRESS/LENGTH")
-        self.options = options
-        self.configuration = configuration
+        self.control = configuration.control or DEFAULT_PATH
+        self.state = None if configuration.state is None else StateFile(configuration.state)
+        self.handed_over = False
         self.engine = Engine(max_connections=configuration.max_connections, seed=configuration.seed)
         self.host = configuration.host(self.engine, forwarding=True)
 
-    def attach(self, stack: ExitStack, backend: str | None) -> Live:
-        backend = backend or self.configuration.backend or "auto"
-        self.live = stack.enter_context(attach(self.host, backend=backend))
+    def _read(self) -> Configuration:
+        """The file and the options, which win."""
+        return replace(self.options.read(live=True), **self._own)  # type: ignore[arg-type]
+
+    def attach(self, stack: ExitStack) -> Live:
+        self.live = stack.enter_context(
+            attach(self.host, backend=self.configuration.backend or "auto")
+        )
         return self.live
 
-    def listen(self, stack: ExitStack, path: str | None) -> None:
-        path = path or self.configuration.control or DEFAULT_PATH
-        if path != "none":
-            server = stack.enter_context(ControlServer(path, self._execute))
+    def resume(self, takeover: bool) -> None:
+        """Go on with the engine of the director that runs, or with the one that was saved.
+
+        Frames that come meanwhile wait at the interfaces, which are open already.
+        """
+        found = None
+        try:
+            if takeover and self.control != "none":
+                found = take_over(self.control)
+            if found is None and self.state is not None:
+                found = self.state.load()
+        except SnapshotError as error:
+            _say(f"error: {error}; connections begin anew")
+        if found is not None:
+            self.host = adopt(found, self.configuration, forwarding=True)
+            self.engine = found
+            self.live.exchange(self.host)
+            _say(f"goes on with {len(found.connections)} connections")
+        elif takeover:
+            _say("there is no director to take over from")
+
+    def listen(self, stack: ExitStack, replace: bool) -> None:
+        if self.control != "none":
+            server = stack.enter_context(
+                ControlServer(self.control, self._execute, replace=replace)
+            )
             self.live.add_reader(server.fileno(), server.step)
+        if self.state is not None:
+            self.live.call_every(self.configuration.state_interval, self._save)
 
     def _execute(self, argv: Sequence[str], stdin: str) -> Outcome:
+        if argv[0] == HANDOVER:
+            outcome = hand_over(self.engine, argv, self.live.stop)
+            self.handed_over = outcome.status == 0
+            return outcome
         return execute(self.engine, argv, stdin)
+
+    def _save(self) -> None:
+        if self.state is not None:
+            self.state.save_beside(self.engine)
+
+    def end(self) -> None:
+        """Leave the file as the end was, unless another goes on."""
+        if self.state is not None and not self.handed_over:
+            self.state.save(self.engine)
 
     def reload(self) -> None:
         """Read the file again, and change to it; or say why not, and go on."""
@@ -93,7 +159,7 @@ class _Director:
             _say("there is no file to read again: expected -c FILE")
             return
         try:
-            after = self.options.read(live=True)
+            after = self._read()
             reload(self.host, self.configuration, after, check=self.live.check, forwarding=True)
         except LvscoreError as error:
             _say(f"error: {' '.join(str(error).split())}; nothing was changed")

@@ -20,7 +20,7 @@ from lvscore.config.configuration import (
     located,
 )
 from lvscore.config.lines import parse, save, write
-from lvscore.config.reload import reload
+from lvscore.config.reload import adopt, reload
 from lvscore.errors import ConfigError
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "InterfaceEntry",
     "NeighbourEntry",
     "RouteEntry",
+    "adopt",
     "load",
     "located",
     "parse",

@@ -74,7 +74,7 @@ class Configuration:
         helpers: ports by the name of a helper.
         port_quota: see :attr:`lvscore.PortPools.quota`.
         modules: see :attr:`lvscore.Host.modules`.
-        backend, control, max_connections, seed: how ``lvscore run`` starts.
+        backend, control, state, state_interval, max_connections, seed: how ``lvscore run`` starts.
     """
 
     name: str
@@ -88,6 +88,8 @@ class Configuration:
     modules: tuple[str, ...] = ()
     backend: str | None = None
     control: str | None = None
+    state: str | None = None
+    state_interval: int = 10
     max_connections: int = DEFAULT_MAX_CONNECTIONS
     seed: int | None = None
 
@@ -136,6 +138,13 @@ class Configuration:
         Raises: as :meth:`apply`, and then it is left half done.
         """
         self._configure(host.engine)
+        self.configure_host(host, forwarding=forwarding)
+
+    def configure_host(self, host: Host, *, forwarding: bool = False) -> None:
+        """Give a Host that has nothing yet its interfaces, routes and settings.
+
+        Raises: as :meth:`apply`, and then it is left half done.
+        """
         for interface in self.interfaces:
             with located(interface.where):
                 host.add_interface(interface.name, addresses=interface.address, mtu=interface.mtu)

@@ -18,9 +18,9 @@ from lvscore.services import Server, Service
 if TYPE_CHECKING:
     from lvscore.engine import Engine
 
-__all__ = ["change_engine", "reload"]
+__all__ = ["adopt", "change_engine", "reload"]
 
-_AT_START = ("backend", "control", "max_connections", "seed")
+_AT_START = ("backend", "control", "max_connections", "seed", "state", "state_interval")
 
 
 def reload(
@@ -68,6 +68,28 @@ def reload(
             host.remove_neighbour(neighbour.to, neighbour.dev)
     for neighbour in after.neighbours:
         host.add_neighbour(neighbour.to, neighbour.lladdr, neighbour.dev)
+
+
+def adopt(engine: "Engine", configuration: Configuration, *, forwarding: bool = False) -> Host:
+    """Put an engine that another process had, with its connections, into a Host.
+
+    Its services, rules and settings are changed to those of the configuration, as
+    :func:`reload` does; if it has no commands and settings, they stay.
+
+    Args:
+        engine: as it was loaded, without interfaces.
+        configuration: what the Host gets.
+        forwarding: as of :meth:`Configuration.host`.
+
+    Raises:
+        ConfigError: the configuration is not valid; nothing was changed.
+    """
+    target = _configured(engine, configuration, forwarding)
+    if configuration.commands or configuration.sysctl or configuration.helpers:
+        change_engine(engine, target.engine)
+    host = Host(engine)
+    configuration.configure_host(host, forwarding=forwarding)
+    return host
 
 
 def _configured(engine: "Engine", configuration: Configuration, forwarding: bool) -> Host:

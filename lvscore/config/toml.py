@@ -75,6 +75,8 @@ def read(given: Table, name: str = "director.toml") -> Configuration:
         modules=tuple(director.get("modules", ())),
         backend=director.get("backend"),
         control=director.get("control"),
+        state=director.get("state"),
+        state_interval=director.get("state-interval", 10),
         max_connections=director.get("max-connections", DEFAULT_MAX_CONNECTIONS),
         seed=director.get("seed"),
     )
@@ -290,6 +292,8 @@ _FILE: Mapping[str, Check] = {
 _DIRECTOR: Mapping[str, Check] = {
     "control": _text,
     "backend": _one_of("auto", "ring", "copy"),
+    "state": _text,
+    "state-interval": _number(1, 86400),
     "max-connections": _number(1, 33554432),
     "seed": _number(0, 2**63 - 1),
     "port-quota": _number(1, 2**32 - 1),

@@ -4,7 +4,7 @@ import pytest
 from packets import CLIENT, SECOND, VIP, flow, tcp
 
 from lvscore import config
-from lvscore.config import reload, toml
+from lvscore.config import adopt, reload, toml
 from lvscore.engine import Engine
 from lvscore.errors import ConfigError, InterfaceError
 
@@ -157,3 +157,19 @@ def test_neighbours_come_and_go(host, before):
     after = toml.parse(TEXT.replace("172.16.1.7", "172.16.1.8").replace("8:80", "7:80", 1))
     reload(host, before, after)
     assert [*send(host, 1), *send(host, 2)] == ["172.16.1.8"]
+
+
+def test_an_engine_that_another_process_had(host, before, tmp_path):
+    assert send(host, 2) == []
+    assert send(host, 3) == ["172.16.1.7"]
+    host.engine.save(tmp_path / "state")
+    loaded = Engine.load(tmp_path / "state")
+    second = adopt(loaded, before, forwarding=True)
+    assert send(second, 3, "A") == ["172.16.1.7"]
+    assert [s.statistics.connections for s in loaded.services[0].servers] == [1, 1]
+    third = adopt(Engine.load(tmp_path / "state"), toml.parse(EDITED), forwarding=True)
+    assert config.save(third.engine) == SAVED
+    assert len(third.engine.connections) == 2
+    bare = toml.parse(TEXT[: TEXT.index("[[service]]")])
+    fourth = adopt(Engine.load(tmp_path / "state"), bare)  # says nothing of services
+    assert config.save(fourth.engine) == config.save(host.engine)

@@ -68,9 +68,12 @@ class Lab:
         program = self.start(
             "director", sys.executable, "-m", "lvscore", "run", "--control", self.control, *options
         )
-        line = program.stderr.readline()
-        if "running on" not in line:
-            raise RuntimeError(f"lvscore run: {line}{program.stderr.read()}")
+        said = ""
+        while "running on" not in said:
+            line = program.stderr.readline()
+            said += line
+            if not line:
+                raise RuntimeError(f"lvscore run: {said}")
         return program
 
     def stop(self, program: subprocess.Popen) -> int:

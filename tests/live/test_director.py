@@ -10,6 +10,8 @@ from collections import Counter
 import pytest
 from namespaces import VIP, VIP6, Lab, missing
 
+import lvscore
+
 _WHY = missing()
 pytestmark = pytest.mark.skipif(bool(_WHY), reason=_WHY or "complete")
 
@@ -142,6 +144,41 @@ def test_it_reads_its_file_again_without_losing_a_connection(lab, file):
     assert "172.16.1.7:80                Masq    1      1" in ask(lab, "ipvsadm", "-Ln")
     assert downloaded(lab, client) == digest
     assert lab.stop(director) == 0
+
+
+def test_another_process_takes_over(lab, file):
+    path, digest = file
+    old = lab.director("-c", str(path))
+    client = download(lab)
+    new = lab.start("director", sys.executable, "-m", "lvscore", "run", "--takeover",
+                    "--control", lab.control, "-c", str(path))  # fmt: skip
+    assert old.wait(10) == 0
+    assert "goes on with 1 connections" in new.stderr.readline()
+    assert "running on" in new.stderr.readline()
+    assert "172.16.1.7:80                Masq    1      1" in ask(lab, "ipvsadm", "-Ln")
+    assert downloaded(lab, client) == digest
+    assert "RS-Node1" in lab.curl(f"http://{VIP}/")
+    assert lab.stop(new) == 0
+    assert not os.path.exists(lab.control)
+
+
+def test_one_that_was_killed_is_followed_by_its_state(lab, file):
+    path, digest = file
+    state = lab.folder / "director.state"
+    path.write_text(f"[director]\nstate = '{state}'\nstate-interval = 1\n{TOML}")
+    first = lab.director("-c", str(path))
+    client = download(lab)
+    for _ in range(100):
+        if state.exists() and len(lvscore.Engine.load(state).connections):
+            break
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    second = lab.director("-c", str(path))
+    assert downloaded(lab, client) == digest
+    assert "ActiveConn" in ask(lab, "ipvsadm", "-Ln")
+    assert lab.stop(second) == 0
+    assert len(lvscore.Engine.load(state).connections) == 1
 
 
 def test_nothing_is_left_when_it_is_killed(lab):

@@ -1,0 +1,105 @@
+"""Hot restart: a new process goes on where a running or a killed director was.
+
+A running one is asked through its control socket: between two batches it saves its engine to a
+file, answers, and ends. One that was killed leaves the file that it wrote every few seconds.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lvscore.control import call
+from lvscore.engine import Engine
+from lvscore.errors import ControlError, SnapshotError
+from lvscore.model import Outcome
+
+__all__ = ["HANDOVER", "StateFile", "hand_over", "take_over"]
+
+HANDOVER = "lvscore-handover"
+"""What the control socket is asked for, as if it were a program: its word is a file to write."""
+
+
+def take_over(control: str) -> Engine | None:
+    """Let the director that listens on ``control`` end, and return its engine; None: there is none.
+
+    Raises:
+        ControlError: it could not hand over, and is still at work, or does not answer.
+        SnapshotError: it has ended, but what it left cannot be read.
+    """
+    path = f"{os.path.abspath(control)}.handover"
+    try:
+        outcome = call(control, [HANDOVER, path])
+    except ControlError as error:
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+            return None
+        raise
+    if outcome.status:
+        raise ControlError(errno.EIO, outcome.stderr.strip(), control)
+    try:
+        return Engine.load(path)
+    finally:
+        Path(path).unlink(missing_ok=True)
+
+
+def hand_over(engine: Engine, argv: Sequence[str], stop: Callable[[], None]) -> Outcome:
+    """Answer a request of :func:`take_over`: save the engine, and stop."""
+    if len(argv) != 2:
+        return Outcome(2, "", f"{HANDOVER}: expected a file\n")
+    try:
+        engine.save(argv[1])
+    except SnapshotError as error:
+        return Outcome(1, "", f"{error}\n")
+    stop()
+    return Outcome(0)
+
+
+class StateFile:
+    """The file that an engine is saved to every few seconds, by a process of its own: it has the
+    memory as it was when it began, so that packets do not wait.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._saving = 0
+
+    def load(self) -> Engine | None:
+        """The engine that was saved; None: there is no file yet.
+
+        Raises:
+            SnapshotError: the file cannot be read.
+        """
+        return Engine.load(self.path) if Path(self.path).exists() else None
+
+    def save_beside(self, engine: Engine) -> None:
+        """Begin to save, unless that begun before is not done yet."""
+        if not self._is_done(os.WNOHANG):
+            return
+        self._saving = os.fork()
+        if self._saving == 0:
+            status = 1
+            try:
+                engine.save(self.path)
+                status = 0
+            finally:
+                os._exit(status)
+
+    def save(self, engine: Engine) -> None:
+        """Save now, after what was begun.
+
+        Raises:
+            SnapshotError: the file cannot be written.
+        """
+        self._is_done(0)
+        engine.save(self.path)
+
+    def _is_done(self, options: int) -> bool:
+        if self._saving:
+            pid, _ = os.waitpid(self._saving, options)
+            if pid == 0:
+                return False
+            self._saving = 0
+        return True
