@@ -22,7 +22,8 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport (
     ALL_PAGES, IPV4, IPV6, LINK_ETHERNET, MAX_CONNECTIONS, MAX_DISPLACEMENT, NIL, NS_PER_TICK,
-    ORIGINAL, PROTOCOL_MARK, PROTOCOL_TCP, REASON_COUNT, REPLY, TICKS_PER_SECOND, VERDICT_FORWARD,
+    ORIGINAL, PROTOCOL_MARK, PROTOCOL_TCP, REASON_COUNT, REPLY, TICKS_PER_SECOND, VECTOR,
+    VERDICT_FORWARD,
 )
 from lvscore._core.crc32c cimport SCTP_HEADER, sctp_checksum_write
 from lvscore._core.emit cimport Emitted, emitted_clear
@@ -42,15 +43,19 @@ from lvscore._core.hash cimport HashKey
 from lvscore._core.index cimport (
     Bucket, Index, MIN_BUCKETS, SLOTS, SPARE_BUCKETS, hash_tag, index_home, index_used,
 )
+from lvscore._core.lane cimport Frames, Lane, lanes_match, lanes_parse, lanes_restrict
+from lvscore._core.lane_host cimport lanes_forward_hosted
 from lvscore._core.lifetime cimport (
     connection_drop, connection_end, connection_timer_set, control_index, control_table,
 )
 from lvscore._core.locality cimport (
     CACHE_BUCKETS, Cache, Entry as Remembered, cache_add, entry_join,
 )
+from lvscore._core.machine cimport likely
 from lvscore._core.nfct cimport nfct_forget, nfct_knows
+from lvscore._core.path cimport paths_clear
 from lvscore._core.pipeline cimport (
-    Frames, batch_process, frame_count, packet_output, packet_process,
+    batch_process, frame_count, packet_output, packet_process,
 )
 from lvscore._core.port_pool cimport (
     MAX_POOL_EVENTS, POOL_LEVELS, Pool, PoolEvent, Pools, pool_head, pool_look, pools_memory,
@@ -250,18 +255,7 @@ cdef class EngineCore:
             ConcurrencyError: the engine is at work in another thread.
         """
         cdef State* s = self.enter()
-        cdef Frames frames
-        frames.data = batch.data
-        frames.offset = batch.offset
-        frames.length = batch.length
-        # One array less to fetch where it says the same.
-        frames.original_length = batch.original_length if batch.snapped else batch.length
-        frames.timestamp = batch.timestamp
-        frames.mark = batch.mark
-        frames.verdict = batch.verdict
-        frames.reason = batch.reason
-        frames.count = batch.count
-        frames.link_type = batch.link_type
+        cdef Frames frames = frames_of(batch)
         emitted_clear(&s.emitted)
         s.emitted.link_type = batch.link_type
         self.busy = True

@@ -1,6 +1,25 @@
 """What a Host calls: module-level functions of the compiled engine, a part of _engine.pyx."""
 
 
+cdef Frames frames_of(FrameBatch batch) noexcept:
+    """A batch as the pipeline sees it."""
+    cdef Frames frames
+    frames.data = batch.data
+    frames.offset = batch.offset
+    frames.length = batch.length
+    # One array less to fetch where it says the same.
+    frames.original_length = batch.original_length if batch.snapped else batch.length
+    frames.timestamp = batch.timestamp
+    frames.mark = batch.mark
+    frames.verdict = batch.verdict
+    frames.reason = batch.reason
+    frames.egress = batch.egress
+    frames.count = batch.count
+    frames.link_type = batch.link_type
+    frames.vnet_header = batch.vnet_header
+    return frames
+
+
 cdef int route_fill(Route* route, object given) except -1:
     """Pack a route of a Host."""
     family, kind, network, length, interface, source, gateway = given
@@ -73,6 +92,7 @@ def host_set(EngineCore engine not None, list interfaces, list routes, list neig
         entry.interface = number
         memcpy(entry.mac, PyBytes_AS_STRING(mac), 6)
         table[neighbour_slot(&s.routes, entry.family, number, &address)] = entry
+    paths_clear(&s.paths)
 
 
 def host_own(EngineCore engine not None, int family, bytes address, int change):
@@ -84,6 +104,7 @@ def host_own(EngineCore engine not None, int family, bytes address, int change):
     s.routes.local[local_slot(&s.routes, family, &a)].own += change
     if change < 0:
         local_remove(&s.routes, family, &a)
+    paths_clear(&s.paths)
 
 
 def host_receive(EngineCore engine not None, bytearray frame not None, uint32_t interface, now,
@@ -174,6 +195,70 @@ cdef bint frame_trim(FrameBatch batch, uint32_t i, uint32_t mtu, bint super_fram
     return super_frame or length <= mtu
 
 
+cdef bint frame_receive(State* s, FrameBatch batch, uint32_t i, uint32_t interface,
+                        uint8_t* original, uint32_t* kept) noexcept nogil:
+    """Take a frame the general way; whether it only has to be sent on."""
+    cdef uint8_t* frame = batch.data + batch.offset[i]
+    cdef uint8_t reason = 0
+    cdef uint8_t verdict
+    cdef bint super_frame
+    emitted_clear(&s.emitted)
+    super_frame = offloads_read(s, batch, i)
+    kept[0] = 0
+    if s.routes.interface[interface].send_redirects:
+        kept[0] = batch.length[i] if batch.length[i] < QUOTED else QUOTED
+        memcpy(original, frame, kept[0])
+    s.forward.now = batch.timestamp[i]
+    s.forward.ingress = interface
+    s.forward.egress = NO_INTERFACE
+    verdict = packet_process(s, frame, batch.length[i], batch.length[i], LINK_ETHERNET, 0,
+                             &reason)
+    s.forward.ingress = NO_INTERFACE
+    frame_count(s, batch.length[i], verdict, reason)
+    batch.verdict[i] = verdict
+    batch.reason[i] = reason
+    if (verdict == VERDICT_FORWARD and s.forward.resolved and not s.forward.redirect
+            and s.emitted.count == 0 and frame_trim(batch, i, s.forward.mtu, super_frame)):
+        batch.egress[i] = s.forward.egress
+        return True
+    if s.forward.partial:
+        checksum_complete(frame, batch.length[i])
+    return False
+
+
+cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, uint32_t i,
+                             uint32_t interface, uint8_t* original,
+                             uint32_t* kept) noexcept nogil:
+    """Take frames from ``i`` on, vector by vector as batch_process does, up to the first that
+    needs more than to be sent on; its index."""
+    cdef Lane lane[16]
+    cdef Table* table = &s.table[0]
+    cdef uint32_t shadowings = table.shadowings
+    cdef uint32_t first = i
+    cdef uint32_t end = i
+    cdef uint32_t begin, j
+    while i < frames.count:
+        if i == end:
+            first = i
+            end = i + VECTOR if frames.count - i > VECTOR else frames.count
+            lanes_parse(s, frames, first, end - first, lane)
+            lanes_restrict(s, lane, end - first)
+            lanes_match(table, lane, end - first)
+        clock_set(s, frames.timestamp[i])
+        begin = i
+        i = first + lanes_forward_hosted(s, frames, interface, first, i - first, end - first, lane)
+        if i == end or (i > begin and frames.timestamp[i] != s.now):
+            continue
+        if not frame_receive(s, batch, i, interface, original, kept):
+            return i
+        i += 1
+        if likely(table.shadowings != shadowings, False):
+            shadowings = table.shadowings
+            for j in range(i - first, end - first):
+                lane[j].reference = NIL
+    return i
+
+
 def host_receive_batch(EngineCore engine not None, FrameBatch batch not None,
                        uint32_t interface, uint32_t start):
     """Take frames from ``start`` on that came in on an interface, as :func:`host_receive`.
@@ -189,51 +274,25 @@ def host_receive_batch(EngineCore engine not None, FrameBatch batch not None,
     cdef uint8_t original[600]
     cdef uint32_t kept = 0
     cdef uint32_t i
-    cdef uint8_t* frame
-    cdef uint8_t verdict = 0
-    cdef uint8_t reason = 0
-    cdef bint super_frame
-    cdef bint found = False
+    cdef Frames frames
     if interface >= MAX_INTERFACES or not s.routes.interface[interface].present:
         raise LookupError(f"no interface {interface}")
     batch.reserve_egress()
+    frames = frames_of(batch)
+    frames.link_type = LINK_ETHERNET
     engine.busy = True
     with nogil:
         s.emitted.link_type = LINK_ETHERNET
-        for i in range(start, batch.count):
-            frame = batch.data + batch.offset[i]
-            emitted_clear(&s.emitted)
-            super_frame = offloads_read(s, batch, i)
-            if s.routes.interface[interface].send_redirects:
-                kept = batch.length[i] if batch.length[i] < QUOTED else QUOTED
-                memcpy(original, frame, kept)
-            clock_set(s, batch.timestamp[i])
-            s.forward.now = batch.timestamp[i]
-            s.forward.ingress = interface
-            s.forward.egress = NO_INTERFACE
-            verdict = packet_process(s, frame, batch.length[i], batch.length[i], LINK_ETHERNET,
-                                     0, &reason)
-            s.forward.ingress = NO_INTERFACE
-            frame_count(s, batch.length[i], verdict, reason)
-            batch.verdict[i] = verdict
-            batch.reason[i] = reason
-            if (verdict == VERDICT_FORWARD and s.forward.resolved and not s.forward.redirect
-                    and s.emitted.count == 0
-                    and frame_trim(batch, i, s.forward.mtu, super_frame)):
-                batch.egress[i] = s.forward.egress
-                continue
-            if s.forward.partial:
-                checksum_complete(frame, batch.length[i])
-            found = True
-            break
+        i = frames_receive(s, batch, &frames, start, interface, original, &kept)
         s.forward.partial = False
         s.forward.segment_size = 0
     engine.busy = False
-    if not found:
+    if i >= batch.count:
         return None
+    verdict, reason = batch.verdict[i], batch.reason[i]
     s.last_reason = reason
     before = <bytes>(<char*>original)[:kept]
-    after = bytearray((<char*>frame)[:batch.length[i]])
+    after = bytearray((<char*>batch.data + batch.offset[i])[:batch.length[i]])
     if s.forward.egress == NO_INTERFACE:
         return (i, before, after, (VERDICTS[verdict], REASONS[reason], -1, b"", False, False, 0,
                 s.forward.request, s.forward.option_error, s.forward.tunnel_error))

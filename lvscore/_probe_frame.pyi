@@ -1,6 +1,8 @@
 from collections.abc import Iterable
 from typing import Self, final
 
+from lvscore._frames import FrameBatch
+
 __all__ = [
     "Fragments",
     "Sequence",
@@ -10,6 +12,7 @@ __all__ = [
     "sequence_adjust",
     "ttl_decrease",
     "tunnel",
+    "vnet_header_before",
 ]
 
 @final
@@ -52,3 +55,4 @@ def compile_options(
     local: Iterable[bytes] = (),
     source_route: bool = False,
 ) -> tuple[int, int, bytes]: ...
+def vnet_header_before(batch: FrameBatch) -> None: ...

@@ -8,6 +8,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from lvscore._frames cimport FrameBatch
 from lvscore._core cimport fragment as _fragment
 from lvscore._core cimport sequence as _sequence
 from lvscore._core.bytes cimport htons
@@ -24,7 +25,7 @@ from lvscore._core.wire cimport Packet, packet_parse
 
 __all__ = [
     "Fragments", "Sequence", "atomic_strip", "compile_options", "is_martian", "sequence_adjust",
-    "ttl_decrease", "tunnel",
+    "ttl_decrease", "tunnel", "vnet_header_before",
 ]
 
 
@@ -227,3 +228,14 @@ def compile_options(frame, bytes own, int64_t now=0, local=(), bint source_route
         routes_free(routes)
         free(routes)
     return reason, forward.option_error, bytes(data)
+
+
+# What an interface says of its frames
+
+def vnet_header_before(FrameBatch batch not None):
+    """Say that a virtio_net_hdr of 10 bytes lies before each frame, as io._packet does."""
+    cdef uint32_t i
+    for i in range(batch.count):
+        if batch.offset[i] < 10:
+            raise ValueError(f"no room before frame {i}")
+    batch.vnet_header = True

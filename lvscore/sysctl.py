@@ -93,6 +93,7 @@ CONNTRACK_TIMEOUTS = {
 }
 """Timeouts of conntrack: the states of the core that each is for."""
 
+_PREFIXES = ("", "net.ipv4.vs.", "net.netfilter.")
 _LONGEST = 4_000_000  # seconds: timers count milliseconds in 32 bits
 
 
@@ -119,6 +120,9 @@ class Bounded(Protocol):
 class Sysctl(MutableMapping[str, int]):
     """Settings by name: reading, writing and listing; ``del`` puts the default back.
 
+    Names are those of sysctl(8). Of IPVS and conntrack the last part will do, as the kernel's
+    ipvs-sysctl.rst and nf_conntrack-sysctl.rst call them: ``expire_nodest_conn``.
+
     Raises:
         NotFoundError: there is no such setting here.
         ConfigError: the value is not one that the setting takes.
@@ -134,26 +138,28 @@ class Sysctl(MutableMapping[str, int]):
         self._read = read
         self._write = write
 
-    def _setting(self, name: str) -> Setting:
-        if name not in self._settings:
-            raise NotFoundError(f"no setting {name!r} here")
-        return self._settings[name]
+    def _name(self, name: object) -> str:
+        for prefix in _PREFIXES:
+            if f"{prefix}{name}" in self._settings:
+                return f"{prefix}{name}"
+        raise NotFoundError(f"no setting {name!r} here")
 
     def __getitem__(self, name: str) -> int:
-        self._setting(name)
-        return self._read(name)
+        return self._read(self._name(name))
 
     def __setitem__(self, name: str, value: int) -> None:
-        setting = self._setting(name)
+        full = self._name(name)
+        setting = self._settings[full]
         if not isinstance(value, int) or not setting.low <= value <= setting.high:
             raise ConfigError(f"{name}={value!r} is not in {setting.low}..{setting.high}")
-        self._write(name, int(value))
+        self._write(full, int(value))
 
     def __delitem__(self, name: str) -> None:
-        self[name] = self._setting(name).default
+        full = self._name(name)
+        self[full] = self._settings[full].default
 
     def __contains__(self, name: object) -> bool:
-        return name in self._settings
+        return any(f"{prefix}{name}" in self._settings for prefix in _PREFIXES)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._settings)

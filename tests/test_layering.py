@@ -24,7 +24,7 @@ CORE_LAYERS = [
     {"scheduler"},
     {"connection", "event", "forward", "service", "translate"},
     {"entry", "quote"},
-    {"rules"},
+    {"path", "rules"},
     {"state"},
     {"lifetime", "progress", "related", "tunnel"},
     {"early_drop", "nat"},
@@ -34,7 +34,7 @@ CORE_LAYERS = [
     {"defence"},
     {"clock", "director", "icmp", "defragment", "selfcheck"},
     {"conntrack", "lane"},
-    {"pipeline"},
+    {"lane_host", "pipeline"},
 ]
 LAYERS = [
     *({f"_core.{name}" for name in layer} for layer in CORE_LAYERS),

@@ -5,7 +5,7 @@ frame, and addresses and checksums are changed by what the connection keeps read
 fit takes the general way, as if it had not been here.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from lvscore._core.bytes cimport (
@@ -18,6 +18,7 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport (
     IPV4, IPV6, LINK_ETHERNET, MAX_DISPLACEMENT, NIL, PROTOCOL_TCP, PROTOCOL_UDP, REASON_NONE,
+    REASON_REPLY, REASON_REQUEST, VECTOR, VERDICT_FORWARD,
 )
 from lvscore._core.entry cimport Entries, window_of
 from lvscore._core.flow cimport Address, Tuple, addresses_unpack, ports_key
@@ -29,7 +30,9 @@ from lvscore._core.progress cimport Progress, datagram_progress, tcp_timeout
 from lvscore._core.route cimport address_is_local
 from lvscore._core.rules cimport ANY_INTERFACE, Seen, chain_pass
 from lvscore._core.server cimport SERVER_AVAILABLE, Server
-from lvscore._core.state cimport CONNTRACK_CHECKSUM, State, is_hosted
+from lvscore._core.state cimport (
+    CONNTRACK_CHECKSUM, SYSCTL_EXPIRE_NODEST_CONN, State, is_hosted,
+)
 from lvscore._core.tcp_window cimport (
     SEGMENT_ACK, Segment, TcpSide, TcpWindow, segment_highest, segment_load, window_fits,
     window_update,
@@ -41,6 +44,22 @@ from lvscore._core.wire cimport ETHERTYPE_IPV4, Packet, link_parse
 cdef enum:
     CACHE_LINE = 64
     NO_IPV4 = 0xFFFFFFFF
+
+
+# What the pipeline works on: the arrays of a FrameBatch.
+cdef struct Frames:
+    uint8_t* data
+    const uint64_t* offset
+    uint32_t* length
+    const uint32_t* original_length
+    const int64_t* timestamp
+    const uint32_t* mark        # NULL: none has a mark
+    uint8_t* verdict
+    uint8_t* reason
+    uint32_t* egress            # interfaces that a Host sends them by
+    uint32_t count
+    int link_type
+    bint vnet_header            # a virtio_net_hdr lies before each frame
 
 
 # One packet of a vector.
@@ -113,6 +132,45 @@ cdef inline void lane_match(const Table* table, Lane* lane) noexcept nogil:
         prefetch_write(connection4(table, lane.reference >> 1))
 
 
+cdef inline uint64_t lanes_parse(const State* s, const Frames* frames, uint32_t first,
+                                 uint32_t count, Lane* lane) noexcept nogil:
+    """Parse a vector and have the cache fetch the next one's headers; the bytes of its frames."""
+    # Frames are bytes, which may alias anything: what does not change is kept in locals.
+    cdef uint8_t* data = frames.data
+    cdef const uint64_t* offset = frames.offset + first
+    cdef const uint32_t* length = frames.length + first
+    cdef const uint32_t* wire_length = frames.original_length + first
+    cdef uint32_t ahead = frames.count - first
+    cdef int link_type = frames.link_type
+    cdef uint64_t total = 0
+    cdef uint32_t j
+    for j in range(count):
+        lane_parse(s, &lane[j], data + offset[j], length[j], wire_length[j], link_type)
+        total += length[j]
+        if likely(j + VECTOR < ahead, True):
+            prefetch_write(data + offset[j + VECTOR])
+    return total
+
+
+cdef inline void lanes_match(const Table* table, Lane* lane, uint32_t count) noexcept nogil:
+    cdef uint32_t j
+    for j in range(count):
+        if likely(lane[j].ip != NULL, True):
+            lane_match(table, &lane[j])
+
+
+cdef inline void lanes_restrict(const State* s, Lane* lane, uint32_t count) noexcept nogil:
+    """Keep from the short way what its connection does not tell enough of."""
+    cdef uint32_t j
+    if likely(not s.mangle.count and not s.sysctl[SYSCTL_EXPIRE_NODEST_CONN], True):
+        return
+    for j in range(count):
+        # Rules of the mangle table count every packet, and a SYN may leave its server.
+        if s.mangle.count or (lane[j].ip != NULL and lane[j].ip[9] == PROTOCOL_TCP
+                              and lane[j].ip[33] & TCP_SYN):
+            lane[j].ip = NULL
+
+
 cdef inline void lanes_fetch_windows(const Entries* entries, const Lane* lane,
                                      uint32_t count) noexcept nogil:
     """Have the cache fetch what conntrack knows of the candidates: number, entry and windows, each
@@ -134,69 +192,133 @@ cdef inline void lanes_fetch_windows(const Entries* entries, const Lane* lane,
             prefetch_write(<const uint8_t*>&entries.window[w] + CACHE_LINE)
 
 
-cdef inline void lane_translate(uint8_t* ip, const Connection4* c, uint32_t direction,
-                                bint tcp) noexcept nogil:
-    """Put in the other addresses and ports, and what they change in the checksums."""
+cdef inline uint32_t lane_delta(uint16_t delta, uint32_t direction) noexcept nogil:
+    """A connection's delta in a direction: the other one's is the complement, and 0xffff is not
+    canonical and means 0."""
+    cdef uint32_t turned = (delta ^ (0 - direction)) & 0xFFFF
+    return 0 if turned == 0xFFFF else turned
+
+
+cdef inline void lane_translate(uint8_t* ip, const Connection4* c, uint32_t direction, bint tcp,
+                                uint32_t hop) noexcept nogil:
+    """Put in the other addresses and ports, and what they change in the checksums. ``hop``: the
+    delta of a TTL that the caller decreases, or 0."""
     cdef uint8_t* l4 = ip + 20
     cdef uint16_t sum3 = load16(ip + 10)
     cdef uint16_t sum4 = load16(l4 + 16) if tcp else load16(l4 + 6)
-    # The other direction's delta is the complement; 0xffff is not canonical and means 0.
-    cdef uint32_t delta3 = (c.delta3 ^ (0 - direction)) & 0xFFFF
-    cdef uint32_t delta4 = (c.delta4 ^ (0 - direction)) & 0xFFFF
-    delta3 = 0 if delta3 == 0xFFFF else delta3
-    delta4 = 0 if delta4 == 0xFFFF else delta4
+    cdef uint32_t delta3 = lane_delta(c.delta3, direction)
+    cdef uint16_t delta4 = <uint16_t>lane_delta(c.delta4, direction)
+    if hop:
+        delta3 += hop
+        delta3 = (delta3 & 0xFFFF) + (delta3 >> 16)
     store64(ip + 12, c.addresses[direction])
     store32(l4, c.ports[direction])
     store16(ip + 10, checksum_update(sum3, <uint16_t>delta3))
     if tcp:
-        store16(l4 + 16, checksum_update(sum4, <uint16_t>delta4))
+        store16(l4 + 16, checksum_update(sum4, delta4))
     elif sum4:                          # none stays none
-        store16(l4 + 6, udp_checksum_update(sum4, <uint16_t>delta4))
+        store16(l4 + 6, udp_checksum_update(sum4, delta4))
 
 
-cdef inline uint32_t lane_forward(State* s, Table* table, const Lane* lane) noexcept nogil:
-    """Forward a packet that changes nothing of its connection's state.
-
-    Its direction; or NIL if the packet needs the general way, and then nothing was touched.
-    """
+cdef inline Connection4* lane_connection(State* s, const Table* table,
+                                         const Lane* lane) noexcept nogil:
+    """The connection of a packet that changes nothing of its connection's state; NULL if the
+    packet needs the general way."""
     cdef uint8_t* ip = lane.ip
     cdef uint32_t reference = lane.reference
-    cdef uint32_t length = lane.l3_length
     cdef uint32_t direction = reference & 1
     cdef uint32_t event = 0             # any does for UDP
     cdef Connection4* c
-    cdef Server* server
-    cdef bint tcp
-    cdef uint8_t state
     if likely(ip == NULL or reference == NIL, False):
-        return NIL
+        return NULL
     if likely(not connection4_matches(table, reference, lane.addresses, lane.key), False):
-        return NIL
-    tcp = lane.key >> 32 == PROTOCOL_TCP
-    if likely(tcp, True):
+        return NULL
+    if likely(lane.key >> 32 == PROTOCOL_TCP, True):
         event = ip[33]
         # A RST with SYN leaves a closed connection closed, but also ends it.
         if likely(event & (TCP_SYN | TCP_RST) == (TCP_SYN | TCP_RST), False):
-            return NIL
+            return NULL
         event &= 31
     elif load16(ip + 26) == 0:          # UDP without checksum is for packet_translate
-        return NIL
+        return NULL
     c = connection4(table, reference >> 1)
-    server = &s.services.server[c.meta.server]
-    state = c.meta.state
-    if likely(s.tracker.next[direction][event][state] != state
+    if likely(s.tracker.next[direction][event][c.meta.state] != c.meta.state
               or c.meta.flags & (FLAG_SLOW | FLAG_UNTRANSLATED) != 0
-              or server.flags & SERVER_AVAILABLE == 0
-              or c.meta.bytes[direction] > 0xFFFFFFFFU - length, False):
-        return NIL
+              or s.services.server[c.meta.server].flags & SERVER_AVAILABLE == 0
+              or c.meta.bytes[direction] > 0xFFFFFFFFU - lane.l3_length, False):
+        return NULL
+    return c
+
+
+cdef inline void lane_count(State* s, const Lane* lane, Connection4* c,
+                            uint32_t direction) noexcept nogil:
+    """Count a packet at its connection and server, and let the timer run anew."""
+    cdef Server* server = &s.services.server[c.meta.server]
     c.meta.flags |= <uint16_t>(direction * FLAG_SEEN_REPLY)
-    c.meta.timer.deadline = s.tick_up + s.tracker.timeout[state]
+    c.meta.timer.deadline = s.tick_up + s.tracker.timeout[c.meta.state]
     c.meta.packets[direction] += 1
-    c.meta.bytes[direction] += length
+    c.meta.bytes[direction] += lane.l3_length
     server.packets[direction] += 1
-    server.bytes[direction] += length
-    lane_translate(ip, c, direction, tcp)
-    return direction
+    server.bytes[direction] += lane.l3_length
+
+
+cdef inline void lane_raw(State* s, const Lane* lane, uint32_t mark) noexcept nogil:
+    """Let the rules of table raw see a packet that took the short way; it opens no flow."""
+    cdef Seen seen
+    cdef Tuple t
+    memset(&seen, 0, sizeof(Seen))
+    seen.ingress = <int>s.forward.ingress if is_hosted(s) else ANY_INTERFACE
+    seen.egress = ANY_INTERFACE
+    seen.mark = mark
+    seen.length = lane.l3_length
+    t.family = IPV4
+    t.protocol = <uint8_t>(lane.key >> 32)
+    t.ports = <uint32_t>lane.key
+    addresses_unpack(&t, lane.addresses)
+    chain_pass(&s.raw, &t, &seen)
+
+
+cdef inline void lanes_raw(State* s, const Frames* frames, uint32_t first, uint32_t begin,
+                           uint32_t end, const Lane* lane) noexcept nogil:
+    """Let the rules of table raw see the packets of a vector that took the short way."""
+    cdef uint32_t j
+    if likely(s.raw.count == 0, True):
+        return
+    for j in range(begin, end):
+        lane_raw(s, &lane[j], 0 if frames.mark == NULL else frames.mark[first + j])
+
+
+cdef inline uint32_t lanes_forward(State* s, const Frames* frames, uint32_t first, uint32_t j,
+                                   uint32_t count, const Lane* lane) noexcept nogil:
+    """Take a vector's packets from ``j`` on the short way, up to the first that needs another
+    or has a time of its own; its index."""
+    cdef Table* table = &s.table[0]
+    cdef const int64_t* timestamp = frames.timestamp + first
+    cdef uint8_t* verdict = frames.verdict + first
+    cdef uint8_t* reason = frames.reason + first
+    cdef int64_t now = s.now
+    cdef uint32_t begin = j
+    cdef uint32_t replies = 0
+    cdef uint32_t direction
+    cdef Connection4* c
+    while j < count:
+        if likely(timestamp[j] != now, False):
+            break
+        c = lane_connection(s, table, &lane[j])
+        if likely(c == NULL, False):
+            break
+        direction = lane[j].reference & 1
+        lane_count(s, &lane[j], c, direction)
+        lane_translate(lane[j].ip, c, direction, lane[j].key >> 32 == PROTOCOL_TCP, 0)
+        verdict[j] = VERDICT_FORWARD
+        reason[j] = <uint8_t>(REASON_REQUEST + direction)
+        replies += direction
+        j += 1
+    lanes_raw(s, frames, first, begin, j, lane)
+    s.verdicts[VERDICT_FORWARD] += j - begin
+    s.reasons[REASON_REPLY] += replies
+    s.reasons[REASON_REQUEST] += j - begin - replies
+    return j
 
 
 cdef inline bint segment_fits(State* s, const Packet* packet, const Meta* meta, TcpWindow* w,
@@ -220,10 +342,9 @@ cdef inline bint segment_fits(State* s, const Packet* packet, const Meta* meta, 
     return True
 
 
-cdef inline uint32_t lane_track(State* s, Table* table, const Lane* lane,
-                                bint is_whole) noexcept nogil:
+cdef inline uint32_t lane_track(State* s, Table* table, const Lane* lane, const uint8_t* frame,
+                                uint32_t captured) noexcept nogil:
     """Forward a packet of a flow that the NAT rules track: rule_packet's short way.
-    ``is_whole``: all of it was captured.
 
     Its direction; or NIL if the packet needs the general way, and then nothing was touched.
     """
@@ -234,7 +355,7 @@ cdef inline uint32_t lane_track(State* s, Table* table, const Lane* lane,
     cdef Address destination
     cdef Connection4* c
     cdef Meta* meta
-    if lane.ip == NULL or reference == NIL or not is_whole or s.mangle.count:
+    if lane.ip == NULL or reference == NIL or lane.ip + lane.l3_length > frame + captured:
         return NIL
     if not connection4_matches(table, reference, lane.addresses, lane.key):
         return NIL
@@ -270,21 +391,5 @@ cdef inline uint32_t lane_track(State* s, Table* table, const Lane* lane,
     meta.packets[direction] += 1
     meta.bytes[direction] += lane.l3_length
     connection_timer_set(table, reference >> 1, s.tick_up + progress.timeout)
-    lane_translate(lane.ip, c, direction, meta.protocol == PROTOCOL_TCP)
+    lane_translate(lane.ip, c, direction, meta.protocol == PROTOCOL_TCP, 0)
     return direction
-
-
-cdef inline void lane_raw(State* s, const Lane* lane, uint32_t mark) noexcept nogil:
-    """Let the rules of table raw see a packet that took the short way; it opens no flow."""
-    cdef Seen seen
-    cdef Tuple t
-    memset(&seen, 0, sizeof(Seen))
-    seen.ingress = <int>s.forward.ingress if is_hosted(s) else ANY_INTERFACE
-    seen.egress = ANY_INTERFACE
-    seen.mark = mark
-    seen.length = lane.l3_length
-    t.family = IPV4
-    t.protocol = <uint8_t>(lane.key >> 32)
-    t.ports = <uint32_t>lane.key
-    addresses_unpack(&t, lane.addresses)
-    chain_pass(&s.raw, &t, &seen)

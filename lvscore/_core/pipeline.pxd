@@ -34,32 +34,18 @@ from lvscore._core.forward cimport (
 from lvscore._core.fragment cimport datagram_discard
 from lvscore._core.icmp cimport icmp_error_process
 from lvscore._core.lane cimport (
-    Lane, lane_forward, lane_match, lane_parse, lane_raw, lane_track, lanes_fetch_windows,
+    Frames, Lane, lane_track, lanes_fetch_windows, lanes_forward, lanes_match, lanes_parse,
+    lanes_raw, lanes_restrict,
 )
 from lvscore._core.machine cimport likely, prefetch_write
 from lvscore._core.quote cimport icmp_is_error, icmp_is_redirect
 from lvscore._core.route cimport address_is_local
 from lvscore._core.state cimport (
-    SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_NAT_ICMP_SEND, State, TRACE_FOUND, TRACE_NOT_FOUND,
+    SYSCTL_NAT_ICMP_SEND, State, TRACE_FOUND, TRACE_NOT_FOUND,
     TRACE_PARSED, is_hooked, is_hosted, table_of, trace_step,
 )
-from lvscore._core.track cimport TCP_SYN
 from lvscore._core.transmit cimport tunnel_emit
 from lvscore._core.wire cimport Packet, packet_l4, packet_parse
-
-
-# What the pipeline works on: the arrays of a FrameBatch.
-cdef struct Frames:
-    uint8_t* data
-    const uint64_t* offset
-    uint32_t* length
-    const uint32_t* original_length
-    const int64_t* timestamp
-    const uint32_t* mark        # NULL: none has a mark
-    uint8_t* verdict
-    uint8_t* reason
-    uint32_t count
-    int link_type
 
 
 cdef inline uint8_t packet_known(State* s, Packet* packet, const Tuple* t, uint32_t reference,
@@ -287,65 +273,6 @@ cdef inline void frame_count(State* s, uint32_t length, uint8_t verdict,
     s.reasons[reason] += 1
 
 
-cdef inline uint64_t lanes_parse(const State* s, const Frames* frames, uint32_t first,
-                                 uint32_t count, Lane* lane) noexcept nogil:
-    """Parse a vector and have the cache fetch the next one's headers; the bytes of its frames."""
-    # Frames are bytes, which may alias anything: what does not change is kept in locals.
-    cdef uint8_t* data = frames.data
-    cdef const uint64_t* offset = frames.offset + first
-    cdef const uint32_t* length = frames.length + first
-    cdef const uint32_t* wire_length = frames.original_length + first
-    cdef uint32_t ahead = frames.count - first
-    cdef int link_type = frames.link_type
-    cdef uint64_t total = 0
-    cdef uint32_t j
-    for j in range(count):
-        lane_parse(s, &lane[j], data + offset[j], length[j], wire_length[j], link_type)
-        total += length[j]
-        if likely(j + VECTOR < ahead, True):
-            prefetch_write(data + offset[j + VECTOR])
-    return total
-
-
-cdef inline void lanes_raw(State* s, const Frames* frames, uint32_t first, uint32_t begin,
-                           uint32_t end, const Lane* lane) noexcept nogil:
-    """Let the rules of table raw see the packets of a vector that took the short way."""
-    cdef uint32_t j
-    if likely(s.raw.count == 0, True):
-        return
-    for j in range(begin, end):
-        lane_raw(s, &lane[j], 0 if frames.mark == NULL else frames.mark[first + j])
-
-
-cdef inline uint32_t lanes_forward(State* s, const Frames* frames, uint32_t first, uint32_t j,
-                                   uint32_t count, const Lane* lane) noexcept nogil:
-    """Take a vector's packets from ``j`` on the short way, up to the first that needs another
-    or has a time of its own; its index."""
-    cdef Table* table = &s.table[0]
-    cdef const int64_t* timestamp = frames.timestamp + first
-    cdef uint8_t* verdict = frames.verdict + first
-    cdef uint8_t* reason = frames.reason + first
-    cdef int64_t now = s.now
-    cdef uint32_t begin = j
-    cdef uint32_t replies = 0
-    cdef uint32_t direction
-    while j < count:
-        if likely(timestamp[j] != now, False):
-            break
-        direction = lane_forward(s, table, &lane[j])
-        if likely(direction == NIL, False):
-            break
-        verdict[j] = VERDICT_FORWARD
-        reason[j] = <uint8_t>(REASON_REQUEST + direction)
-        replies += direction
-        j += 1
-    lanes_raw(s, frames, first, begin, j, lane)
-    s.verdicts[VERDICT_FORWARD] += j - begin
-    s.reasons[REASON_REPLY] += replies
-    s.reasons[REASON_REQUEST] += j - begin - replies
-    return j
-
-
 cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
                                 uint32_t count) noexcept nogil:
     """Take up to VECTOR frames through the pipeline."""
@@ -357,13 +284,8 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
     cdef uint8_t* frame
     s.bytes += lanes_parse(s, frames, first, count, lane)
     s.frames += count
-    if likely(s.sysctl[SYSCTL_EXPIRE_NODEST_CONN] != 0, False):
-        for j in range(count):  # a SYN may leave its server, whatever the state says
-            if lane[j].ip != NULL and lane[j].ip[9] == PROTOCOL_TCP and lane[j].ip[33] & TCP_SYN:
-                lane[j].ip = NULL
-    for j in range(count):
-        if likely(lane[j].ip != NULL, True):
-            lane_match(table, &lane[j])
+    lanes_restrict(s, lane, count)
+    lanes_match(table, lane, count)
     if s.tracking:
         lanes_fetch_windows(&s.entries[0], lane, count)
     j = 0
@@ -380,8 +302,7 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
         length = frames.length[i]
         direction = NIL
         if s.tracking:
-            direction = lane_track(s, table, &lane[j],
-                                   lane[j].l3_length <= length - (lane[j].ip - frame))
+            direction = lane_track(s, table, &lane[j], frame, length)
         if direction != NIL:
             frames.verdict[i] = VERDICT_FORWARD
             frames.reason[i] = <uint8_t>(REASON_REQUEST + direction)

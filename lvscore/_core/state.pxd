@@ -17,6 +17,7 @@ from lvscore._core.fragment cimport (
     Fragments, fragments_copy, fragments_free, fragments_init,
 )
 from lvscore._core.hash cimport HashKey, hash_key_init, random_next
+from lvscore._core.path cimport Paths
 from lvscore._core.port_pool cimport Pools, pools_copy, pools_free, pools_init
 from lvscore._core.route cimport (
     NO_INTERFACE, Routes, routes_copy, routes_free, routes_init,
@@ -125,6 +126,7 @@ cdef struct State:
     uint32_t drop_counter   # until the next packet that drop_packet takes
     bint dropping_entries   # drop_entry acts
     Routes routes
+    Paths paths             # where addresses lead, on a Host
     Forward forward         # of the packet at hand
     Chain prerouting        # of the nat table
     Chain postrouting

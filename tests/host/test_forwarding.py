@@ -201,3 +201,15 @@ def test_padding_is_cut():
     data = frame(request()) + bytes(6)
     ((_, sent),) = host.receive("cli", data, SECOND)
     assert len(sent) == len(data) - 6
+
+
+def test_settings_by_their_last_part():
+    """As ipvs-sysctl.rst and nf_conntrack-sysctl.rst name them."""
+    settings = director().engine.sysctl
+    settings["expire_nodest_conn"] = 1
+    assert settings["net.ipv4.vs.expire_nodest_conn"] == 1
+    del settings["expire_nodest_conn"]
+    assert settings["expire_nodest_conn"] == 0
+    assert "nf_conntrack_tcp_loose" in settings
+    assert "expire" not in settings
+    assert "expire_nodest_conn" not in list(settings)

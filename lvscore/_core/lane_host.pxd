@@ -1,0 +1,181 @@
+"""The short way on a Host: what lane.pxd does, with route, TTL, header checksum and link addresses.
+
+As there, a packet that does not fit is left untouched and takes the general way (forward.pxd).
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from lvscore._core.bytes cimport htons, load16, load32, store16
+from lvscore._core.checksum cimport sum_fold
+from lvscore._core.connection cimport Connection4, Table
+from lvscore._core.consts cimport (
+    IPV4, PROTOCOL_TCP, REASON_REPLY, REASON_REQUEST, VERDICT_FORWARD,
+)
+from lvscore._core.lane cimport (
+    Frames, Lane, lane_connection, lane_count, lane_delta, lane_translate, lanes_raw,
+)
+from lvscore._core.machine cimport likely
+from lvscore._core.path cimport (
+    PATH_LOCAL, PATH_MARTIAN, PATH_RESOLVED, PATH_UNICAST, Path, path_of,
+)
+from lvscore._core.route cimport Interface, NO_INTERFACE
+from lvscore._core.server cimport SERVER_ROUTED
+from lvscore._core.state cimport State, is_hooked
+
+cdef enum:
+    ETHERNET_HEADER = 14
+    VNET_HEADER = 10            # struct virtio_net_hdr (linux/virtio_net.h)
+    VNET_NEEDS_CSUM = 1
+
+
+# What holds for all packets that come in on an interface.
+cdef struct Ingress:
+    uint32_t number
+    uint32_t mac_begin          # as it lies in memory
+    uint16_t mac_end
+    uint8_t rp_filter
+    uint32_t no_replies         # 1: this host is no router
+    uint32_t redirects          # 1: who could have sent straight on is told so
+
+
+cdef inline Ingress ingress_of(const State* s, uint32_t number) noexcept nogil:
+    cdef const Interface* interface = &s.routes.interface[number]
+    cdef Ingress ingress
+    ingress.number = number
+    ingress.mac_begin = load32(interface.mac)
+    ingress.mac_end = load16(interface.mac + 4)
+    ingress.rp_filter = interface.rp_filter
+    ingress.no_replies = not interface.forwarding[0]
+    ingress.redirects = interface.send_redirects
+    return ingress
+
+
+cdef inline bint header_is_right(const uint8_t* ip) noexcept nogil:
+    """Whether the checksum of an IPv4 header without options is right."""
+    cdef uint64_t total = <uint64_t>load32(ip) + load32(ip + 4) + load32(ip + 8)
+    total += <uint64_t>load32(ip + 12) + load32(ip + 16)
+    total = (total & 0xFFFFFFFFU) + (total >> 32)
+    total = (total & 0xFFFF) + (total >> 16)
+    return (total & 0xFFFF) + (total >> 16) == 0xFFFF
+
+
+cdef inline bint lane_comes_in(State* s, const Ingress* ingress, const Lane* lane,
+                               const uint8_t* frame) noexcept nogil:
+    """Whether forward_receive would let a packet in: addressed to this host, with a right header
+    checksum and a source that may come in by here."""
+    cdef const Path* source
+    if likely(lane.ip != frame + ETHERNET_HEADER or load32(frame) != ingress.mac_begin
+              or load16(frame + 4) != ingress.mac_end or not header_is_right(lane.ip), False):
+        return False
+    source = path_of(&s.paths, &s.routes, <uint32_t>lane.addresses)
+    if likely(source.flags & (PATH_LOCAL | PATH_MARTIAN), False):
+        return False
+    return likely(not ingress.rp_filter, True) or (
+        source.flags & PATH_UNICAST != 0
+        and (ingress.rp_filter == 2 or source.egress == ingress.number))
+
+
+cdef inline const Path* lane_path(State* s, const Ingress* ingress, const Lane* lane,
+                                  const Connection4* c) noexcept nogil:
+    """Where a packet of a connection leaves; NULL if that takes the general way to say.
+
+    Requests are for this host, and what is asked of replies (forward_pass) is not asked of them.
+    Directions come at random: a branch would go wrong every other time.
+    """
+    cdef uint32_t reply = lane.reference & 1
+    cdef uint32_t local = path_of(&s.paths, &s.routes,
+                                  <uint32_t>(lane.addresses >> 32)).flags & PATH_LOCAL
+    cdef const Path* to = path_of(&s.paths, &s.routes, <uint32_t>(c.addresses[reply] >> 32))
+    cdef uint32_t routed = s.services.server[c.meta.server].flags & SERVER_ROUTED != 0
+    cdef uint32_t wrong = local ^ reply ^ 1
+    wrong |= (routed | reply) ^ 1
+    wrong |= reply & (ingress.no_replies | (ingress.redirects & (to.egress == ingress.number)))
+    if likely(wrong != 0 or to.flags & (PATH_LOCAL | PATH_UNICAST | PATH_RESOLVED)
+              != (PATH_UNICAST | PATH_RESOLVED) or lane.ip[8] <= 1, False):
+        return NULL
+    return to
+
+
+cdef inline bint lane_fits(const Lane* lane, uint32_t mtu, uint32_t segment_size) noexcept nogil:
+    """Whether a packet, or each segment of a super-frame, is no longer than the MTU."""
+    cdef uint32_t header = 28
+    if likely(not segment_size, True):
+        return lane.l3_length <= mtu
+    if lane.key >> 32 == PROTOCOL_TCP:
+        header = 20 + <uint32_t>(lane.ip[32] >> 4) * 4
+    return header + segment_size <= mtu
+
+
+cdef inline void lane_send(const Lane* lane, uint8_t* frame, const Connection4* c,
+                           const Path* to, bint partial) noexcept nogil:
+    """Rewrite a packet, which has one hop less to go, and its frame; a partial checksum goes on
+    being one (partial_write)."""
+    cdef uint32_t direction = lane.reference & 1
+    cdef bint tcp = lane.key >> 32 == PROTOCOL_TCP
+    cdef uint8_t* field = lane.ip + (36 if tcp else 26)
+    cdef uint16_t sum = load16(field)
+    lane_translate(lane.ip, c, direction, tcp, htons(0xFEFF))
+    if likely(partial, False):
+        store16(field, sum_fold(sum + lane_delta(c.delta3, direction)))
+    lane.ip[8] -= 1
+    memcpy(frame, to.link, 12)
+
+
+cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames, uint32_t number,
+                                          uint32_t first, uint32_t j, uint32_t count,
+                                          const Lane* lane) noexcept nogil:
+    """Take a vector's packets that came in on an interface from ``j`` on the short way, up to the
+    first that needs another or has a time of its own; its index."""
+    cdef Table* table = &s.table[0]
+    cdef Ingress ingress = ingress_of(s, number)
+    cdef uint8_t* data = frames.data
+    cdef const uint64_t* offset = frames.offset + first
+    cdef uint32_t* length = frames.length + first
+    cdef const int64_t* timestamp = frames.timestamp + first
+    cdef uint32_t* egress = frames.egress + first
+    cdef uint8_t* verdict = frames.verdict + first
+    cdef uint8_t* reason = frames.reason + first
+    cdef bint vnet_header = frames.vnet_header
+    cdef int64_t now = s.now
+    cdef uint64_t total = 0
+    cdef uint32_t begin = j
+    cdef uint32_t replies = 0
+    cdef uint32_t segment_size = 0
+    cdef bint partial = False
+    cdef uint8_t* frame
+    cdef Connection4* c
+    cdef const Path* to
+    if not is_hooked(s, IPV4):
+        return j
+    while j < count:
+        frame = data + offset[j]
+        if likely(timestamp[j] != now or not lane_comes_in(s, &ingress, &lane[j], frame), False):
+            break
+        c = lane_connection(s, table, &lane[j])
+        if likely(c == NULL, False):
+            break
+        if vnet_header:
+            partial = frame[-VNET_HEADER] & VNET_NEEDS_CSUM
+            segment_size = load16(frame - VNET_HEADER + 4) if frame[-VNET_HEADER + 1] else 0
+        to = lane_path(s, &ingress, &lane[j], c)
+        if likely(to == NULL or not lane_fits(&lane[j], to.mtu, segment_size), False):
+            break
+        lane_count(s, &lane[j], c, lane[j].reference & 1)
+        lane_send(&lane[j], frame, c, to, partial)
+        total += length[j]
+        length[j] = lane[j].l3_length + ETHERNET_HEADER     # without what follows
+        egress[j] = to.egress
+        verdict[j] = VERDICT_FORWARD
+        reason[j] = <uint8_t>(REASON_REQUEST + (lane[j].reference & 1))
+        replies += lane[j].reference & 1
+        j += 1
+    s.forward.ingress = number
+    lanes_raw(s, frames, first, begin, j, lane)
+    s.forward.ingress = NO_INTERFACE
+    s.frames += j - begin
+    s.bytes += total
+    s.verdicts[VERDICT_FORWARD] += j - begin
+    s.reasons[REASON_REPLY] += replies
+    s.reasons[REASON_REQUEST] += j - begin - replies
+    return j
