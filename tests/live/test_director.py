@@ -104,24 +104,26 @@ def file(lab):
     return path, hashlib.sha256(data).hexdigest()
 
 
-def download(lab):
-    """A download that has begun, and takes about 2 s."""
-    client = lab.start(
-        "client", "curl", "-sS", "-m", "20", "--limit-rate", "10M", f"http://{VIP}/large",
-        "-o", str(lab.folder / "received"),
-    )  # fmt: skip
-    for _ in range(100):
-        if (lab.folder / "received").exists() and (lab.folder / "received").stat().st_size:
-            return client
-        time.sleep(0.02)
-    raise RuntimeError("the download does not begin")
+class Download:
+    """A download that has begun, and stands still until the rest is asked for."""
 
+    def __init__(self, lab):
+        pipe = lab.folder / "received"
+        pipe.unlink(missing_ok=True)
+        os.mkfifo(pipe)
+        self._client = lab.start(
+            "client", "curl", "-sS", "-m", "30", f"http://{VIP}/large", "-o", str(pipe)
+        )
+        self._stream = pipe.open("rb")
+        self._hash = hashlib.sha256(self._stream.read(1000))
 
-def downloaded(lab, client):
-    assert client.wait(20) == 0, client.stderr.read()
-    digest = hashlib.sha256((lab.folder / "received").read_bytes()).hexdigest()
-    (lab.folder / "received").unlink()
-    return digest
+    def rest(self):
+        """SHA-256 of the whole."""
+        with self._stream:
+            for piece in iter(lambda: self._stream.read(1 << 20), b""):
+                self._hash.update(piece)
+        assert self._client.wait(10) == 0, self._client.stderr.read()
+        return self._hash.hexdigest()
 
 
 def ask(lab, *words):
@@ -132,7 +134,7 @@ def ask(lab, *words):
 def test_it_reads_its_file_again_without_losing_a_connection(lab, file):
     path, digest = file
     director = lab.director("-c", str(path))
-    client = download(lab)
+    client = Download(lab)
     path.write_text(TOML.replace("172.16.1.7", "172.16.1.9") + "wait = 1\n")
     director.send_signal(signal.SIGHUP)
     assert "wait = 1: no such key" in director.stderr.readline()
@@ -142,21 +144,21 @@ def test_it_reads_its_file_again_without_losing_a_connection(lab, file):
     assert "has read" in director.stderr.readline()
     assert "RS-Node2" in lab.curl(f"http://{VIP}/")
     assert "172.16.1.7:80                Masq    1      1" in ask(lab, "ipvsadm", "-Ln")
-    assert downloaded(lab, client) == digest
+    assert client.rest() == digest
     assert lab.stop(director) == 0
 
 
 def test_another_process_takes_over(lab, file):
     path, digest = file
     old = lab.director("-c", str(path))
-    client = download(lab)
+    client = Download(lab)
     new = lab.start("director", sys.executable, "-m", "lvscore", "run", "--takeover",
                     "--control", lab.control, "-c", str(path))  # fmt: skip
     assert old.wait(10) == 0
     assert "goes on with 1 connections" in new.stderr.readline()
     assert "running on" in new.stderr.readline()
     assert "172.16.1.7:80                Masq    1      1" in ask(lab, "ipvsadm", "-Ln")
-    assert downloaded(lab, client) == digest
+    assert client.rest() == digest
     assert "RS-Node1" in lab.curl(f"http://{VIP}/")
     assert lab.stop(new) == 0
     assert not os.path.exists(lab.control)
@@ -167,7 +169,7 @@ def test_one_that_was_killed_is_followed_by_its_state(lab, file):
     state = lab.folder / "director.state"
     path.write_text(f"[director]\nstate = '{state}'\nstate-interval = 1\n{TOML}")
     first = lab.director("-c", str(path))
-    client = download(lab)
+    client = Download(lab)
     for _ in range(100):
         if state.exists() and len(lvscore.Engine.load(state).connections):
             break
@@ -175,7 +177,7 @@ def test_one_that_was_killed_is_followed_by_its_state(lab, file):
     first.kill()
     first.wait()
     second = lab.director("-c", str(path))
-    assert downloaded(lab, client) == digest
+    assert client.rest() == digest
     assert "ActiveConn" in ask(lab, "ipvsadm", "-Ln")
     assert lab.stop(second) == 0
     assert len(lvscore.Engine.load(state).connections) == 1
