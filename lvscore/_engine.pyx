@@ -55,7 +55,7 @@ from lvscore._core.machine cimport likely
 from lvscore._core.nfct cimport nfct_forget, nfct_knows
 from lvscore._core.path cimport paths_clear
 from lvscore._core.pipeline cimport (
-    batch_process, frame_count, packet_output, packet_process,
+    batch_process, frame_count, frame_process, packet_output, packet_process,
 )
 from lvscore._core.port_pool cimport (
     MAX_POOL_EVENTS, POOL_LEVELS, Pool, PoolEvent, Pools, pool_head, pool_look, pools_memory,
@@ -225,25 +225,18 @@ cdef class EngineCore:
         cdef int64_t time = now
         cdef int link = link_type
         cdef uint32_t firewall_mark = mark
-        cdef uint8_t reason = 0
         cdef uint8_t verdict
-        cdef uint32_t length
         emitted_clear(&s.emitted)
         s.emitted.link_type = link
         if PyByteArray_CheckExact(frame):
-            length = <uint32_t>PyByteArray_GET_SIZE(frame)
-            clock_set(s, time)
-            verdict = packet_process(s, <uint8_t*>PyByteArray_AS_STRING(frame), length, length,
-                                     link, firewall_mark, &reason)
+            verdict = frame_process(s, <uint8_t*>PyByteArray_AS_STRING(frame),
+                                    <uint32_t>PyByteArray_GET_SIZE(frame), time, link,
+                                    firewall_mark, &s.last_reason)
         else:
             PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
-            length = <uint32_t>view.len
-            clock_set(s, time)
-            verdict = packet_process(s, <uint8_t*>view.buf, length, length, link,
-                                     firewall_mark, &reason)
+            verdict = frame_process(s, <uint8_t*>view.buf, <uint32_t>view.len, time, link,
+                                    firewall_mark, &s.last_reason)
             PyBuffer_Release(&view)
-        frame_count(s, length, verdict, reason)
-        self.state.last_reason = reason
         return VERDICTS[verdict]
 
     def process_batch(self, FrameBatch batch not None):

@@ -334,3 +334,25 @@ cdef inline void batch_process(State* s, const Frames* frames) noexcept nogil:
             count = VECTOR
         vector_process(s, frames, first, count)
         first += count
+
+
+cdef inline uint8_t frame_process(State* s, uint8_t* frame, uint32_t length, int64_t now,
+                                  int link_type, uint32_t mark, uint8_t* reason) noexcept nogil:
+    """Take one frame through the pipeline, as a vector of its own; its verdict."""
+    cdef uint64_t offset = 0
+    cdef uint8_t verdict = 0
+    cdef Frames frames
+    frames.data = frame
+    frames.offset = &offset
+    frames.length = &length
+    frames.original_length = &length
+    frames.timestamp = &now
+    frames.mark = &mark
+    frames.verdict = &verdict
+    frames.reason = reason
+    frames.egress = NULL
+    frames.count = 1
+    frames.link_type = link_type
+    frames.vnet_header = False
+    batch_process(s, &frames)
+    return verdict
