@@ -37,8 +37,10 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	mkdir -p $(OUT)
+	$(BIN)/pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m pytest benchmarks --benchmark-json=$(OUT)/benchmarks.json
 	$(BIN)/python benchmarks/table.py $(OUT)/benchmarks.json
+	$(BIN)/python benchmarks/plot.py $(OUT)/benchmarks.json $(OUT)/benchmarks.png
 
 fuzz:
 	tests/fuzz/run.sh 60

@@ -16,7 +16,7 @@ import lvscore
 
 PACKETS = 1_000_000
 BATCH = 1024
-CONNECTIONS = [1_000, 65_536, 1_000_000]
+CONNECTIONS = [1_000, 65_536, 1_000_000, 10_000_000]
 
 
 def director(connections):

@@ -1,0 +1,50 @@
+"""Plot ns per packet against connections from a pytest-benchmark JSON file.
+
+python benchmarks/plot.py out/benchmarks.json out/benchmarks.png
+"""
+
+import json
+import sys
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+LINES = {"established": "Engine, virtual service", "host": "Host, virtual service",
+         "established, DNAT rule": "Engine, NAT rule"}  # fmt: skip
+
+
+def main(source, target):
+    with open(source) as file:
+        benchmarks = json.load(file)["benchmarks"]
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    limits = {}
+    for group, label in LINES.items():
+        rows = sorted(
+            (e["extra_info"]["connections"], e["extra_info"]["ns_per_packet"])
+            for e in benchmarks
+            if e["group"] == group
+        )
+        if rows:
+            axes.plot(*zip(*rows, strict=True), marker="o", label=label)
+    for entry in benchmarks:
+        measured = entry["extra_info"].get("limit_ns")
+        if measured and measured[0]:
+            limits.setdefault(entry["extra_info"]["connections"], []).extend(measured)
+    if limits:
+        rows = [(count, sum(v) / len(v)) for count, v in sorted(limits.items())]
+        axes.plot(*zip(*rows, strict=True), "k--", marker="s", label="limit.c, the least work")
+    axes.set(
+        xscale="log", ylim=0, xlabel="connections", ylabel="ns per packet, one core",
+        title="An established packet: 64 bytes, connections at random",
+    )  # fmt: skip
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(target, dpi=120)
+    print(f"The plot is {target}.")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
