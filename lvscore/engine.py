@@ -57,6 +57,7 @@ class Engine(Director, RuleEngine):
         super().__init__(max_connections, key)
         self._routes = Routes(self)
         self._port_pools = PortPools(self)
+        self._nft_ruleset: object = None  # lvscore.nft's own
 
     @property
     def routes(self) -> Routes:
@@ -224,6 +225,21 @@ class Engine(Director, RuleEngine):
             CommandError: the command is not valid, or has an option that does not exist here.
         """
         from lvscore.iptables import run
+
+        return run(self, command)
+
+    def nft(self, command: str) -> str:
+        """Carry out nft commands on the NAT and mangle rules; return what nft prints.
+
+        Args:
+            command: one command, for example ``"add rule ip nat prerouting ip daddr 10.0.0.200
+                tcp dport 80 dnat to 172.16.1.100:8080"``, or a script, whose commands are
+                carried out all or not at all.
+
+        Raises:
+            CommandError: the command is not valid, or says what does not exist here.
+        """
+        from lvscore.nft import run
 
         return run(self, command)
 

@@ -2,13 +2,13 @@
 
 Words and standard input in; exit status, standard output and standard error out. The language
 of each is read where it is written down: :mod:`lvscore.ipvsadm`, :mod:`lvscore.iptables`,
-:mod:`lvscore.conntrack`.
+:mod:`lvscore.nft`, :mod:`lvscore.conntrack`.
 """
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lvscore import conntrack, iptables, ipvsadm
+from lvscore import conntrack, iptables, ipvsadm, nft
 from lvscore.errors import CommandError
 from lvscore.model import Outcome
 
@@ -21,7 +21,7 @@ _IPVSADM = ("ipvsadm", "ipvsadm-save", "ipvsadm-restore")
 _IPTABLES = ("iptables", "ip6tables")
 _SAVE = {"iptables-save": 4, "ip6tables-save": 6}
 _RESTORE = {"iptables-restore": 4, "ip6tables-restore": 6}
-PROGRAMS = (*_IPVSADM, "conntrack", *_IPTABLES, *_SAVE, *_RESTORE)
+PROGRAMS = (*_IPVSADM, "conntrack", *_IPTABLES, "nft", *_SAVE, *_RESTORE)
 """The names under which :func:`execute` knows a program."""
 
 
@@ -38,6 +38,8 @@ def execute(engine: "Engine", argv: Sequence[str], stdin: str = "") -> Outcome:
         return ipvsadm.execute(engine, argv, stdin)
     if program == "conntrack":
         return conntrack.execute(engine, words)
+    if program == "nft":
+        return nft.execute(engine, words, stdin)
     try:
         if program in _IPTABLES:
             return Outcome(0, iptables.run(engine, [program, *words]))
@@ -58,4 +60,6 @@ def reads_standard_input(argv: Sequence[str]) -> bool:
     program, *words = argv
     if program == "ipvsadm":
         return words[:1] in (["-R"], ["--restore"])
+    if program == "nft":
+        return words[-1:] == ["-"]
     return program in ("ipvsadm-restore", *_RESTORE)

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import settings
 
 # Helpers stand beside the tests that use them and are imported by name.
-for folder in ("engine", "io", "core", "cli", "host", "stateful", "cases", "rfc"):
+for folder in ("engine", "io", "core", "cli", "host", "stateful", "cases", "rfc", "nft"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
 # Compiled with sanitizers everything takes ten times as long.

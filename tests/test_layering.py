@@ -61,6 +61,7 @@ LAYERS = [
     {"host"},
     {"io"},  # knows no engine: see below
     {"conntrack", "iptables", "ipvsadm", "live", "runner"},
+    {"nft"},
     {"config", "control", "programs", "snapshot"},
     {"takeover"},
     {"", "cli"},

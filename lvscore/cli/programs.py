@@ -17,7 +17,7 @@ from lvscore.programs import PROGRAMS, execute, reads_standard_input
 __all__ = ["as_program", "commands"]
 
 _MAKES = ("-A", "--add-service", "-R", "--restore", "--set")  # a file that is not there yet
-_SHOWN = ("ipvsadm", "conntrack", "iptables", "ip6tables")
+_SHOWN = ("ipvsadm", "conntrack", "iptables", "ip6tables", "nft")
 _HELP = """Carry out one {name} command line on the director that is running.
 
 ARGS are those of {name}; what it prints, and its exit status, are {name}'s own. With --rules
@@ -56,7 +56,8 @@ def _command(name: str) -> click.Command:
 
 
 def _ask(argv: list[str], path: str | None) -> Outcome:
-    return control.call(control.path_of(path), argv, _standard_input(argv))
+    argv, stdin = _with_input(argv)
+    return control.call(control.path_of(path), argv, stdin)
 
 
 def _on_file(argv: list[str], rules: str) -> Outcome:
@@ -66,14 +67,21 @@ def _on_file(argv: list[str], rules: str) -> Outcome:
     if Path(rules).exists() or argv[1:2] not in [[word] for word in _MAKES]:
         config.load(rules).apply(engine)
     before = config.save(engine)
-    outcome = execute(engine, argv, _standard_input(argv))
+    argv, stdin = _with_input(argv)
+    outcome = execute(engine, argv, stdin)
     if config.save(engine) != before:
         config.write(engine, rules)
     return outcome
 
 
-def _standard_input(argv: list[str]) -> str:
-    return sys.stdin.read() if reads_standard_input(argv) else ""
+def _with_input(argv: list[str]) -> tuple[list[str], str]:
+    """The words, and what the program reads: standard input, or the file of ``nft -f``."""
+    if argv[0] == "nft" and argv[-2:-1] == ["-f"] and argv[-1] != "-":
+        try:
+            return [*argv[:-1], "-"], Path(argv[-1]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"nft -f: {argv[-1]}: {error}") from None
+    return argv, sys.stdin.read() if reads_standard_input(argv) else ""
 
 
 def _show(outcome: Outcome) -> int:

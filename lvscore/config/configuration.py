@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from lvscore import iptables, ipvsadm
+from lvscore import iptables, ipvsadm, nft
 from lvscore.addresses import parse_address
 from lvscore.errors import CommandError, ConfigError, LvscoreError
 from lvscore.host import Host
@@ -29,10 +29,10 @@ DEFAULT_MAX_CONNECTIONS = 1_048_576
 
 
 class Command(NamedTuple):
-    """A command of ipvsadm's or iptables', and where it stands."""
+    """A command of ipvsadm's or iptables', or nft's text, and where it stands."""
 
     where: str
-    command: ipvsadm.Command | iptables.Command
+    command: ipvsadm.Command | iptables.Command | nft.Script
 
 
 class InterfaceEntry(NamedTuple):
@@ -174,6 +174,9 @@ class Configuration:
         with located(f"{self.name}: port-quota"):
             engine.port_pools.quota = self.port_quota
         for where, command in self.commands:
+            if isinstance(command, nft.Script):
+                nft.apply(engine, command)  # its messages say where
+                continue
             with located(where):
                 if isinstance(command, iptables.Command):
                     iptables.apply(engine, command)

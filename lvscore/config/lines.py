@@ -8,15 +8,16 @@
     iptables -t nat -A PREROUTING -d 10.0.0.200 -j DNAT --to 172.16.1.100
 
 A line is one command, as ``ipvsadm -S`` prints it (with or without ``ipvsadm`` before it), an
-``iptables`` or ``ip6tables`` command of table nat (``-t nat`` alone may begin it), or a line of
-an iptables-save block (``*nat`` to ``COMMIT``). Lines that are empty or begin with ``#`` are
-skipped.
+``iptables`` or ``ip6tables`` command of table nat (``-t nat`` alone may begin it), a line of
+an iptables-save block (``*nat`` to ``COMMIT``), or an nft command, which goes on over as many
+lines as its braces hold: an nft file may be one, or part of one. Lines that are empty or begin
+with ``#`` are skipped.
 """
 
 import os
 from typing import TYPE_CHECKING
 
-from lvscore import iptables, ipvsadm
+from lvscore import iptables, ipvsadm, nft
 from lvscore._files import replace_file
 from lvscore.config.configuration import Command, Configuration, located
 from lvscore.errors import ConfigError
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["parse", "save", "write"]
 
 
+_NFT = ("table", "add", "create", "insert", "replace", "delete", "flush", "nft")
+
+
 def parse(text: str, name: str = "configuration") -> Configuration:
     """Read such lines.
 
@@ -37,9 +41,22 @@ def parse(text: str, name: str = "configuration") -> Configuration:
     """
     commands: list[Command] = []
     table = ""
-    for number, line in enumerate(text.splitlines(), 1):
+    lines = enumerate(text.splitlines(), 1)
+    for number, line in lines:
         words = line.split()
         if not words or words[0].startswith("#"):
+            continue
+        if words[0] in _NFT and not table:
+            script = [line]
+            while nft.is_open("\n".join(script)):
+                more = next(lines, None)
+                if more is None:
+                    break
+                script.append(more[1])
+            if words[0] == "nft":
+                script[0] = line.replace("nft", "   ", 1)
+            source = "\n" * (number - 1) + "\n".join(script)
+            commands.append(Command(f"{name}:{number}", nft.scan(source, name)))
             continue
         where = f"{name}:{number}"
         with located(where):

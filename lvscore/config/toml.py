@@ -36,7 +36,7 @@ def parse(text: str, name: str = "director.toml") -> Configuration:
     Raises:
         ConfigError: it is not TOML, or a key or value is not valid: the message names the file,
             the key, the value, and what was expected.
-        CommandError: an ipvsadm or iptables line in it is not valid.
+        CommandError: an ipvsadm, iptables or nft line in it is not valid.
     """
     try:
         given = tomllib.loads(text)
@@ -53,7 +53,7 @@ def read(given: Table, name: str = "director.toml") -> Configuration:
     file = _table(f"{name}: ", given, _FILE)
     director = _table(f"{name}: director.", file.get("director", {}), _DIRECTOR)
     lines: list[Command] = []
-    for language in ("ipvsadm", "iptables"):
+    for language in ("ipvsadm", "iptables", "nft"):
         there = _table(f"{name}: {language}.", file.get(language, {}), {"lines": _text})
         lines += parse_lines(there.get("lines", ""), f"{name}: {language}.lines").commands
     commands = [*_timeouts(name, file), *_services(name, file), *lines]
@@ -285,7 +285,7 @@ _seconds = _number(1, 2678400)
 _weight = _number(0, 2**31 - 1)
 
 _FILE: Mapping[str, Check] = {
-    **dict.fromkeys(("director", "sysctl", "timeout", "ipvsadm", "iptables"), _named_tables),
+    **dict.fromkeys(("director", "sysctl", "timeout", "ipvsadm", "iptables", "nft"), _named_tables),
     **dict.fromkeys(("interface", "helper"), _named_tables),
     **dict.fromkeys(("route", "neighbour", "service"), _tables),
 }

@@ -104,3 +104,36 @@ def test_iptables_on_a_file(run_cli, rules):
     words = ["-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE"]
     assert run_cli("iptables", *words, "--rules", rules) == (0, "", "")
     assert rules.read_text().endswith("iptables -t nat -A POSTROUTING -j MASQUERADE\n")
+
+
+NFT = """\
+table ip nat {
+\tchain prerouting {
+\t\ttype nat hook prerouting priority dstnat; policy accept;
+\t\tip daddr 10.0.0.200 tcp dport 80 dnat to 172.16.1.100:8080
+\t}
+}
+"""
+
+
+def test_nft_on_a_director(director, run_cli, tmp_path):
+    path, engine = director
+    file = tmp_path / "nat.nft"
+    file.write_text(NFT)
+    assert run_cli("nft", "--control", path, "-f", file) == (0, "", "")
+    assert run_cli("nft", "--control", path, "list", "ruleset") == (0, NFT, "")
+    status, out, errors = run_cli("nft", "--control", path, "add", "rule", "ip", "x", "y", "drop")
+    assert (status, out) == (1, "")
+    assert errors == "Error: drop is not available\nadd rule ip x y drop\n                ^^^^\n"
+    assert len(engine.rules) == 1
+    status, _, errors = run_cli("nft", "--control", path, "-f", tmp_path / "none")
+    assert status == 2
+    assert "No such file" in errors
+
+
+def test_nft_on_a_file(run_cli, rules):
+    chain = "{ type nat hook postrouting priority 100; }"
+    words = ["table", "ip6", "x", "{ chain p", chain, "};", "add", "rule", "ip6", "x", "p"]
+    words.append("masquerade")
+    assert run_cli("nft", "--rules", rules, *words) == (0, "", "")
+    assert rules.read_text().endswith("ip6tables -t nat -A POSTROUTING -j MASQUERADE\n")

@@ -53,6 +53,18 @@ def test_commands_instead_of_a_file(run_cli, requests, tmp_path, destinations):
     assert destinations(output) == ["172.16.1.9:8080"] * 3 + ["192.0.2.9:80"]
 
 
+def test_an_nft_file(run_cli, requests, tmp_path, destinations):
+    output, rules = tmp_path / "out.pcap", tmp_path / "nat.nft"
+    rules.write_text(
+        "table ip nat {\n chain pre {\n  type nat hook prerouting priority dstnat\n"
+        "  ip daddr 192.0.2.1 tcp dport 80 dnat to 192.0.2.9:8080\n }\n}\n"
+    )
+    status, out, _ = run_cli("replay", requests, "-o", output, "-c", rules)
+    assert status == 0
+    assert destinations(output) == ["172.16.1.100:80"] * 3 + ["192.0.2.9:8080"]
+    assert "-A PREROUTING -d 192.0.2.1/32 -p tcp" in out
+
+
 def test_masquerading_takes_the_address_of_the_interface(run_cli, requests, tmp_path):
     output = tmp_path / "out.pcap"
     status, out, _ = run_cli(

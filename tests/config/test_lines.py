@@ -86,3 +86,56 @@ def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "binary").write_bytes(b"-A\xff")
     with pytest.raises(ConfigError, match="byte 2 is not UTF-8"):
         config.load(tmp_path / "binary")
+
+
+NFT = """\
+#!/usr/sbin/nft -f
+flush ruleset
+
+table ip nat {
+    chain prerouting {
+        type nat hook prerouting priority dstnat; policy accept;
+        ip daddr 10.0.0.200 tcp dport {
+            80, 443
+        } dnat to 172.16.1.100
+    }
+}
+nft add rule ip nat prerouting ip daddr 10.0.0.201 accept
+"""
+
+
+def test_nft_text_beside_other_lines(tmp_path):
+    path = tmp_path / "lvs.rules"
+    path.write_text(NFT + TEXT)
+    engine = Engine(seed=0)
+    config.load(path).apply(engine)
+    assert [rule.target for rule in engine.rules] == [
+        "DNAT",
+        "ACCEPT",
+        "DNAT",
+        "SNAT",
+        "MASQUERADE",
+    ]
+    assert len(engine.services) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "policy accept",
+            "policy drop",
+            r"lvs.rules:6:\d+-\d+: Error: policy drop is not available",
+        ),
+        ("accept\n", "jump x\n", r"lvs.rules:12:52-55: Error: jump is not available\nadd|"),
+        ("nat prerouting ip", "x prerouting ip", r"lvs.rules:12:17-17: Error: Could not process"),
+        ("    }\n}\n", "", r"lvs.rules:10:1-3: Error: 'nft add' is not available"),
+    ],
+)
+def test_where_nft_text_is_wrong(tmp_path, old, new, said):
+    path = tmp_path / "lvs.rules"
+    path.write_text(NFT.replace(old, new))
+    engine = Engine(seed=0)
+    with pytest.raises(CommandError, match=said):
+        config.load(path).apply(engine)
+    assert engine.rules == []

@@ -31,6 +31,7 @@ SAVED = """\
 iptables -t mangle -A PREROUTING -d 172.16.1.100/32 -p tcp -m tcp --dport 8443 -j MARK \
 --set-xmark 0x7/0xffffffff
 iptables -t nat -A POSTROUTING -s 172.16.1.0/24 -d 10.0.0.0/24 -j SNAT --to-source 172.16.1.3
+ip6tables -t nat -A POSTROUTING -s 2001:db8:1::/64 -d 2001:db8::/64 -j MASQUERADE
 """
 
 
