@@ -37,7 +37,7 @@ cdef enum ConnectionFlag:
     FLAG_SLOW = 64          # never takes the short way through the pipeline
     FLAG_NOOUTPUT = 128     # the server's packets do not come by here
     FLAG_TEMPLATE = 256     # of persistence: found by its original tuple only
-    FLAG_ONE_PACKET = 512   # of a service that schedules each datagram anew
+    FLAG_ONE_PACKET = 512   # conntrack's, of a service that schedules each datagram anew
     FLAG_TRACKED = 1024     # has an Entry: conntrack knows it
     FLAG_NO_CPORT = 2048    # the client's port is not known yet, and 0
 

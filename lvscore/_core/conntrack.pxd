@@ -8,9 +8,9 @@ that fits no flow and may open none is INVALID: it goes its way as if there were
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from lvscore._core.connection cimport (
-    FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_TRACKED, FLAG_UNTRANSLATED, Meta, Table,
-    connection_count, connection_helper, connection_open, connection_translated, table_find,
-    table_meta,
+    FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_TRACKED, FLAG_UNTRANSLATED,
+    Meta, Table, connection_count, connection_helper, connection_open, connection_translated,
+    table_find, table_meta,
 )
 from lvscore._core.consts cimport (
     NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_MARK, PROTOCOL_SCTP,
@@ -19,11 +19,15 @@ from lvscore._core.consts cimport (
     REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATED, REPLY, VERDICT_DROP, VERDICT_FORWARD,
     VERDICT_LOCAL, VERDICT_PASS,
 )
-from lvscore._core.entry cimport Entries, Entry, entries_of, entry_of, entry_open
+from lvscore._core.entry cimport (
+    ENTRY_INVALID, ENTRY_TAKEN, Entries, Entry, entries_of, entry_of, entry_open,
+)
 from lvscore._core.director cimport service_packet, service_schedule
 from lvscore._core.early_drop cimport has_room
 from lvscore._core.event cimport opening_is_whole
-from lvscore._core.flow cimport Address, Tuple, tuple_hash, tuple_inverse
+from lvscore._core.flow cimport (
+    Address, Tuple, ports_destination, ports_make, ports_source, tuple_hash, tuple_inverse,
+)
 from lvscore._core.forward cimport forward_pass, forward_record
 from lvscore._core.lifetime cimport connection_end, connection_timer_set
 from lvscore._core.nat cimport (
@@ -299,6 +303,11 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
     cdef uint8_t fit = rule_track(s, table, packet, t, reference, received, &ends)
     cdef uint8_t verdict = VERDICT_DROP
     cdef uint8_t failed = REASON_NONE
+    if table_meta(table, i).flags & FLAG_ONE_PACKET and direction == ORIGINAL:
+        entry_of(entries_of(s.entries, t.family), i).packet = <uint8_t>(
+            ENTRY_INVALID if fit == FIT_INVALID else ENTRY_TAKEN)
+        if fit != FIT_INVALID:
+            return untracked(s, packet, t, REASON_REQUEST, reason)
     if fit == FIT_INVALID:
         return invalid(s, packet, t, reason)
     if fit == FIT_REOPENS:
@@ -306,6 +315,10 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
         connection_end(s, table, i, True)
         return rule_new(s, packet, t, reason)
     connection_translated(table, i, direction, &translated)
+    if table_meta(table, i).flags & FLAG_ONE_PACKET:
+        # No connection of IPVS's makes the answer the virtual service's.
+        translated.source = t.source
+        translated.ports = ports_make(ports_source(t.ports), ports_destination(translated.ports))
     # The state was taken before routing, which may yet refuse the packet.
     if received and is_hosted(s):
         failed = rule_forward(s, table, packet, t, &translated, reference)

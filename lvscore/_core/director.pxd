@@ -21,7 +21,9 @@ from lvscore._core.helper cimport client_port_take, helper_reply, helper_request
 from lvscore._core.lifetime cimport (
     connection_end, connection_state_set, connection_timer_set, control_assure,
 )
-from lvscore._core.nfct cimport nfct_dropped, nfct_is_old, nfct_open, nfct_translated
+from lvscore._core.nfct cimport (
+    nfct_dropped, nfct_is_old, nfct_once, nfct_open, nfct_translated,
+)
 from lvscore._core.persistence cimport template_touch
 from lvscore._core.schedule cimport (
     Choice, choice_open, choice_reply, dialog_template, is_one_packet, server_at, service_admits,
@@ -32,14 +34,14 @@ from lvscore._core.server cimport (
 )
 from lvscore._core.service cimport ENGINE_SIP, Service
 from lvscore._core.state cimport (
-    SYSCTL_CONN_REUSE_MODE, SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_SNAT_REROUTE, State, TRACE_REUSED,
-    TRACE_SERVICE, TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_total, is_hosted,
-    table_of, trace_step,
+    SYSCTL_CONNTRACK, SYSCTL_CONN_REUSE_MODE, SYSCTL_EXPIRE_NODEST_CONN, SYSCTL_SNAT_REROUTE, State,
+    TRACE_REUSED, TRACE_SERVICE, TRACE_STATE, TRACE_TIMEOUT, TRACE_TRANSLATED, connection_total,
+    is_hosted, table_of, trace_step,
 )
 from lvscore._core.track cimport (
     SERVICE_SCTP_CLOSED, SERVICE_TCP_CLOSE, SERVICE_TCP_FIN_WAIT, SERVICE_TCP_TIME_WAIT,
 )
-from lvscore._core.translate cimport packet_translate
+from lvscore._core.translate cimport packet_translate, tuples_equal
 from lvscore._core.transmit cimport request_transmit
 from lvscore._core.wire cimport Packet
 
@@ -88,9 +90,12 @@ cdef inline void service_track(State* s, Table* table, const Packet* packet, uin
 
 cdef inline uint8_t packet_once(State* s, Packet* packet, const Tuple* t, const Choice* choice,
                                 uint8_t* reason) noexcept nogil:
-    """Send a packet of one-packet scheduling: its connection ends with it, and none is kept."""
+    """Send a packet of one-packet scheduling: its connection ends with it, and none is kept but
+    conntrack's view of it."""
     cdef Server* server = &s.services.server[choice.server]
     cdef Tuple reply, translated
+    cdef uint32_t opened = NIL
+    cdef uint8_t verdict = VERDICT_DROP
     server_bind(server)
     server.connections += 1
     server_count(s, choice.server, packet, ORIGINAL)
@@ -98,9 +103,14 @@ cdef inline uint8_t packet_once(State* s, Packet* packet, const Tuple* t, const 
         template_touch(s, t.family, choice.template)
     choice_reply(s, choice, t, &reply)
     translated = tuple_inverse(&reply)
-    reason[0] = REASON_REQUEST
-    cdef uint8_t verdict = request_transmit(s, packet, t, &translated, choice.server,
-                                            choice.method, reason)
+    reason[0] = REASON_NONE
+    if s.tracking and s.sysctl[SYSCTL_CONNTRACK]:
+        reason[0] = nfct_once(s, packet, t, choice.server, choice.method, &translated, &opened)
+    if reason[0] == REASON_NONE:
+        reason[0] = REASON_REQUEST
+        verdict = request_transmit(s, packet, t, &translated, choice.server, choice.method, reason)
+    if verdict == VERDICT_DROP and opened != NIL:
+        connection_end(s, table_of(s, t.family), opened, True)
     server_unbind(server, True, s.tick)
     return verdict
 
@@ -277,8 +287,8 @@ cdef inline uint8_t reply_packet(State* s, Packet* packet, const Tuple* t, uint3
     service_count(s, table, packet, i, REPLY)
     if header_is_whole(packet):
         service_track(s, table, packet, i, REPLY)
-    if method == METHOD_MASQUERADE:
-        packet_translate(packet, t, &translated, True)
+    if method == METHOD_MASQUERADE or not tuples_equal(t, &translated):
+        packet_translate(packet, t, &translated, method == METHOD_MASQUERADE)
         trace_step(s, TRACE_TRANSLATED, 0, 0, &translated)
     reason[0] = REASON_REPLY
     return VERDICT_FORWARD

@@ -13,8 +13,8 @@ from lvscore._core.bytes cimport (
 )
 from lvscore._core.checksum cimport checksum_update, udp_checksum_update
 from lvscore._core.connection cimport (
-    Connection4, FLAG_ASSURED, FLAG_EXTENDED, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW,
-    FLAG_TRACKED, FLAG_UNTRANSLATED, Meta, Table, connection4, connection4_matches,
+    Connection4, FLAG_ASSURED, FLAG_EXTENDED, FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SERVICE,
+    FLAG_SLOW, FLAG_TRACKED, FLAG_UNTRANSLATED, Meta, Table, connection4, connection4_matches,
 )
 from lvscore._core.consts cimport (
     IPV4, IPV6, LINK_ETHERNET, MAX_DISPLACEMENT, NIL, PROTOCOL_TCP, PROTOCOL_UDP, REASON_NONE,
@@ -363,8 +363,9 @@ cdef inline uint32_t lane_track(State* s, Table* table, const Lane* lane, const 
     meta = &c.meta
     memset(&destination, 0, sizeof(Address))
     destination.word[0] = c.addresses[direction] >> 32
-    if (meta.flags & (FLAG_TRACKED | FLAG_SERVICE | FLAG_UNTRANSLATED | FLAG_EXTENDED)
-            != FLAG_TRACKED or meta.bytes[direction] > 0xFFFFFFFFU - lane.l3_length
+    if (meta.flags & (FLAG_TRACKED | FLAG_SERVICE | FLAG_UNTRANSLATED | FLAG_EXTENDED
+                      | FLAG_ONE_PACKET) != FLAG_TRACKED
+            or meta.bytes[direction] > 0xFFFFFFFFU - lane.l3_length
             or address_is_local(&s.routes, IPV4, &destination)):
         return NIL
     packet.frame = lane.ip

@@ -38,6 +38,7 @@ cdef inline void search_begin(State* s, Table* table, const Opening* opening,
     search.key = &s.key
     search.chance = &s.chance
     search.window = &opening.window if opening.state == RULE_TCP_SYN_SENT else NULL
+    search.towards = NULL
     search.evicted = NIL
 
 

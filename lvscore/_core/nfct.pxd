@@ -3,31 +3,36 @@
 Conntrack follows such a connection by its own states and timeouts, which its Entry keeps. When
 a packet goes to its server for the first time, the rules of POSTROUTING may translate its
 source: the record's reply tuple then has both translations, and the server answers this host.
+
+A connection of one-packet scheduling ends with its packet, its flow does not: conntrack has that
+in a record of its own, as one of the rules.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from lvscore._core.connection cimport (
-    FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SLOW, FLAG_TRACKED, Meta, Table, connection_method,
-    connection_reply_set, connection_translated, connection_tuple, table_meta,
+    FLAG_ASSURED, FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SLOW, FLAG_TRACKED, Meta, Table,
+    connection_count, connection_method, connection_open, connection_reply_set,
+    connection_translated, connection_tuple, table_find_direction, table_meta,
     table_remove_direction,
 )
 from lvscore._core.consts cimport (
-    ORIGINAL, PROTOCOL_SCTP, REASON_NONE, REASON_NO_PORT, REASON_TABLE_FULL, REPLY,
+    NIL, ORIGINAL, PROTOCOL_SCTP, REASON_NONE, REASON_NO_PORT, REASON_TABLE_FULL, REPLY,
 )
+from lvscore._core.early_drop cimport has_room
 from lvscore._core.entry cimport (
     ENTRY_INVALID, ENTRY_NEW, ENTRY_TAKEN, Entries, Entry, entries_of, entry_of, entry_open,
 )
 from lvscore._core.flow cimport (
-    Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_inverse,
+    Address, Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_inverse,
 )
 from lvscore._core.lifetime cimport ports_give
 from lvscore._core.nat cimport ports_take, rule_postrouting, search_begin, seen_fill
 from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits, opening_store
-from lvscore._core.route cimport Route, route_find
+from lvscore._core.route cimport Route, address_is_local, route_find
 from lvscore._core.rules cimport Search, Seen, reply_is_free
-from lvscore._core.server cimport METHOD_MASQUERADE
-from lvscore._core.state cimport SYSCTL_CONNTRACK, State
+from lvscore._core.server cimport METHOD_ROUTE, METHOD_TUNNEL
+from lvscore._core.state cimport SYSCTL_CONNTRACK, State, table_of
 from lvscore._core.tcp_window cimport FIT_INVALID, FIT_REOPENS, FIT_TAKEN
 from lvscore._core.wire cimport Packet
 
@@ -122,29 +127,45 @@ cdef inline bint nfct_is_old(const State* s, const Table* table, uint32_t i) noe
             and nfct_entry(s, table, i).packet == ENTRY_TAKEN)
 
 
+cdef inline uint8_t nfct_postrouting(State* s, Table* table, const Packet* packet,
+                                     const Address* virtual_address, uint32_t k, uint32_t method,
+                                     Tuple* wanted, Opening* opening) noexcept nogil:
+    """Let the rules translate the source of a request as it leaves; REASON_NONE, or why it is
+    dropped. What goes into a tunnel they do not see, nor what stays here (ip_vs_xmit.c)."""
+    cdef Search search
+    cdef Seen seen
+    cdef const Route* route
+    cdef const Address* towards = &wanted.destination
+    cdef uint8_t failed = REASON_NONE
+    search_begin(s, table, opening, &search)
+    if method == METHOD_ROUTE:
+        towards = search.towards = &s.services.server[k].address
+    if method != METHOD_TUNNEL and not address_is_local(&s.routes, wanted.family, towards):
+        seen_fill(s, packet, &seen)
+        seen.virtual_address = virtual_address
+        route = route_find(&s.routes, wanted.family, towards)
+        if route != NULL:
+            seen.egress = <int>route.interface
+        failed = rule_postrouting(s, table, &search, &seen, wanted, opening)
+    if failed == REASON_NONE and not reply_is_free(&search, wanted):
+        return REASON_NO_PORT
+    return failed
+
+
 cdef inline uint8_t nfct_source(State* s, Table* table, const Packet* packet, uint32_t i,
                                 Opening* opening) noexcept nogil:
     """Let the rules translate the source of a connection; REASON_NONE, or why the packet is
     dropped. If the index is too crowded, answers are not found any more."""
-    cdef Search search
-    cdef Seen seen
+    cdef const Meta* meta = table_meta(table, i)
     cdef Tuple original, wanted, reply
-    cdef const Route* route
     cdef uint8_t failed
     connection_tuple(table, i, ORIGINAL, &original)
     connection_tuple(table, i, REPLY, &reply)
     wanted = tuple_inverse(&reply)
-    search_begin(s, table, opening, &search)
-    seen_fill(s, packet, &seen)
-    seen.virtual_address = &original.destination
-    route = route_find(&s.routes, wanted.family, &wanted.destination)
-    if route != NULL:
-        seen.egress = <int>route.interface
     # Its own tuple is not in its way.
     table_remove_direction(table, &s.key, i << 1 | REPLY)
-    failed = rule_postrouting(s, table, &search, &seen, &wanted, opening)
-    if failed == REASON_NONE and not reply_is_free(&search, &wanted):
-        failed = REASON_NO_PORT
+    failed = nfct_postrouting(s, table, packet, &original.destination, meta.server,
+                              connection_method(meta), &wanted, opening)
     if failed == REASON_NONE:
         reply = tuple_inverse(&wanted)
     if not connection_reply_set(table, &s.key, i, &reply):
@@ -159,11 +180,10 @@ cdef inline uint8_t nfct_open(State* s, Table* table, const Packet* packet, cons
     cdef Entries* entries = entries_of(s.entries, table.family)
     cdef Entry* entry = entry_of(entries, i)
     cdef Opening opening
-    cdef uint8_t failed = REASON_NONE
+    cdef uint8_t failed
     if entry.packet != ENTRY_NEW or not opening_admits(s, packet, t, &opening):
         return REASON_NONE
-    if connection_method(table_meta(table, i)) == METHOD_MASQUERADE:
-        failed = nfct_source(s, table, packet, i, &opening)
+    failed = nfct_source(s, table, packet, i, &opening)
     if failed:
         return failed
     entry.created = table.wheel.tick
@@ -186,3 +206,45 @@ cdef inline void nfct_dropped(State* s, Table* table, uint32_t i) noexcept nogil
     """The packet at hand goes nowhere: a flow that it opened is not confirmed."""
     if nfct_entry(s, table, i).packet == ENTRY_NEW:
         nfct_forget(s, table, i)
+
+
+cdef inline uint8_t nfct_once(State* s, const Packet* packet, const Tuple* t, uint32_t k,
+                              uint32_t method, Tuple* translated,
+                              uint32_t* opened) noexcept nogil:
+    """Let conntrack know a datagram of one-packet scheduling that goes to server ``k``: its flow
+    keeps the source that the rules gave its first, whoever gets it. REASON_NONE, or why the
+    packet is dropped; ``opened`` is the record of a flow that begins with it, or NIL."""
+    cdef Table* table = table_of(s, t.family)
+    cdef Entries* entries = entries_of(s.entries, t.family)
+    cdef uint32_t i = table_find_direction(table, &s.key, t, ORIGINAL)
+    cdef Opening opening
+    cdef Entry* entry
+    cdef Tuple request, reply
+    cdef uint8_t failed
+    opened[0] = NIL
+    if i != NIL and table_meta(table, i).flags & FLAG_ONE_PACKET:
+        if entry_of(entries, i).packet == ENTRY_TAKEN:
+            connection_translated(table, i, ORIGINAL, &request)
+            translated.source = request.source
+            translated.ports = ports_make(ports_source(request.ports),
+                                          ports_destination(translated.ports))
+        return REASON_NONE
+    if not opening_admits(s, packet, t, &opening):
+        return REASON_NONE
+    if not has_room(s, table, t):
+        return REASON_TABLE_FULL
+    failed = nfct_postrouting(s, table, packet, &t.destination, k, method, translated, &opening)
+    if failed:
+        return failed
+    reply = tuple_inverse(translated)
+    i = connection_open(table, &s.key, t, &reply, 0, opening.state, FLAG_SLOW | FLAG_ONE_PACKET,
+                        s.tick_up + opening.timeout)
+    if i == NIL:
+        return REASON_TABLE_FULL
+    s.opened += 1
+    entry = entry_open(entries, table, &s.key, i)
+    opening_store(&opening, entries, entry, packet.protocol)
+    ports_take(s, entry, &opening)
+    connection_count(table, i, ORIGINAL, packet.l3_length)
+    opened[0] = i
+    return REASON_NONE

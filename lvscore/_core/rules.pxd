@@ -275,12 +275,9 @@ cdef inline uint32_t jhash2(const uint32_t* word, uint32_t count, uint32_t seed)
 
 
 cdef inline Address address_choose(const Range* to, const Tuple* t, bint source) noexcept nogil:
-    """One address of the range, by a hash of source and destination.
-
-    The same pair always gets the same address, with RANGE_PERSISTENT the same source always
-    (nf_nat_core.c, find_best_ips_proto). Behind a word that is below the range's last, the
-    following words may take any value.
-    """
+    """One address of the range, by a hash of source and destination: the same pair always gets the
+    same, with RANGE_PERSISTENT the same source (nf_nat_core.c, find_best_ips_proto). Behind a word
+    that is below the range's last, the following words may take any value."""
     cdef uint32_t from_[4]
     cdef uint32_t destination[4]
     cdef uint32_t low[4]
@@ -318,6 +315,7 @@ cdef struct Search:
     const HashKey* key
     uint64_t* chance
     const TcpWindow* window     # of the new connection, whose first segment is a SYN; or NULL
+    const Address* towards      # where its packets go, if not to their destination; or NULL
     uint32_t evicted            # the connection that has to go first, or NIL
 
 
@@ -583,7 +581,8 @@ cdef inline uint8_t rule_apply(const Rule* rule, const Routes* routes, Search* s
     cdef Range to = rule.to
     cdef const Route* route
     if rule.target == TARGET_MASQUERADE:
-        route = route_find(routes, t.family, &t.destination)
+        route = route_find(routes, t.family,
+                           &t.destination if search.towards == NULL else search.towards)
         if route == NULL or not route.has_source:
             return REASON_NO_ROUTE
         to.low = route.source

@@ -18,7 +18,7 @@ from lvscore._core.server cimport (
 from lvscore._core.state cimport (
     State, SYSCTL_PMTU_DISC, TRACE_DIRECT, TRACE_TRANSLATED, TRACE_TUNNEL, is_hosted, trace_step,
 )
-from lvscore._core.translate cimport packet_translate
+from lvscore._core.translate cimport packet_translate, tuples_equal
 from lvscore._core.tunnel cimport MAX_TUNNEL_HEADERS, tunnel_overhead, tunnel_write
 from lvscore._core.wire cimport Packet
 
@@ -78,6 +78,9 @@ cdef inline uint8_t request_transmit(State* s, Packet* packet, const Tuple* t,
         trace_step(s, TRACE_TUNNEL, k, 0, t)
     elif verdict == VERDICT_FORWARD:
         trace_step(s, TRACE_DIRECT, k, 0, t)
+        if not tuples_equal(t, translated):     # its source is, by conntrack's rules
+            packet_translate(packet, t, translated, False)
+            trace_step(s, TRACE_TRANSLATED, 0, 0, translated)
     return verdict
 
 

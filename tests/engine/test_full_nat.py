@@ -1,7 +1,7 @@
 """net.ipv4.vs.conntrack=1: conntrack knows services' connections, and rules translate sources."""
 
 import pytest
-from packets import CLIENT, RS1, SECOND, VIP, checksums_good, flow, ip, udp
+from packets import CLIENT, RS1, RS2, SECOND, VIP, checksums_good, flow, ip, udp
 from scapy.layers.inet import ICMP, IP, TCP
 
 import lvscore
@@ -246,7 +246,7 @@ def test_errors_of_the_servers_side_come_back_to_the_client():
 
 
 def test_direct_routing_is_known_too():
-    engine = director(method="route")
+    engine = director("iptables -t nat -A POSTROUTING -d 192.0.2.1 -j ACCEPT", method="route")
     request = segment(CLIENT, 40000, VIP, 80, "S", 1000)
     assert send(engine, request)[0] == Verdict.FORWARD
     assert flow(request) == (CLIENT, 40000, VIP, 80)
@@ -254,6 +254,132 @@ def test_direct_routing_is_known_too():
         f"tcp      6 120 SYN_SENT src={CLIENT} dst={VIP} sport=40000 dport=80 [UNREPLIED] "
         f"src={VIP} dst={CLIENT} sport=80 dport=40000 mark=0 use=1"
     ]
+
+
+def test_rules_translate_what_is_routed_directly():
+    """Its destination stays the virtual address, and the server answers this host."""
+    engine = director(method="route")
+    for flags, seq, ack in (("S", 1000, 0), ("A", 1001, 5001)):
+        request = segment(CLIENT, 40000, VIP, 80, flags, seq, ack)
+        assert send(engine, request)[0] == Verdict.FORWARD
+        assert flow(request) == (DIP, 40000, VIP, 80)
+        answer = segment(VIP, 80, DIP, 40000, "SA", 5000, 1001)
+        assert send(engine, answer) == (Verdict.FORWARD, Reason.REPLY)
+        assert flow(answer) == (VIP, 80, CLIENT, 40000)
+    (line,) = lines(engine)
+    assert f"src={CLIENT} dst={VIP} sport=40000 dport=80 src={VIP} dst={DIP} " in line
+    (connection,) = engine.connections
+    assert str(connection.server) == f"{RS1}:80"
+    # INVALID is not translated.
+    request = segment(CLIENT, 40000, VIP, 80, "A", 1001 + 10_000_000, 5001, b"x")
+    assert send(engine, request) == (Verdict.FORWARD, Reason.REQUEST)
+    assert flow(request) == (CLIENT, 40000, VIP, 80)
+
+
+def test_masquerading_what_is_routed_directly():
+    """Rules see the interface towards the server, and its address is taken."""
+    engine = director("iptables -t nat -A POSTROUTING -o srv -j MASQUERADE", method="route")
+    engine.routes.add_interface("cli", ["10.0.0.200/24"])
+    engine.routes.add_interface("srv", [f"{DIP}/24"])
+    request = segment(CLIENT, 40000, VIP, 80, "S", 1000)
+    assert send(engine, request)[0] == Verdict.FORWARD
+    assert flow(request) == (DIP, 40000, VIP, 80)
+
+
+def test_what_goes_into_a_tunnel_passes_the_rules_by():
+    engine = director(method="tunnel")
+    request = segment(CLIENT, 40000, VIP, 80, "S", 1000)
+    assert engine.process(request, 0) == Verdict.STOLEN
+    (out,) = (bytes(frame) for frame in engine.emitted)
+    assert flow(out[:14] + out[34:]) == (CLIENT, 40000, VIP, 80)
+    assert f"dst={VIP} sport=40000 dport=80 [UNREPLIED] src={VIP} dst={CLIENT}" in lines(engine)[0]
+
+
+def one_packet(*rules, method="masquerade"):
+    """A service that schedules each datagram anew, to two servers in turn."""
+    engine = lvscore.Engine(seed=1)
+    engine.sysctl["net.ipv4.vs.conntrack"] = 1
+    for rule in rules or (MATCH,):
+        engine.iptables(rule)
+    service = engine.add_service("udp", f"{VIP}:80", scheduler="rr", one_packet=True)
+    for server in (RS1, RS2):
+        service.add_server(f"{server}:{8080 if method == 'masquerade' else 80}", method=method)
+    return engine
+
+
+def test_one_packet_scheduling_leaves_a_flow_in_conntrack():
+    engine = one_packet()
+    servers = []
+    for number in range(4):
+        request = udp(CLIENT, 5000, VIP, 80)
+        assert send(engine, request, number * SECOND) == (Verdict.FORWARD, Reason.REQUEST)
+        servers.append(flow(request)[2])
+        assert flow(request) == (DIP, 5000, servers[-1], 8080)
+        assert engine._selfcheck() == 0
+    assert servers == [servers[0], servers[1]] * 2
+    assert servers[0] != servers[1]
+    # The flow is the first packet's; later ones only hold it.
+    assert lines(engine) == [
+        f"udp      17 30 src={CLIENT} dst={VIP} sport=5000 dport=80 [UNREPLIED] "
+        f"src={servers[0]} dst={DIP} sport=8080 dport=5000 mark=0 use=1"
+    ]
+    (rule,) = engine.rules
+    assert engine.rule_counters(rule)[0] == 1
+    assert [s.statistics.packets_in for s in engine.services[0].servers] == [2, 2]
+    assert engine.services[0].servers[0].inactive == 0
+    # Its server's answer finds the client; no connection makes it the virtual service's.
+    answer = udp(servers[0], 8080, DIP, 5000)
+    assert send(engine, answer, 4 * SECOND) == (Verdict.FORWARD, Reason.REPLY)
+    assert flow(answer) == (servers[0], 8080, CLIENT, 5000)
+    assert "[UNREPLIED]" not in lines(engine)[0]
+    engine.expire(200 * SECOND)
+    assert lines(engine) == []
+    assert len(engine.connections) == 0
+
+
+def test_one_packet_scheduling_routed_directly_and_in_tunnels():
+    engine = one_packet(method="route")
+    request = udp(CLIENT, 5000, VIP, 80)
+    assert send(engine, request)[0] == Verdict.FORWARD
+    assert flow(request) == (DIP, 5000, VIP, 80)
+    engine = one_packet(method="tunnel")
+    assert engine.process(udp(CLIENT, 5000, VIP, 80), 0) == Verdict.STOLEN
+    assert f"[UNREPLIED] src={VIP} dst={CLIENT} " in lines(engine)[0]
+    assert engine._selfcheck() == 0
+
+
+def test_one_packet_scheduling_of_an_invalid_datagram():
+    engine = one_packet()
+    bad = udp(CLIENT, 5000, VIP, 80)
+    bad[-1] ^= 1
+    for _ in range(2):
+        request = bytearray(bad)
+        assert engine.process(request, 0) == Verdict.FORWARD
+        assert flow(request)[0] == CLIENT
+        assert send(engine, udp(CLIENT, 5000, VIP, 80))[0] == Verdict.FORWARD
+    assert len(lines(engine)) == 1
+
+
+def test_one_packet_scheduling_without_the_setting():
+    engine = one_packet()
+    engine.sysctl["net.ipv4.vs.conntrack"] = 0
+    request = udp(CLIENT, 5000, VIP, 80)
+    assert send(engine, request)[0] == Verdict.FORWARD
+    assert flow(request)[0] == CLIENT
+    assert lines(engine) == []
+
+
+def test_one_packet_scheduling_in_batches():
+    frames = [udp(CLIENT, 5000 + n % 5, VIP, 80) for n in range(40)]
+    single, batched = one_packet(), one_packet()
+    alone = [bytearray(frame) for frame in frames]
+    for frame in alone:
+        single.process(frame, 0)
+    batch = lvscore.FrameBatch.of(frames, [0] * len(frames))
+    batched.process_batch(batch)
+    assert [bytes(batch[i]) for i in range(len(batch))] == [bytes(frame) for frame in alone]
+    assert sorted(lines(single)) == sorted(lines(batched))
+    assert len(lines(single)) == 5
 
 
 def test_two_virtual_addresses_one_server_and_one_client_port():
