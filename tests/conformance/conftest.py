@@ -31,14 +31,31 @@ def recordings(folder):
     return found
 
 
+def saved_texts(found):
+    """Every different text that ``ipvsadm -S`` or ``-Sn`` printed, with the listing beside it."""
+    texts = {}
+    for scenario in found:
+        for number, step in enumerate(scenario["steps"]):
+            printed = step.get("Sn") or step.get("stdout") or ""
+            if printed.startswith("-A "):
+                listing = step.get("Ln") if "Sn" in step else None
+                texts.setdefault(printed, (f"{scenario['id']} #{number}", printed, listing))
+    return list(texts.values())
+
+
 def pytest_generate_tests(metafunc):
-    if "recording" not in metafunc.fixturenames:
+    wanted = {"recording", "saved"} & set(metafunc.fixturenames)
+    if not wanted:
         return
     folder = metafunc.config.getoption("--corpus", None) or HERE / "corpus"
     found = recordings(folder)
     if not found:
         raise pytest.UsageError(f"no recordings in {folder}")
-    metafunc.parametrize("recording", found, ids=[scenario["id"] for scenario in found])
+    if "saved" in wanted:
+        texts = saved_texts(found)
+        metafunc.parametrize("saved", texts, ids=[where for where, *_ in texts])
+    else:
+        metafunc.parametrize("recording", found, ids=[scenario["id"] for scenario in found])
 
 
 def pytest_terminal_summary(terminalreporter):
