@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import selectors
+import signal
 import socket
 import stat
 import struct
@@ -21,10 +22,19 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Self
 
+from lvscore._fork import fork
 from lvscore.errors import ControlError
 from lvscore.model import Outcome
 
-__all__ = ["DEFAULT_PATH", "MAX_CLIENTS", "MAX_REQUEST", "ControlServer", "call", "path_of"]
+__all__ = [
+    "DEFAULT_PATH",
+    "MAX_CLIENTS",
+    "MAX_REQUEST",
+    "Beside",
+    "ControlServer",
+    "call",
+    "path_of",
+]
 
 DEFAULT_PATH = "/run/lvscore/director.sock"
 MAX_REQUEST = 4 << 20
@@ -35,6 +45,44 @@ _PIECE = 1 << 16
 _LONGEST_PATH = 107  # sockaddr_un.sun_path
 
 
+class Beside:
+    """A program that a process beside this one carries out, with its memory as it is now.
+
+    Args:
+        work: what it does; nothing that it changes is seen here.
+    """
+
+    def __init__(self, work: Callable[[], Outcome]) -> None:
+        self.received = bytearray()
+        self._reader, writer = os.pipe()
+
+        def answer() -> None:
+            with os.fdopen(writer, "wb") as stream:
+                stream.write(_encoded(work()))
+
+        try:
+            self._child = fork(answer, keep=writer)
+        finally:
+            os.close(writer)
+
+    def fileno(self) -> int:
+        """Where its answer comes from."""
+        return self._reader
+
+    def receive(self) -> bool:
+        """Take some of the answer; False: that was all."""
+        piece = os.read(self._reader, _PIECE)
+        self.received += piece
+        return bool(piece)
+
+    def close(self) -> None:
+        """End it, if it has not ended."""
+        os.close(self._reader)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._child, signal.SIGKILL)
+        os.waitpid(self._child, 0)
+
+
 class _Client:
     """A connection: what was received of its request, and what is still to be sent to it."""
 
@@ -43,6 +91,7 @@ class _Client:
         self.heard = heard
         self.received = bytearray()
         self.pending = memoryview(b"")
+        self.beside: Beside | None = None  # what makes its answer
         self.last = False  # the connection ends when everything has been sent
 
 
@@ -52,7 +101,8 @@ class ControlServer:
     Args:
         path: where to listen. The folder is made if it is not there; the socket of a process
             that has ended is replaced.
-        execute: carries out a program's words and standard input.
+        execute: carries out a program's words and standard input; or begins to (:class:`Beside`),
+            and the answer is sent when it is there.
         replace: take the place of a running director's socket, too.
 
     Raises:
@@ -60,7 +110,11 @@ class ControlServer:
     """
 
     def __init__(
-        self, path: str, execute: Callable[[Sequence[str], str], Outcome], *, replace: bool = False
+        self,
+        path: str,
+        execute: Callable[[Sequence[str], str], Outcome | Beside],
+        *,
+        replace: bool = False,
     ) -> None:
         self.path = path
         self._execute = execute
@@ -83,11 +137,14 @@ class ControlServer:
             if key.fileobj is self._listener:
                 self._accept()
                 continue
-            client = self._clients.get(key.fd)
-            if client is None:
+            client = key.data
+            if client.connection.fileno() not in self._clients:
                 continue  # ended in this very step, to make room
             try:
-                self._serve(client, events)
+                if isinstance(key.fileobj, Beside):
+                    self._continue(client, key.fileobj)
+                else:
+                    self._serve(client, events)
             except OSError:
                 self._forget(client)  # the client has gone, in whatever way
 
@@ -118,15 +175,19 @@ class ControlServer:
         if len(self._clients) == MAX_CLIENTS:
             self._forget(min(self._clients.values(), key=lambda client: client.heard))
         connection.setblocking(False)
-        self._clients[connection.fileno()] = _Client(connection, self._next())
-        self._selector.register(connection, selectors.EVENT_READ)
+        client = self._clients[connection.fileno()] = _Client(connection, self._next())
+        self._selector.register(connection, selectors.EVENT_READ, client)
 
     def _next(self) -> int:
         self._heard += 1
         return self._heard
 
     def _forget(self, client: _Client) -> None:
-        self._selector.unregister(client.connection)
+        if client.beside is None:
+            self._selector.unregister(client.connection)
+        else:
+            self._selector.unregister(client.beside)
+            client.beside.close()
         del self._clients[client.connection.fileno()]
         client.connection.close()
 
@@ -147,11 +208,26 @@ class ControlServer:
         if client.last and not client.pending:
             self._forget(client)
             return
+        if client.beside is not None:
+            self._selector.unregister(client.connection)
+            self._selector.register(client.beside, selectors.EVENT_READ, client)
+            return
         # Nothing more is read from one that does not take its answer, and one that has sent
         # many requests at once waits for its turn with the second.
         busy = client.pending or _is_complete(client.received)
         events = selectors.EVENT_WRITE if busy else selectors.EVENT_READ
-        self._selector.modify(client.connection, events)
+        self._selector.modify(client.connection, events, client)
+
+    def _continue(self, client: _Client, beside: Beside) -> None:
+        """Take what a process beside this one has made of an answer; send it when it is whole."""
+        if beside.receive():
+            return
+        self._selector.unregister(beside)
+        client.beside = None
+        beside.close()
+        ended = Outcome(1, "", "lvscore: error: ended without an answer\n")
+        client.pending = memoryview(bytes(beside.received) or _encoded(ended))
+        self._selector.register(client.connection, selectors.EVENT_WRITE, client)
 
     def _answer(self, client: _Client) -> None:
         """Carry out the request that is there; its answer is pending then."""
@@ -165,16 +241,23 @@ class ControlServer:
             client.last = True
             outcome = Outcome(2, "", f"lvscore: malformed request: {error}\n")
         else:
-            outcome = self._carried_out(argv, stdin)
-        text = json.dumps(outcome._asdict())
-        client.pending = memoryview(f"{text}\n".encode())
+            result = self._carried_out(argv, stdin)
+            if isinstance(result, Beside):
+                client.beside = result
+                return
+            outcome = result
+        client.pending = memoryview(_encoded(outcome))
 
-    def _carried_out(self, argv: list[str], stdin: str) -> Outcome:
+    def _carried_out(self, argv: list[str], stdin: str) -> Outcome | Beside:
         try:
             return self._execute(argv, stdin)
         except Exception as error:  # whatever it is, packets go on
             traceback.print_exc(file=sys.stderr)
             return Outcome(1, "", f"lvscore: error: {type(error).__name__}: {error}\n")
+
+
+def _encoded(outcome: Outcome) -> bytes:
+    return json.dumps(outcome._asdict()).encode() + b"\n"
 
 
 def _is_complete(received: bytearray) -> bool:

@@ -15,12 +15,13 @@ from lvscore.model import Outcome
 if TYPE_CHECKING:
     from lvscore.engine import Engine
 
-__all__ = ["PROGRAMS", "Outcome", "execute", "reads_standard_input"]
+__all__ = ["PROGRAMS", "Outcome", "execute", "lists_connections", "reads_standard_input"]
 
 _IPVSADM = ("ipvsadm", "ipvsadm-save", "ipvsadm-restore")
 _IPTABLES = ("iptables", "ip6tables")
 _SAVE = {"iptables-save": 4, "ip6tables-save": 6}
 _RESTORE = {"iptables-restore": 4, "ip6tables-restore": 6}
+_CONNTRACK_LISTS = [["-L"], ["--dump"], ["-G"], ["--get"], ["-C"], ["--count"]]
 PROGRAMS = (*_IPVSADM, "conntrack", *_IPTABLES, "nft", *_SAVE, *_RESTORE)
 """The names under which :func:`execute` knows a program."""
 
@@ -63,3 +64,17 @@ def reads_standard_input(argv: Sequence[str]) -> bool:
     if program == "nft":
         return words[-1:] == ["-"]
     return program in ("ipvsadm-restore", *_RESTORE)
+
+
+def lists_connections(argv: Sequence[str]) -> bool:
+    """Whether a program's work grows with the connections that there are, and changes nothing."""
+    program, *words = argv
+    if program == "conntrack":
+        return words[:1] in _CONNTRACK_LISTS and not {"-z", "--zero"} & set(words)
+    if program != "ipvsadm":
+        return False
+    try:
+        command = ipvsadm.parse(words)
+    except CommandError:
+        return False
+    return command.name == "list" and "connection" in command.options

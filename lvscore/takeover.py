@@ -6,9 +6,11 @@ file, answers, and ends. One that was killed leaves the file that it wrote every
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lvscore._fork import fork
 from lvscore.control import call
 from lvscore.engine import Engine
 from lvscore.errors import ControlError, SnapshotError
@@ -59,12 +61,19 @@ class StateFile:
     memory as it was when it began, so that packets do not wait.
 
     Args:
-        path: the file.
+        path: the file; its folder is made if it is not there.
+
+    Raises:
+        SnapshotError: the folder cannot be made.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._saving = 0
+        try:
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        except OSError as error:
+            raise SnapshotError(f"{path}: {error.strerror or error}") from None
 
     def load(self) -> Engine | None:
         """The engine that was saved; None: there is no file yet.
@@ -78,14 +87,13 @@ class StateFile:
         """Begin to save, unless that begun before is not done yet."""
         if not self._is_done(os.WNOHANG):
             return
-        self._saving = os.fork()
-        if self._saving == 0:
-            status = 1
-            try:
-                engine.save(self.path)
-                status = 0
-            finally:
-                os._exit(status)
+        self._saving = fork(lambda: self._save(engine))
+
+    def _save(self, engine: Engine) -> None:
+        try:
+            engine.save(self.path)
+        except SnapshotError as error:
+            print(f"lvscore: error: {error}", file=sys.stderr, flush=True)
 
     def save(self, engine: Engine) -> None:
         """Save now, after what was begun.

@@ -6,12 +6,13 @@ import os
 import socket
 import stat
 import threading
+import time
 
 import pytest
 
 import lvscore
 from lvscore import control
-from lvscore.control import MAX_CLIENTS, MAX_REQUEST, ControlServer, call
+from lvscore.control import MAX_CLIENTS, MAX_REQUEST, Beside, ControlServer, call
 from lvscore.errors import ControlError
 from lvscore.model import Outcome
 from lvscore.programs import execute
@@ -157,6 +158,37 @@ def test_a_fault_is_told_and_the_director_goes_on(tmp_path, capfd):
         assert call(path, ["fail"]) == (1, "", "lvscore: error: KeyError: 'lost'\n")
         assert call(path, ["again"]) == Outcome(0)
     assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_process_beside_answers_while_others_are_answered(tmp_path):
+    def execute(argv, stdin):
+        text = " ".join(argv)
+        return Beside(lambda: long(text)) if argv[0] == "long" else Outcome(0, text)
+
+    def long(text):
+        if text == "long fail":
+            raise KeyError(text)
+        while not (tmp_path / "go on").exists():
+            time.sleep(0.01)
+        return Outcome(3, text * 100_000)
+
+    with running(tmp_path / "d.sock", execute) as path:
+        with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rb") as stream:
+            connection.settimeout(10)
+            connection.connect(path)
+            connection.sendall(b'{"argv": ["long"]}\n{"argv": ["short"]}\n')
+            assert call(path, ["short"]) == Outcome(0, "short")
+            (tmp_path / "go on").touch()
+            answers = [json.loads(stream.readline())["stdout"] for _ in range(2)]
+            assert answers == ["long" * 100_000, "short"]
+        assert call(path, ["long", "fail"]) == (1, "", "lvscore: error: ended without an answer\n")
+        (tmp_path / "go on").unlink()
+        with socket.socket(socket.AF_UNIX) as connection:  # one that does not wait
+            connection.connect(path)
+            connection.sendall(b'{"argv": ["long"]}\n')
+        assert call(path, ["short"]).status == 0
+    with pytest.raises(ChildProcessError):  # all have ended
+        os.waitpid(-1, os.WNOHANG)
 
 
 def test_a_living_director_is_not_replaced(path):

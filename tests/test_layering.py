@@ -38,7 +38,7 @@ CORE_LAYERS = [
 ]
 LAYERS = [
     *({f"_core.{name}" for name in layer} for layer in CORE_LAYERS),
-    {"_files", "constants", "report"},
+    {"_files", "_fork", "constants", "report"},
     {"errors"},
     {"_frames", "addresses", "sysctl"},
     {

@@ -76,7 +76,7 @@ def test_one_whose_file_cannot_be_read(tmp_path):
 
 
 def test_a_state_file(engine, tmp_path):
-    path = tmp_path / "state"
+    path = tmp_path / "folder" / "state"
     state = StateFile(str(path))
     assert state.load() is None
     state.save_beside(engine)  # another process does it
@@ -93,7 +93,18 @@ def test_a_state_file(engine, tmp_path):
     engine.clear_services()
     state.save(engine)
     assert "172.16.1.7" not in state.load().ipvsadm("-Ln")
-    assert os.listdir(tmp_path) == ["state"]
+    assert os.listdir(path.parent) == ["state"]
     path.write_text("x")
     with pytest.raises(SnapshotError, match="not a saved engine"):
         state.load()
+
+
+def test_a_state_file_that_cannot_be_written(engine, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SnapshotError, match="file/state: "):
+        StateFile(str(tmp_path / "file" / "state"))
+    state = StateFile(str(tmp_path / "folder" / "state"))
+    (tmp_path / "folder").rmdir()
+    state.save_beside(engine)
+    with pytest.raises(SnapshotError, match="state: No such file"):
+        state.save(engine)

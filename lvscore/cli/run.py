@@ -11,15 +11,17 @@ import click
 
 from lvscore.cli.setup import Options, engine_options
 from lvscore.config import Configuration, adopt, reload
-from lvscore.control import DEFAULT_PATH, ControlServer
+from lvscore.control import DEFAULT_PATH, Beside, ControlServer
 from lvscore.engine import Engine
 from lvscore.errors import ConfigError, LvscoreError, SnapshotError
 from lvscore.live import Live, attach
 from lvscore.model import Outcome
-from lvscore.programs import execute
+from lvscore.programs import execute, lists_connections
 from lvscore.takeover import HANDOVER, StateFile, hand_over, take_over
 
 __all__ = ["run"]
+
+_MANY_CONNECTIONS = 100  # a listing of them takes as long as to begin another process
 
 
 @click.command("run")
@@ -136,11 +138,13 @@ class _Director:
         if self.state is not None:
             self.live.call_every(self.configuration.state_interval, self._save)
 
-    def _execute(self, argv: Sequence[str], stdin: str) -> Outcome:
+    def _execute(self, argv: Sequence[str], stdin: str) -> Outcome | Beside:
         if argv[0] == HANDOVER:
             outcome = hand_over(self.engine, argv, self.live.stop)
             self.handed_over = outcome.status == 0
             return outcome
+        if lists_connections(argv) and len(self.engine.connections) >= _MANY_CONNECTIONS:
+            return Beside(lambda: execute(self.engine, argv, stdin))
         return execute(self.engine, argv, stdin)
 
     def _save(self) -> None:
