@@ -9,6 +9,8 @@ import threading
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import lvscore
 from lvscore import control
@@ -119,6 +121,27 @@ def test_what_is_malformed_is_told_and_hurts_nobody(path, request_, said):
     assert answer["status"] == 2
     assert said in answer["stderr"]
     assert call(path, ["ipvsadm", "-L"]).status == 0
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["argv", "stdin", "x"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_a_request_is_words_and_text_or_refused(line):
+    try:
+        argv, stdin = control._read_request(line)
+    except ValueError:
+        return
+    assert argv
+    assert all(isinstance(word, str) for word in argv)
+    assert isinstance(stdin, str)
 
 
 def test_many_requests_on_one_connection(path):

@@ -42,6 +42,8 @@ def everything(seed=1, **options):
     sip = engine.add_service("udp", f"{VIP}:5060", persistence=30, persistence_engine="sip")
     sip.add_server("172.16.1.7:5060")
     sip.add_server("172.16.1.8:5060", method="tunnel", tunnel=lvscore.Tunnel("gue", 6080, "csum"))
+    dns = engine.add_service("udp", f"{VIP}:53", one_packet=True, scheduler="rr")
+    dns.add_server("172.16.1.8:53")
     engine.add_dnat("172.16.1.7", destination="203.0.113.9")
     engine.add_masquerade(
         to_ports=(2000, 2002), random="random", source="10.0.0.0/16", protocol="tcp"
@@ -75,7 +77,8 @@ def traffic(seed, count):
         flags = chance.choice(["S", "S", "S", "A", "PA", "FA", "R", "SA"])
         kind = chance.randrange(6)
         if kind == 0:
-            frame = udp(client, port, VIP, 5060, chance.choice(SIP))
+            place = chance.choice([5060, 5060, 53])
+            frame = udp(client, port, VIP, place, chance.choice(SIP))
         elif kind == 1:
             ends = (client, port, VIP, 21) if chance.random() < 0.5 else (server, 21, client, port)
             frame = tcp(*ends, flags, chance.choice(FTP), ack=1)
