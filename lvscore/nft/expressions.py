@@ -224,6 +224,10 @@ class Expressions(Parser):
             negated = self.next().text == "!="
         if self.peek().text in ("<", ">", "<=", ">="):
             self.fail(self.peek(), f"{self.peek().text} is not available")
+        if self.peek().kind == "word" and (
+            self.peek().text == "vmap" or self.peek().text.startswith(("@", "$"))
+        ):
+            self.fail(self.peek(), f"{self.peek().text} is not available")
         if self.peek().text != "{":
             return Match(key, (self._value(key),), negated, mask=mask)
         if mask is not None:
