@@ -160,7 +160,7 @@ cdef void nfct_record(State* s, Table* table, uint32_t i, ConnectionRecord* r) n
     """A connection of a service as conntrack sees it."""
     cdef const Entry* entry = entry_of(&s.entries[table.family == IPV6], i)
     cdef Meta seen = table_meta(table, i)[0]
-    cdef Tuple reply
+    cdef Tuple original, reply
     cdef uint32_t ahead = entry.deadline - <uint32_t>s.tick
     record_fill(s, table, i, r)
     connection_tuple(table, i, REPLY, &reply)
@@ -172,6 +172,19 @@ cdef void nfct_record(State* s, Table* table, uint32_t i, ConnectionRecord* r) n
     r.server_port = ntohs(ports_source(reply.ports))
     r.expires_ns = <int64_t>(<uint64_t>s.origin + (s.tick + ahead) * NS_PER_TICK
                              - <uint64_t>s.now)
+    if not entry.reversed:
+        return
+    connection_tuple(table, i, ORIGINAL, &original)
+    r.packets_in, r.packets_out = r.packets_out, r.packets_in
+    r.bytes_in, r.bytes_out = r.bytes_out, r.bytes_in
+    record_address(r.client, &reply.source, table.family)
+    record_address(r.virtual_address, &reply.destination, table.family)
+    record_address(r.server, &original.source, table.family)
+    record_address(r.local, &original.destination, table.family)
+    r.client_port = ntohs(ports_source(reply.ports))
+    r.virtual_port = ntohs(ports_destination(reply.ports))
+    r.server_port = ntohs(ports_source(original.ports))
+    r.local_port = ntohs(ports_destination(original.ports))
 
 
 def conntrack_snapshot(EngineCore engine not None):

@@ -22,7 +22,7 @@ from lvscore._core.lifetime cimport (
     connection_end, connection_state_set, connection_timer_set, control_assure,
 )
 from lvscore._core.nfct cimport (
-    nfct_dropped, nfct_is_old, nfct_once, nfct_open, nfct_translated,
+    nfct_answer, nfct_dropped, nfct_is_old, nfct_once, nfct_open, nfct_translated,
 )
 from lvscore._core.persistence cimport template_touch
 from lvscore._core.schedule cimport (
@@ -283,6 +283,8 @@ cdef inline uint8_t reply_packet(State* s, Packet* packet, const Tuple* t, uint3
                              s.tick_up + s.tracker.timeout[table_meta(table, i).state])
         reason[0] = failed
         return VERDICT_DROP
+    if table_meta(table, i).flags & FLAG_TRACKED:
+        nfct_answer(s, table, packet, t, i)
     s.forward.rerouted = s.sysctl[SYSCTL_SNAT_REROUTE] != 0
     service_count(s, table, packet, i, REPLY)
     if header_is_whole(packet):

@@ -37,7 +37,8 @@ cdef struct Entry:
     uint16_t masquerade         # interface that it is masqueraded to, plus one
     uint8_t state               # and as what; 0: it does not
     uint8_t packet              # ENTRY_*
-    bint expected               # a master expected it: its first packet was RELATED
+    uint8_t expected            # a master expected it: its first packet was RELATED
+    uint8_t reversed            # of a service's connection: the server's packet opened it
 
 
 cdef struct Entries:

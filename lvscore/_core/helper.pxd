@@ -78,6 +78,8 @@ cdef inline uint32_t data_open(State* s, Table* table, uint32_t control, const T
     server_bind(&s.services.server[k])
     control_add(s, table, i, control)
     helper_bind(s, table, i)
+    if not flags & FLAG_NO_CPORT:
+        nfct_begin(s, table, i)
     trace_step(s, TRACE_OPENED, i << 1, 0, original)
     return i
 

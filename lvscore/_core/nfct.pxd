@@ -80,6 +80,7 @@ cdef inline bint nfct_forget(State* s, Table* table, uint32_t i) noexcept nogil:
     the index is too crowded for the tuple that it had before."""
     cdef Tuple request, reply
     nfct_entry(s, table, i).state = 0
+    nfct_entry(s, table, i).reversed = False
     ports_give(s, nfct_entry(s, table, i))
     table_meta(table, i).flags &= ~<uint32_t>(FLAG_SEEN_REPLY | FLAG_ASSURED)
     if not source_is_translated(table, i):
@@ -98,12 +99,12 @@ cdef inline bint nfct_follow(State* s, Table* table, const Packet* packet, uint3
     cdef Meta* meta = table_meta(table, i)
     cdef Entry* entry = nfct_entry(s, table, i)
     cdef bint alone = direction == REPLY and source_is_translated(table, i)
+    cdef uint32_t seen = direction ^ entry.reversed         # as conntrack has it
     cdef Progress progress
     entry.packet = ENTRY_NEW
     if not nfct_knows(s, table, i):
         return nfct_forget(s, table, i) and not alone
-    flow_progress(s, table, packet, i, direction, received, entry.state, entry.deadline,
-                  &progress)
+    flow_progress(s, table, packet, i, seen, received, entry.state, entry.deadline, &progress)
     if progress.fit == FIT_REOPENS:
         return nfct_forget(s, table, i) and not alone
     entry.packet = ENTRY_INVALID if progress.fit == FIT_INVALID else ENTRY_TAKEN
@@ -115,7 +116,7 @@ cdef inline bint nfct_follow(State* s, Table* table, const Packet* packet, uint3
         entry.deadline = <uint32_t>s.tick       # behind this packet, which is translated still
     if entry.packet == ENTRY_INVALID:
         return not alone
-    if direction == REPLY:
+    if seen == REPLY:
         meta.flags |= FLAG_SEEN_REPLY
     return True
 
@@ -192,6 +193,23 @@ cdef inline uint8_t nfct_open(State* s, Table* table, const Packet* packet, cons
     opening_store(&opening, entries, entry, packet.protocol)
     ports_take(s, entry, &opening)
     return REASON_NONE
+
+
+cdef inline void nfct_answer(State* s, Table* table, const Packet* packet, const Tuple* t,
+                             uint32_t i) noexcept nogil:
+    """A server's packet goes to the client; if conntrack does not know its connection, as of
+    FTP's active data, it does from here on, begun by the server (ip_vs_update_conntrack). Other
+    than in the kernel, the rules of POSTROUTING do not translate the virtual address."""
+    cdef Entries* entries = entries_of(s.entries, table.family)
+    cdef Entry* entry = entry_of(entries, i)
+    cdef Opening opening
+    if entry.packet != ENTRY_NEW or not opening_admits(s, packet, t, &opening):
+        return
+    entry.created = table.wheel.tick
+    entry.state = opening.state
+    entry.deadline = s.tick_up + opening.timeout
+    entry.reversed = True
+    opening_store(&opening, entries, entry, packet.protocol)
 
 
 cdef inline void nfct_translated(const State* s, const Table* table, uint32_t i,

@@ -149,9 +149,11 @@ cdef inline void tcp_progress(State* s, Table* table, const Packet* packet, uint
     cdef bint seen_reply = meta.flags & FLAG_SEEN_REPLY != 0
     cdef bint assured = meta.flags & FLAG_ASSURED != 0
     cdef const Sequence* edits = connection_edits(s, table, i)
+    cdef uint32_t edited
     segment_load(packet, &g)
     if edits != NULL:
-        g.offset = sequence_offset(&edits[1 - direction], g.ack - 1)
+        edited = 1 - direction ^ entry_of(entries_of(s.entries, table.family), i).reversed
+        g.offset = sequence_offset(&edits[edited], g.ack - 1)
     progress.fit = segment_track(
         w, &s.tracker, &g, direction, old, seen_reply, assured,
         s.conntrack[CONNTRACK_TCP_BE_LIBERAL] != 0,

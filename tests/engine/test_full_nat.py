@@ -382,6 +382,50 @@ def test_one_packet_scheduling_in_batches():
     assert len(lines(single)) == 5
 
 
+def test_a_server_begins_a_flow():
+    """FTP's active data: to conntrack the server is who began."""
+    engine = lvscore.Engine(seed=1)
+    engine.sysctl["net.ipv4.vs.conntrack"] = 1
+    engine.helpers.add("ftp")
+    engine.iptables("iptables -t nat -A POSTROUTING -d 192.0.2.1 -j ACCEPT")
+    engine.add_service("tcp", f"{VIP}:21").add_server(f"{RS1}:21")
+    port = f"PORT {CLIENT.replace('.', ',')},200,10\r\n".encode()
+    for frame in (
+        segment(CLIENT, 40000, VIP, 21, "S", 1000),
+        segment(RS1, 21, CLIENT, 40000, "SA", 5000, 1001),
+        segment(CLIENT, 40000, VIP, 21, "PA", 1001, 5001, port),
+    ):
+        assert send(engine, frame)[0] == Verdict.FORWARD
+    data = segment(RS1, 20, CLIENT, 51210, "S", 7000)
+    assert send(engine, data) == (Verdict.FORWARD, Reason.REPLY)
+    assert flow(data) == (VIP, 20, CLIENT, 51210)
+    only = "conntrack -L -p tcp --dport 51210"
+    line = "src=172.16.1.7 dst=10.0.0.9 sport=20 dport=51210 {}src=10.0.0.9 dst=172.16.1.100 "
+    assert f"SYN_SENT {line.format('[UNREPLIED] ')}" in conntrack.run(engine, only)
+    answer = segment(CLIENT, 51210, VIP, 20, "SA", 9000, 7001)
+    assert send(engine, answer) == (Verdict.FORWARD, Reason.REQUEST)
+    assert flow(answer) == (CLIENT, 51210, RS1, 20)
+    assert f"SYN_RECV {line.format('')}" in conntrack.run(engine, only)
+    for n in range(3):
+        data = segment(RS1, 20, CLIENT, 51210, "PA", 7001 + 4 * n, 9001, b"file")
+        assert send(engine, data) == (Verdict.FORWARD, Reason.REPLY)
+        answer = segment(CLIENT, 51210, VIP, 20, "A", 9001, 7005 + 4 * n)
+        assert send(engine, answer) == (Verdict.FORWARD, Reason.REQUEST)
+    engine.sysctl["net.netfilter.nf_conntrack_acct"] = 1
+    (shown,) = conntrack.run(engine, only).splitlines()
+    assert f"ESTABLISHED {line.format('packets=4 bytes=172 ')}" in shown
+    assert shown.endswith("sport=51210 dport=20 packets=4 bytes=160 [ASSURED] mark=0 use=1")
+    assert engine._selfcheck() == 0
+    # Forgotten, it is whose packet comes next; here the client's.
+    conntrack.run(engine, "conntrack -F")
+    assert send(engine, segment(CLIENT, 51210, VIP, 20, "A", 9001, 7013))[0] == Verdict.FORWARD
+    assert f"src={CLIENT} dst={VIP} sport=51210 dport=20" in lines(engine)[0]
+    conntrack.run(engine, "conntrack -F")
+    again = segment(RS1, 20, CLIENT, 51210, "A", 7013, 9001)
+    assert send(engine, again) == (Verdict.FORWARD, Reason.REPLY)
+    assert f"src={RS1} dst={CLIENT} sport=20 dport=51210" in lines(engine)[0]
+
+
 def test_two_virtual_addresses_one_server_and_one_client_port():
     """A null binding finds another port for the second, as between flows of the rules."""
     engine = director("iptables -t nat -A POSTROUTING -s 192.0.2.1 -j ACCEPT")
