@@ -22,8 +22,12 @@ HANDOVER = "lvscore-handover"
 """What the control socket is asked for, as if it were a program: its word is a file to write."""
 
 
-def take_over(control: str) -> Engine | None:
+def take_over(control: str, now: int) -> Engine | None:
     """Let the director that listens on ``control`` end, and return its engine; None: there is none.
+
+    Args:
+        control: its control socket.
+        now: the time, in nanoseconds: the engine's is not later.
 
     Raises:
         ControlError: it could not hand over, and is still at work, or does not answer.
@@ -39,9 +43,16 @@ def take_over(control: str) -> Engine | None:
     if outcome.status:
         raise ControlError(errno.EIO, outcome.stderr.strip(), control)
     try:
-        return Engine.load(path)
+        return _load(path, now)
     finally:
         Path(path).unlink(missing_ok=True)
+
+
+def _load(path: str, now: int) -> Engine:
+    """An engine whose time goes on: where the clock was set back meanwhile, its own goes with it,
+    or its timers would wait for the clock."""
+    engine = Engine.load(path)
+    return engine if engine.now <= now else Engine.load(path, now=now)
 
 
 def hand_over(engine: Engine, argv: Sequence[str], stop: Callable[[], None]) -> Outcome:
@@ -75,13 +86,13 @@ class StateFile:
         except OSError as error:
             raise SnapshotError(f"{path}: {error.strerror or error}") from None
 
-    def load(self) -> Engine | None:
-        """The engine that was saved; None: there is no file yet.
+    def load(self, now: int) -> Engine | None:
+        """The engine that was saved, its time not later than ``now``; None: there is no file yet.
 
         Raises:
             SnapshotError: the file cannot be read.
         """
-        return Engine.load(self.path) if Path(self.path).exists() else None
+        return _load(self.path, now) if Path(self.path).exists() else None
 
     def save_beside(self, engine: Engine) -> None:
         """Begin to save, unless that begun before is not done yet."""

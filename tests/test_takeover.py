@@ -4,7 +4,7 @@ import os
 import threading
 
 import pytest
-from packets import CLIENT, VIP, udp
+from packets import CLIENT, SECOND, VIP, udp
 
 from lvscore.control import ControlServer
 from lvscore.engine import Engine
@@ -39,7 +39,7 @@ def test_the_running_one_hands_over_and_stops(engine, tmp_path):
     stopped = []
     path = tmp_path / "d.sock"
     end = serve(path, lambda argv, stdin: hand_over(engine, argv, lambda: stopped.append(argv[0])))
-    found = take_over(str(path))
+    found = take_over(str(path), 1)
     end()
     assert stopped == [HANDOVER]
     assert found is not None
@@ -48,7 +48,7 @@ def test_the_running_one_hands_over_and_stops(engine, tmp_path):
 
 
 def test_nobody_to_take_over_from(tmp_path):
-    assert take_over(str(tmp_path / "none")) is None
+    assert take_over(str(tmp_path / "none"), 1) is None
 
 
 def test_one_that_cannot_is_still_at_work(engine, tmp_path):
@@ -57,7 +57,7 @@ def test_one_that_cannot_is_still_at_work(engine, tmp_path):
     end = serve(path, lambda argv, stdin: hand_over(
         engine, [argv[0], str(tmp_path / "none" / "file")], lambda: stopped.append(1)))  # fmt: skip
     with pytest.raises(ControlError, match="No such file"):
-        take_over(str(path))
+        take_over(str(path), 1)
     end()
     assert not stopped
     assert hand_over(engine, [HANDOVER], lambda: None).status == 2
@@ -71,18 +71,18 @@ def test_one_whose_file_cannot_be_read(tmp_path):
 
     end = serve(tmp_path / "d.sock", write)
     with pytest.raises(SnapshotError, match="not a saved engine"):
-        take_over(str(tmp_path / "d.sock"))
+        take_over(str(tmp_path / "d.sock"), 1)
     end()
 
 
 def test_a_state_file(engine, tmp_path):
     path = tmp_path / "folder" / "state"
     state = StateFile(str(path))
-    assert state.load() is None
+    assert state.load(10) is None
     state.save_beside(engine)  # another process does it
     state.save(engine)  # waits for it
     saved = path.stat().st_ino
-    loaded = state.load()
+    loaded = state.load(10)
     assert loaded is not None
     assert len(loaded.connections) == 1
     state.save_beside(engine)
@@ -92,11 +92,25 @@ def test_a_state_file(engine, tmp_path):
         threading.Event().wait(0.01)
     engine.clear_services()
     state.save(engine)
-    assert "172.16.1.7" not in state.load().ipvsadm("-Ln")
+    assert "172.16.1.7" not in state.load(10).ipvsadm("-Ln")
     assert os.listdir(path.parent) == ["state"]
     path.write_text("x")
     with pytest.raises(SnapshotError, match="not a saved engine"):
-        state.load()
+        state.load(10)
+
+
+def test_the_clock_was_set_back_meanwhile(engine, tmp_path):
+    state = StateFile(str(tmp_path / "state"))
+    engine.expire(100 * SECOND)
+    state.save(engine)
+    later = state.load(200 * SECOND)
+    assert later is not None
+    assert later.now == 100 * SECOND
+    earlier = state.load(7 * SECOND)
+    assert earlier is not None
+    assert earlier.now == 7 * SECOND
+    assert earlier.expire(206 * SECOND) == 0
+    assert earlier.expire(208 * SECOND) == 1  # 300 s after its packet
 
 
 def test_a_state_file_that_cannot_be_written(engine, tmp_path):

@@ -116,9 +116,9 @@ class _Director:
         found = None
         try:
             if takeover and self.control != "none":
-                found = take_over(self.control)
+                found = take_over(self.control, self.live.now())
             if found is None and self.state is not None:
-                found = self.state.load()
+                found = self.state.load(self.live.now())
         except SnapshotError as error:
             _say(f"error: {error}; connections begin anew")
         if found is not None:
