@@ -147,35 +147,48 @@ cdef dict layout_of(list fields, Py_ssize_t size):
     }
 
 
+cdef tuple whole(str name, Py_ssize_t offset, size_t size):
+    """A field that is a whole number, not negative."""
+    return name, f"u{size}", offset
+
+
 cdef list tuple_layout(str name, const Tuple* t, const char* start):
     return [
         (f"{name}.source", "V16", <const char*>&t.source - start),
         (f"{name}.destination", "V16", <const char*>&t.destination - start),
-        (f"{name}.ports", "u4", <const char*>&t.ports - start),
+        whole(f"{name}.ports", <const char*>&t.ports - start, sizeof(t.ports)),
     ]
 
 
 cdef list window_layout(const TcpWindow* w, const char* start):
     cdef uint32_t d
     fields = [
-        ("window.last_sequence", "u4", <const char*>&w.last_sequence - start),
-        ("window.last_ack", "u4", <const char*>&w.last_ack - start),
-        ("window.last_end", "u4", <const char*>&w.last_end - start),
-        ("window.last_window", "u2", <const char*>&w.last_window - start),
-        ("window.last_scale", "u1", <const char*>&w.last_scale - start),
-        ("window.last_flags", "u1", <const char*>&w.last_flags - start),
-        ("window.last_direction", "u1", <const char*>&w.last_direction - start),
-        ("window.last_kind", "u1", <const char*>&w.last_kind - start),
-        ("window.retransmissions", "u1", <const char*>&w.retransmissions - start),
+        whole("window.last_sequence", <const char*>&w.last_sequence - start,
+              sizeof(w.last_sequence)),
+        whole("window.last_ack", <const char*>&w.last_ack - start, sizeof(w.last_ack)),
+        whole("window.last_end", <const char*>&w.last_end - start, sizeof(w.last_end)),
+        whole("window.last_window", <const char*>&w.last_window - start, sizeof(w.last_window)),
+        whole("window.last_scale", <const char*>&w.last_scale - start, sizeof(w.last_scale)),
+        whole("window.last_flags", <const char*>&w.last_flags - start, sizeof(w.last_flags)),
+        whole("window.last_direction", <const char*>&w.last_direction - start,
+              sizeof(w.last_direction)),
+        whole("window.last_kind", <const char*>&w.last_kind - start, sizeof(w.last_kind)),
+        whole("window.retransmissions", <const char*>&w.retransmissions - start,
+              sizeof(w.retransmissions)),
     ]
     for d in range(2):
         fields += [
-            (f"window.{d}.end", "u4", <const char*>&w.side[d].end - start),
-            (f"window.{d}.max_end", "u4", <const char*>&w.side[d].max_end - start),
-            (f"window.{d}.max_window", "u4", <const char*>&w.side[d].max_window - start),
-            (f"window.{d}.max_ack", "u4", <const char*>&w.side[d].max_ack - start),
-            (f"window.{d}.scale", "u1", <const char*>&w.side[d].scale - start),
-            (f"window.{d}.flags", "u1", <const char*>&w.side[d].flags - start),
+            whole(f"window.{d}.end", <const char*>&w.side[d].end - start, sizeof(w.side[d].end)),
+            whole(f"window.{d}.max_end", <const char*>&w.side[d].max_end - start,
+                  sizeof(w.side[d].max_end)),
+            whole(f"window.{d}.max_window", <const char*>&w.side[d].max_window - start,
+                  sizeof(w.side[d].max_window)),
+            whole(f"window.{d}.max_ack", <const char*>&w.side[d].max_ack - start,
+                  sizeof(w.side[d].max_ack)),
+            whole(f"window.{d}.scale", <const char*>&w.side[d].scale - start,
+                  sizeof(w.side[d].scale)),
+            whole(f"window.{d}.flags", <const char*>&w.side[d].flags - start,
+                  sizeof(w.side[d].flags)),
         ]
     return fields
 
@@ -191,59 +204,66 @@ def snapshot_layouts():
     cdef char* start = <char*>&c
     layouts = {"free": layout_of([("record", "u4", 0)], sizeof(uint32_t))}
     layouts["connections"] = layout_of([
-        ("record", "u4", <char*>&c.record - start),
+        whole("record", <char*>&c.record - start, sizeof(c.record)),
         *tuple_layout("original", &c.original, start), *tuple_layout("reply", &c.reply, start),
-        ("deadline", "u4", <char*>&c.meta.timer.deadline - start),
-        ("server", "u4", <char*>&c.meta.server - start),
+        whole("deadline", <char*>&c.meta.timer.deadline - start, sizeof(c.meta.timer.deadline)),
+        whole("server", <char*>&c.meta.server - start, sizeof(c.meta.server)),
         ("packets", "(2,)u4", <char*>&c.meta.packets - start),
         ("bytes", "(2,)u4", <char*>&c.meta.bytes - start),
-        ("protocol", "u1", <char*>&c.meta.protocol - start),
-        ("state", "u1", <char*>&c.meta.state - start),
-        ("flags", "u2", <char*>&c.meta.flags - start),
+        whole("protocol", <char*>&c.meta.protocol - start, sizeof(c.meta.protocol)),
+        whole("state", <char*>&c.meta.state - start, sizeof(c.meta.state)),
+        whole("flags", <char*>&c.meta.flags - start, sizeof(c.meta.flags)),
     ], sizeof(c))
     start = <char*>&x
     layouts["extensions"] = layout_of([
-        ("record", "u4", <char*>&x.record - start),
-        ("created", "u8", <char*>&x.extension.created - start),
+        whole("record", <char*>&x.record - start, sizeof(x.record)),
+        whole("created", <char*>&x.extension.created - start, sizeof(x.extension.created)),
         ("shadowed", "(2,)u4", <char*>&x.extension.shadowed - start),
         ("bytes_high", "(2,)u4", <char*>&x.extension.bytes_high - start),
-        ("control", "u4", <char*>&x.extension.control - start),
-        ("controls", "u4", <char*>&x.extension.controls - start),
-        ("timeout", "u4", <char*>&x.extension.timeout - start),
+        whole("control", <char*>&x.extension.control - start, sizeof(x.extension.control)),
+        whole("controls", <char*>&x.extension.controls - start, sizeof(x.extension.controls)),
+        whole("timeout", <char*>&x.extension.timeout - start, sizeof(x.extension.timeout)),
     ], sizeof(x))
     start = <char*>&e
     layouts["entries"] = layout_of([
-        ("record", "u4", <char*>&e.record - start),
-        ("has_window", "u1", <char*>&e.has_window - start),
-        ("created", "u8", <char*>&e.entry.created - start),
-        ("deadline", "u4", <char*>&e.entry.deadline - start),
-        ("pool", "u4", <char*>&e.entry.pool - start),
-        ("client", "u4", <char*>&e.entry.client - start),
-        ("masquerade", "u2", <char*>&e.entry.masquerade - start),
-        ("state", "u1", <char*>&e.entry.state - start),
-        ("packet", "u1", <char*>&e.entry.packet - start),
-        ("expected", "i4", <char*>&e.entry.expected - start),
+        whole("record", <char*>&e.record - start, sizeof(e.record)),
+        whole("has_window", <char*>&e.has_window - start, sizeof(e.has_window)),
+        whole("created", <char*>&e.entry.created - start, sizeof(e.entry.created)),
+        whole("deadline", <char*>&e.entry.deadline - start, sizeof(e.entry.deadline)),
+        whole("pool", <char*>&e.entry.pool - start, sizeof(e.entry.pool)),
+        whole("client", <char*>&e.entry.client - start, sizeof(e.entry.client)),
+        whole("masquerade", <char*>&e.entry.masquerade - start, sizeof(e.entry.masquerade)),
+        whole("state", <char*>&e.entry.state - start, sizeof(e.entry.state)),
+        whole("packet", <char*>&e.entry.packet - start, sizeof(e.entry.packet)),
+        whole("expected", <char*>&e.entry.expected - start, sizeof(e.entry.expected)),
+        whole("reversed", <char*>&e.entry.reversed - start, sizeof(e.entry.reversed)),
         *window_layout(&e.window, start),
     ], sizeof(e))
     start = <char*>&t
     layouts["timers"] = layout_of([
-        ("record", "u4", <char*>&t.record - start), ("slot", "u4", <char*>&t.slot - start),
+        whole("record", <char*>&t.record - start, sizeof(t.record)),
+        whole("slot", <char*>&t.slot - start, sizeof(t.slot)),
     ], sizeof(t))
     start = <char*>&b
     layouts["index"] = layout_of([
-        ("reference", "u4", <char*>&b.reference - start),
-        ("bucket", "u4", <char*>&b.bucket - start), ("slot", "u4", <char*>&b.slot - start),
+        whole("reference", <char*>&b.reference - start, sizeof(b.reference)),
+        whole("bucket", <char*>&b.bucket - start, sizeof(b.bucket)),
+        whole("slot", <char*>&b.slot - start, sizeof(b.slot)),
     ], sizeof(b))
     start = <char*>&p
     layouts["pools"] = layout_of([
         ("address", "V16", <char*>&p.address - start), ("remote", "V16", <char*>&p.remote - start),
-        ("used", "u4", <char*>&p.used - start), ("capacity", "u4", <char*>&p.capacity - start),
-        ("marked", "u4", <char*>&p.marked - start),
-        ("marked_tick", "u4", <char*>&p.marked_tick - start),
+        whole("used", <char*>&p.used - start, sizeof(p.used)),
+        whole("capacity", <char*>&p.capacity - start, sizeof(p.capacity)),
+        whole("marked", <char*>&p.marked - start, sizeof(p.marked)),
+        whole("marked_tick", <char*>&p.marked_tick - start, sizeof(p.marked_tick)),
         ("growth", "f4", <char*>&p.growth - start),
-        ("remote_port", "u2", <char*>&p.remote_port - start), ("low", "u2", <char*>&p.low - start),
-        ("high", "u2", <char*>&p.high - start), ("protocol", "u1", <char*>&p.protocol - start),
-        ("family", "u1", <char*>&p.family - start), ("level", "u1", <char*>&p.level - start),
+        whole("remote_port", <char*>&p.remote_port - start, sizeof(p.remote_port)),
+        whole("low", <char*>&p.low - start, sizeof(p.low)),
+        whole("high", <char*>&p.high - start, sizeof(p.high)),
+        whole("protocol", <char*>&p.protocol - start, sizeof(p.protocol)),
+        whole("family", <char*>&p.family - start, sizeof(p.family)),
+        whole("level", <char*>&p.level - start, sizeof(p.level)),
     ], sizeof(p))
     return layouts
 

@@ -135,9 +135,8 @@ def _dtype(layout: Any) -> "np.dtype[np.void]":
 
 
 def _converted(rows: "np.ndarray[Any, Any]", dtype: "np.dtype[np.void]") -> "np.ndarray[Any, Any]":
-    """Rows of another layout, by the names of their fields."""
-    if rows.dtype == dtype:
-        return rows
+    """Rows of this version's layout: by the names of their fields, even where it is the same, so
+    that what a layout has forgotten is missed at once."""
     result = np.zeros(len(rows), dtype)
     with np.errstate(invalid="ignore"):
         for name in set(dtype.names or ()).intersection(rows.dtype.names or ()):
