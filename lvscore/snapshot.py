@@ -135,8 +135,12 @@ def _dtype(layout: Any) -> "np.dtype[np.void]":
 
 
 def _converted(rows: "np.ndarray[Any, Any]", dtype: "np.dtype[np.void]") -> "np.ndarray[Any, Any]":
-    """Rows of this version's layout: by the names of their fields, even where it is the same, so
-    that what a layout has forgotten is missed at once."""
+    """Rows of this version's layout: by the names of their fields. So it is even where the layout
+    is the same, but has gaps: what it has forgotten is missed at once."""
+    if rows.dtype == dtype and dtype.itemsize == sum(
+        dtype[name].itemsize for name in dtype.names or ()
+    ):
+        return rows
     result = np.zeros(len(rows), dtype)
     with np.errstate(invalid="ignore"):
         for name in set(dtype.names or ()).intersection(rows.dtype.names or ()):
