@@ -8,6 +8,7 @@ from lvscore._frames import FrameBatch
 from lvscore.constants import Reason, Verdict
 
 __all__ = [
+    "MOST_RULES",
     "EngineCore",
     "connection_layout",
     "conntrack_end",
@@ -64,6 +65,8 @@ __all__ = [
     "tracker_timeout_get",
     "tracker_timeout_set",
 ]
+
+MOST_RULES: int
 
 _Options = tuple[int, int, bytes, int]
 _Tunnel = tuple[int, int, int]

@@ -103,7 +103,7 @@ from lvscore.errors import ConcurrencyError, ConfigError, LimitError, SnapshotEr
 from lvscore.sysctl import ENGINE_SETTINGS
 
 __all__ = [
-    "EngineCore", "connection_layout", "conntrack_end", "conntrack_get", "conntrack_set",
+    "MOST_RULES", "EngineCore", "connection_layout", "conntrack_end", "conntrack_get", "conntrack_set",
     "conntrack_snapshot", "conntrack_statistics", "conntrack_update", "dialog_call_id",
     "expectations_end", "expectations_list", "ftp_ports", "ftp_ports_set", "host_emitted",
     "host_output", "host_own", "host_receive", "host_receive_batch", "host_set",

@@ -39,6 +39,10 @@ cdef int rule_fill(Rule* rule, tuple given) except -1:
     return 0
 
 
+# How many rules a chain has at most.
+MOST_RULES = MAX_RULES
+
+
 cdef Chain* chain_of(State* s, name) except NULL:
     """A chain of rules: "nat PREROUTING", "nat POSTROUTING", "mangle PREROUTING" or "raw
     PREROUTING"."""
@@ -54,13 +58,12 @@ cdef Chain* chain_of(State* s, name) except NULL:
 
 
 def rules_set(EngineCore engine not None, name, list rules):
-    """Replace the rules of a chain; those that stay (by number) keep their counters."""
+    """Replace the rules of a chain, MOST_RULES at most; those that stay (by number) keep their
+    counters."""
     cdef State* s = engine.enter()
     cdef Chain* chain = chain_of(s, name)
     cdef Rule* array = NULL
     cdef uint32_t k
-    if len(rules) > MAX_RULES:
-        raise LimitError(f"{len(rules)} rules in a chain; at most {MAX_RULES}")
     if rules:
         array = <Rule*>calloc(len(rules), sizeof(Rule))
         if array == NULL:

@@ -1,5 +1,7 @@
 """NAT, mangle and raw rules of an engine: checked here, consulted in the core."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -16,7 +18,7 @@ from lvscore.addresses import (
     parse_protocol,
     parse_target,
 )
-from lvscore.errors import ConfigError, NotFoundError
+from lvscore.errors import ConfigError, LimitError, NotFoundError
 from lvscore.model import TABLES, TARGETS, Mark, Multiport, Rule
 
 if TYPE_CHECKING:
@@ -89,6 +91,7 @@ class RuleEngine(_engine.EngineCore):
         super().__init__(max_connections, seed)
         self._chains: dict[tuple[str, str], list[Rule]] = {key: [] for key in CHAINS}
         self._last_rule = 0
+        self._changed_chains: set[tuple[str, str]] | None = None
 
     def add_dnat(
         self,
@@ -318,7 +321,7 @@ class RuleEngine(_engine.EngineCore):
         counters: dict[int, tuple[int, int]] = _engine.rule_counters(
             self, f"{rule.table} {rule.chain}"
         )
-        return counters[rule.number]
+        return counters.get(rule.number, (0, 0))
 
     def _chain_of(self, rule: Rule) -> list[Rule]:
         chain = self._chains.get((rule.table, rule.chain), [])
@@ -331,12 +334,39 @@ class RuleEngine(_engine.EngineCore):
         self._last_rule += 1
         return replace(rule, number=self._last_rule)
 
+    @contextmanager
+    def _rules_together(self, *, kept: bool = True) -> Iterator[None]:
+        """Changes of rules that reach the core when all are made; if one fails, or if they are
+        not to be kept, none does.
+        """
+        if self._changed_chains is not None:  # a part of more
+            yield
+            return
+        before = dict(self._chains)
+        changed: set[tuple[str, str]] = set()
+        self._changed_chains = changed
+        done = False
+        try:
+            yield
+            done = kept
+        finally:
+            self._changed_chains = None
+            if not done:
+                self._chains.update(before)
+            for key in changed:  # those put back, too: they may know a new interface
+                self._install_rules(key, self._chains[key])
+
     def _install_rules(self, key: tuple[str, str], chain: list[Rule]) -> None:
+        if len(chain) > _engine.MOST_RULES:
+            raise LimitError(f"{len(chain)} rules in a chain; at most {_engine.MOST_RULES}")
         for rule in chain:  # every name has its number before one with + asks for them
             for name in (rule.in_interface, rule.out_interface):
                 if name is not None and not name.endswith("+"):
                     self._routes.index(name)
-        _engine.rules_set(self, " ".join(key), [_packed(rule, self._routes) for rule in chain])
+        if self._changed_chains is None:
+            _engine.rules_set(self, " ".join(key), [_packed(rule, self._routes) for rule in chain])
+        else:
+            self._changed_chains.add(key)
         self._chains[key] = chain
 
     def _interface_named(self) -> None:

@@ -1,7 +1,10 @@
 """Random commands of iptables, nft and conntrack, good and bad, in one engine: each is carried out
 whole, or leaves everything as it was; and what is there can be said again in either language."""
 
+import time
+
 import nft_rules
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packets import udp
@@ -80,6 +83,47 @@ def test_no_command_leaves_half_an_effect(lines):
     copy.nft("flush ruleset")
     copy.nft(engine.nft("list ruleset"))
     assert copy.rules == [rule for rule in engine.rules if rule.table != "raw"]
+
+
+MADE = """table ip nat { chain POSTROUTING { type nat hook postrouting priority srcnat
+oifname new9 masquerade; }; }
+"""
+RESTORED = "*nat\n-A PREROUTING -j DNAT --to-destination 1.1.1.1\nCOMMIT\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "text", "message"),
+    [
+        ("iptables", RESTORED + RESTORED.replace("nat", "mangle"), "line 5: "),
+        ("iptables", RESTORED.replace("PREROUTING", "POSTROUTING -o new9"), "line 2: "),
+        ("iptables", "*nat\n" + "-A PREROUTING -j ACCEPT\n" * 4097 + "COMMIT\n", "at most 4096"),
+        ("nft", "flush ruleset\nlist table ip nat", "No such file"),
+        ("nft", "flush ruleset\n" + MADE + "delete table ip mangle", "No such file"),
+    ],
+)
+def test_rules_put_back_keep_their_counters(program, text, message):
+    engine = Engine(seed=0, max_connections=4)
+    engine.add_snat("10.0.0.99", out_interface="new+")
+    engine.add_dnat("10.0.1.9", destination="10.0.1.1")
+    engine.process(udp("10.0.0.1", 1, "10.0.1.1", 53), 0)
+    before = seen(engine)
+    assert [counters for _, counters in before[0]] == [(1, 33), (0, 0)]
+    with pytest.raises(CommandError, match=message):
+        iptables.restore(engine, text) if program == "iptables" else engine.nft(text)
+    assert seen(engine) == before
+    engine.routes.add_interface("new9", ["10.0.1.7/24"])  # a name that was refused, too
+    engine.process(udp("10.0.0.2", 1, "10.0.1.1", 53), 1)
+    assert [engine.rule_counters(rule) for rule in engine.rules] == [(2, 66), (1, 33)]
+
+
+def test_two_thousand_rules_are_restored_in_a_moment():
+    """Each is not a reason to install all of them."""
+    engine = Engine(seed=0, max_connections=1)
+    lines = [f"-A PREROUTING -d 10.0.{n >> 8}.{n & 255} -j ACCEPT" for n in range(2000)]
+    begin = time.process_time()
+    iptables.restore(engine, "\n".join(["*nat", *lines, "COMMIT"]))
+    assert len(engine.rules) == 2000
+    assert time.process_time() - begin < 5
 
 
 @settings(max_examples=60)

@@ -29,18 +29,6 @@ def numbered(number: int) -> Iterator[None]:
         raise CommandError(f"line {number}: {error}", error.status) from None
 
 
-@contextmanager
-def unchanged_if_refused(engine: "Engine") -> Iterator[None]:
-    """Put all rules back if a command fails."""
-    before = {key: list(engine._chains[key]) for key in CHAINS}
-    try:
-        yield
-    except BaseException:
-        for key, chain in before.items():
-            engine._install_rules(key, chain)
-        raise
-
-
 def apply(engine: "Engine", command: Command) -> str:
     """Carry out one command and return what it prints.
 
@@ -49,13 +37,13 @@ def apply(engine: "Engine", command: Command) -> str:
     """
     rules = [
         rule
-        for rule in engine.rules
+        for rule in (engine.rules if command.action != "append" else ())
         if rule.table == command.table
         and command.chain in ("", rule.chain)
         and command.family in (0, rule.family)
     ]
     try:
-        with unchanged_if_refused(engine):
+        with engine._rules_together():
             return _apply(engine, command, rules)
     except CommandError:
         raise
@@ -160,7 +148,7 @@ def restore(engine: "Engine", text: str, family: int = 4) -> None:
             commands.append((number, parse([program, "-t", table, *split(line)])))
     if table:
         fail(f"table {table} has no COMMIT")
-    with unchanged_if_refused(engine):
+    with engine._rules_together():
         for number, command in commands:
             with numbered(number):
                 apply(engine, command)

@@ -83,20 +83,18 @@ def apply(engine: "Engine", script: Script, *, handles: bool = False, check: boo
     ruleset = ruleset_of(engine)
     ruleset.follow(engine)
     kept = ruleset.copy()
-    chains = {key: list(chain) for key, chain in engine._chains.items()}
     done = False
     try:
-        text = "".join(
-            _Runner(engine, ruleset, script.source, command, handles).run()
-            for command in script.commands
-        )
+        with engine._rules_together(kept=not check):
+            text = "".join(
+                _Runner(engine, ruleset, script.source, command, handles).run()
+                for command in script.commands
+            )
         done = not check
         return text
     finally:
         if not done:
             engine._nft_ruleset = kept
-            for key, chain in chains.items():
-                engine._install_rules(key, chain)
 
 
 @dataclass
