@@ -103,9 +103,9 @@ from lvscore.errors import ConcurrencyError, ConfigError, LimitError, SnapshotEr
 from lvscore.sysctl import ENGINE_SETTINGS
 
 __all__ = [
-    "MOST_RULES", "EngineCore", "connection_layout", "conntrack_end", "conntrack_get", "conntrack_set",
-    "conntrack_snapshot", "conntrack_statistics", "conntrack_update", "dialog_call_id",
-    "expectations_end", "expectations_list", "ftp_ports", "ftp_ports_set", "host_emitted",
+    "MOST_RULES", "EngineCore", "connection_layout", "conntrack_end", "conntrack_get",
+    "conntrack_set", "conntrack_snapshot", "conntrack_statistics", "conntrack_update",
+    "dialog_call_id", "expectations_end", "expectations_list", "ftp_ports", "ftp_ports_set", "host_emitted",
     "host_output", "host_own", "host_receive", "host_receive_batch", "host_set",
     "pools_events", "pools_list", "pools_quota", "pools_quota_set", "route_get",
     "rule_counters", "rule_counters_set", "rules_set", "rules_zero", "sctp_checksummed",
