@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from lvscore._core.bytes cimport load_be16
+from lvscore._core.connection cimport connection_fetch, table_meta
 from lvscore._core.consts cimport (
     IPV4, IPV6, NIL, NS_PER_TICK, REASON_FRAGMENT_TIMEOUT, VERDICT_DROP,
 )
@@ -14,11 +15,11 @@ from lvscore._core.flow cimport Address, address_load
 from lvscore._core.forward cimport ttl_decrease
 from lvscore._core.fragment cimport Datagram, MAX_HEADERS, datagram_discard, fragments_due
 from lvscore._core.lifetime cimport connection_expire
-from lvscore._core.machine cimport likely
+from lvscore._core.machine cimport likely, prefetch_write
 from lvscore._core.route cimport address_is_local
 from lvscore._core.service cimport services_estimate
 from lvscore._core.state cimport State, SYSCTL_RUN_ESTIMATION, TABLES
-from lvscore._core.wheel cimport wheel_pop
+from lvscore._core.wheel cimport wheel_peek, wheel_pop, wheel_timer
 
 
 cdef inline uint64_t state_expire(State* s) noexcept nogil:
@@ -26,7 +27,7 @@ cdef inline uint64_t state_expire(State* s) noexcept nogil:
     connections that depend on it; the number removed."""
     cdef uint64_t removed = 0
     cdef uint64_t until
-    cdef uint32_t f, i
+    cdef uint32_t f, i, following
     while True:
         until = s.tick
         for f in range(TABLES):
@@ -37,6 +38,13 @@ cdef inline uint64_t state_expire(State* s) noexcept nogil:
                 i = wheel_pop(&s.table[f].wheel, until)
                 if i == NIL:
                     break
+                # The next one's buckets, and the record behind it, come while this one goes.
+                following = wheel_peek(&s.table[f].wheel)
+                if following != NIL:
+                    connection_fetch(&s.table[f], &s.key, following)
+                    following = wheel_timer(&s.table[f].wheel, following).next
+                if following != NIL:
+                    prefetch_write(table_meta(&s.table[f], following))
                 removed += connection_expire(s, &s.table[f], i)
         if until == s.tick:
             break

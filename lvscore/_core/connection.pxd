@@ -16,15 +16,15 @@ from lvscore._core.bytes cimport rotate32, rotate64
 from lvscore._core.checksum cimport delta_add32, delta_add_bytes, delta_finish
 from lvscore._core.consts cimport IPV4, NIL, ORIGINAL, REPLY
 from lvscore._core.flow cimport (
-    Tuple, addresses_pack, addresses_unpack, ports_destination, ports_key, ports_make,
-    ports_source, tuple_hash, tuple_inverse,
+    Tuple, addresses_pack, addresses_unpack, ports_destination, ports_key, ports_make, tuple_hash,
+    tuple_inverse,
 )
 from lvscore._core.hash cimport HashKey
 from lvscore._core.index cimport (
-    Cursor, Index, index_copy, index_free, index_init, index_insert, index_next, index_remove,
-    index_replace, index_seek,
+    Cursor, Index, hash_tag, index_copy, index_free, index_home, index_init, index_insert,
+    index_next, index_remove, index_replace, index_seek,
 )
-from lvscore._core.machine cimport memory_release, memory_reserve
+from lvscore._core.machine cimport likely, memory_release, memory_reserve, prefetch_write
 from lvscore._core.wheel cimport Timer, Wheel, wheel_init, wheel_link, wheel_rebase, wheel_unlink
 
 cdef enum ConnectionFlag:
@@ -42,6 +42,7 @@ cdef enum ConnectionFlag:
     FLAG_NO_CPORT = 2048    # the client's port is not known yet, and 0
 
 cdef enum:
+    PENDING = 16
     METHOD_SHIFT = 12       # the forwarding method, in the highest bits of the flags
 
 
@@ -85,6 +86,12 @@ cdef struct Extension:
     uint32_t helper         # of a control connection: its record in ftp.pxd or expect.pxd, or NIL
 
 
+# The answer's direction of a connection that is to be made findable.
+cdef struct Pending:
+    uint64_t hash
+    uint32_t reference
+
+
 cdef struct Table:
     Index index
     Wheel wheel
@@ -102,6 +109,10 @@ cdef struct Table:
     uint32_t shadowings     # how often a tuple that was in use was taken by another record
     uint32_t portless       # records whose client's port is not known
     uint8_t family
+    bint deferring          # answers' directions wait for their bucket to be fetched
+    uint32_t pending_count
+    uint64_t pending_bits   # bit n: one waits whose tag is n modulo 64
+    Pending pending[16]
 
 
 cdef inline uint32_t table_memory(const Table* table) noexcept nogil:
@@ -239,7 +250,8 @@ cdef inline uint32_t table_find4(const Table* table, uint64_t hash, uint64_t add
 
 
 cdef inline uint32_t table_find(const Table* table, uint64_t hash, const Tuple* t) noexcept nogil:
-    """The reference (record << 1 | direction) of a tuple, or NIL."""
+    """The reference (record << 1 | direction) of a tuple, or NIL. A direction that waits is not
+    found: see table_settle_hash."""
     cdef Cursor cursor
     cdef uint32_t reference
     if table.family == IPV4:
@@ -282,10 +294,14 @@ cdef inline uint32_t connection_shadowed(const Table* table, uint32_t reference)
     return NIL
 
 
-cdef inline bint table_insert_direction(Table* table, const HashKey* key, const Tuple* t,
-                                        uint32_t reference) noexcept nogil:
-    """Make a direction findable; False if the index is too crowded."""
-    cdef uint64_t hash = tuple_hash(key, t)
+cdef inline void table_fetch(const Table* table, uint64_t hash) noexcept nogil:
+    """Have the cache fetch where a tuple of this hash is, or is to be put."""
+    prefetch_write(&table.index.bucket[index_home(&table.index, hash)])
+
+
+cdef inline bint table_insert_hashed(Table* table, uint64_t hash, const Tuple* t,
+                                     uint32_t reference) noexcept nogil:
+    """Make a direction findable by its tuple's hash; False if the index is too crowded."""
     cdef uint32_t present = table_find(table, hash, t)
     cdef uint32_t behind
     if present == NIL:
@@ -305,6 +321,47 @@ cdef inline bint table_insert_direction(Table* table, const HashKey* key, const 
     return True
 
 
+cdef inline bint may_wait(const Table* table, uint16_t tag) noexcept nogil:
+    """Whether a direction with this tag may be waiting."""
+    return likely(table.pending_bits >> (tag & 63) & 1, False)
+
+
+cdef inline void table_settle(Table* table) noexcept nogil:
+    """Make the directions that wait findable, in their order. One that finds no room (hash
+    flooding) is lost, and its connection expires."""
+    cdef uint32_t i, count = table.pending_count
+    cdef Tuple t
+    table.pending_count = 0
+    table.pending_bits = 0
+    for i in range(count):
+        connection_tuple(table, table.pending[i].reference >> 1, REPLY, &t)
+        table_insert_hashed(table, table.pending[i].hash, &t, table.pending[i].reference)
+
+
+cdef inline void table_settle_hash(Table* table, uint64_t hash) noexcept nogil:
+    """Make those findable that could have a tuple of this hash."""
+    if may_wait(table, hash_tag(hash)):
+        table_settle(table)
+
+
+cdef inline void table_defer(Table* table, uint64_t hash, uint32_t reference) noexcept nogil:
+    """Let an answer's direction wait while its bucket is fetched."""
+    if table.pending_count == PENDING:
+        table_settle(table)
+    table.pending[table.pending_count].hash = hash
+    table.pending[table.pending_count].reference = reference
+    table.pending_count += 1
+    table.pending_bits |= <uint64_t>1 << (hash_tag(hash) & 63)
+
+
+cdef inline bint table_insert_direction(Table* table, const HashKey* key, const Tuple* t,
+                                        uint32_t reference) noexcept nogil:
+    """Make a direction findable; False if the index is too crowded."""
+    cdef uint64_t hash = tuple_hash(key, t)
+    table_settle_hash(table, hash)
+    return table_insert_hashed(table, hash, t, reference)
+
+
 cdef inline void table_remove_direction(Table* table, const HashKey* key,
                                         uint32_t reference) noexcept nogil:
     cdef Tuple t
@@ -312,6 +369,7 @@ cdef inline void table_remove_direction(Table* table, const HashKey* key,
     cdef uint32_t here, following
     connection_tuple(table, reference >> 1, reference & 1, &t)
     hash = tuple_hash(key, &t)
+    table_settle_hash(table, hash)
     following = connection_shadowed(table, reference)
     if following != NIL:    # the record may live on, with another tuple
         table.extensions[table.extension_of[reference >> 1]].shadowed[reference & 1] = NIL
@@ -406,9 +464,11 @@ cdef inline uint32_t connection_open(Table* table, const HashKey* key, const Tup
                                      uint16_t flags, uint32_t deadline) noexcept nogil:
     """Make a connection and link its timer; the record, or NIL at a bound."""
     cdef uint32_t i = table_take(table)
+    cdef uint64_t reply_hash = tuple_hash(key, reply)
     cdef Meta* meta
     if i == NIL:
         return NIL
+    table_fetch(table, reply_hash)      # while the rest is done
     meta = table_meta(table, i)
     memset(meta, 0, sizeof(Meta))
     connection_fill(table, i, original, reply)
@@ -422,12 +482,25 @@ cdef inline uint32_t connection_open(Table* table, const HashKey* key, const Tup
     if not table_insert_direction(table, key, original, i << 1 | ORIGINAL):
         table_give(table, i)
         return NIL
-    if not flags & FLAG_TEMPLATE and not table_insert_direction(table, key, reply, i << 1 | REPLY):
+    if table.deferring:
+        table_defer(table, reply_hash, i << 1 | REPLY)
+    elif not flags & FLAG_TEMPLATE and not table_insert_hashed(table, reply_hash, reply,
+                                                               i << 1 | REPLY):
         table_remove_direction(table, key, i << 1 | ORIGINAL)
         table_give(table, i)
         return NIL
     wheel_link(&table.wheel, i)
     return i
+
+
+cdef inline void connection_fetch(const Table* table, const HashKey* key,
+                                  uint32_t i) noexcept nogil:
+    """Have the cache fetch what is needed to close a connection."""
+    cdef Tuple t
+    connection_tuple(table, i, ORIGINAL, &t)
+    table_fetch(table, tuple_hash(key, &t))
+    connection_tuple(table, i, REPLY, &t)
+    table_fetch(table, tuple_hash(key, &t))
 
 
 cdef inline void connection_close(Table* table, const HashKey* key, uint32_t i,
@@ -461,46 +534,6 @@ cdef inline uint32_t table_find_portless(const Table* table, const HashKey* key,
     if i == NIL or not table_meta(table, i).flags & FLAG_NO_CPORT:
         return NIL
     return i << 1 | ORIGINAL
-
-
-cdef inline bint connection_client_port(Table* table, const HashKey* key, uint32_t i,
-                                        uint16_t port) noexcept nogil:
-    """Tell a record its client's port (as on the wire); False if the index is too crowded, and
-    then it cannot be found (ip_vs_conn_fill_cport)."""
-    cdef Tuple original, reply
-    connection_tuple(table, i, ORIGINAL, &original)
-    connection_tuple(table, i, REPLY, &reply)
-    table_remove_direction(table, key, i << 1 | ORIGINAL)
-    table_remove_direction(table, key, i << 1 | REPLY)
-    original.ports = ports_make(port, ports_destination(original.ports))
-    reply.ports = ports_make(ports_source(reply.ports), port)
-    connection_fill(table, i, &original, &reply)
-    table_meta(table, i).flags &= ~<uint32_t>FLAG_NO_CPORT
-    table.portless -= 1
-    return (table_insert_direction(table, key, &original, i << 1 | ORIGINAL)
-            and table_insert_direction(table, key, &reply, i << 1 | REPLY))
-
-
-cdef inline bint connection_reply_set(Table* table, const HashKey* key, uint32_t i,
-                                      const Tuple* reply) noexcept nogil:
-    """Give a record whose reply tuple was removed another; False if the index is too crowded,
-    and then answers do not find it."""
-    cdef Meta* meta = table_meta(table, i)
-    cdef Tuple original
-    connection_tuple(table, i, ORIGINAL, &original)
-    connection_fill(table, i, &original, reply)
-    meta.flags &= ~<uint32_t>FLAG_UNTRANSLATED
-    if tuples_answer(&original, reply):
-        meta.flags |= FLAG_UNTRANSLATED
-    return table_insert_direction(table, key, reply, i << 1 | REPLY)
-
-
-cdef inline void template_rename(Table* table, const HashKey* key, uint32_t i,
-                                 const Tuple* original, const Tuple* reply) noexcept nogil:
-    """Give a template other tuples."""
-    table_remove_direction(table, key, i << 1 | ORIGINAL)
-    connection_fill(table, i, original, reply)
-    table_insert_direction(table, key, original, i << 1 | ORIGINAL)
 
 
 cdef inline uint32_t connection_method(const Meta* meta) noexcept nogil:

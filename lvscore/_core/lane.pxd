@@ -301,8 +301,12 @@ cdef inline uint32_t lanes_forward(State* s, const Frames* frames, uint32_t firs
     cdef uint32_t replies = 0
     cdef uint32_t direction
     cdef Connection4* c
+    cdef uint64_t pending = table.pending_bits
     while j < count:
         if likely(timestamp[j] != now, False):
+            break
+        if likely(pending != 0, False) and (lane[j].ip == NULL
+                                            or pending >> (lane[j].tag & 63) & 1):
             break
         c = lane_connection(s, table, &lane[j])
         if likely(c == NULL, False):

@@ -12,8 +12,8 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from lvscore._core.connection cimport (
     FLAG_ASSURED, FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SLOW, FLAG_TRACKED, Meta, Table,
-    connection_count, connection_method, connection_open, connection_reply_set,
-    connection_translated, connection_tuple, table_find_direction, table_meta,
+    connection_count, connection_method, connection_open, connection_translated,
+    connection_tuple, table_find_direction, table_meta,
     table_remove_direction,
 )
 from lvscore._core.consts cimport (
@@ -29,6 +29,7 @@ from lvscore._core.flow cimport (
 from lvscore._core.lifetime cimport ports_give
 from lvscore._core.nat cimport ports_take, rule_postrouting, search_begin, seen_fill
 from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits, opening_store
+from lvscore._core.rename cimport connection_reply_set
 from lvscore._core.route cimport Route, address_is_local, route_find
 from lvscore._core.rules cimport Search, Seen, reply_is_free
 from lvscore._core.server cimport METHOD_ROUTE, METHOD_TUNNEL

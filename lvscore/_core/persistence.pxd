@@ -10,13 +10,14 @@ from libc.stdint cimport uint32_t, uint64_t
 from lvscore._core.bytes cimport ntohs
 from lvscore._core.connection cimport (
     FLAG_SERVICE, FLAG_TEMPLATE, Meta, Table, connection_extension, connection_open,
-    connection_tuple, table_find, table_meta, template_rename,
+    connection_tuple, table_find, table_meta,
 )
 from lvscore._core.consts cimport NIL, ORIGINAL, PROTOCOL_MARK, PROTOCOL_UDP, REPLY
 from lvscore._core.flow cimport (
     Tuple, address_and, address_equal, ports_destination, ports_make, tuple_hash,
 )
 from lvscore._core.lifetime cimport connection_timer_set
+from lvscore._core.rename cimport template_rename
 from lvscore._core.server cimport SERVER_AVAILABLE, Server, server_bind_template
 from lvscore._core.service cimport ENGINE_SIP, FTP_PORT, Service
 from lvscore._core.sip cimport (

@@ -13,7 +13,8 @@ from lvscore._core.conntrack cimport (
     nfct_packet, packet_mark, packet_raw, rule_new, rule_packet, rule_pass, untracked,
 )
 from lvscore._core.connection cimport (
-    FLAG_SERVICE, FLAG_TRACKED, Table, table_find, table_find_portless, table_meta,
+    FLAG_SERVICE, FLAG_TRACKED, Table, may_wait, table_find, table_find_portless, table_meta,
+    table_settle,
 )
 from lvscore._core.consts cimport (
     LINK_RAW, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
@@ -288,11 +289,13 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
     lanes_match(table, lane, count)
     if s.tracking:
         lanes_fetch_windows(&s.entries[0], lane, count)
+    # What looks for more than the packet's own tuple finds all; see table_settle_hash.
+    table.deferring = not (s.tracking or s.ftp.ports or s.services.sip or table.portless)
     j = 0
     while True:
         j = lanes_forward(s, frames, first, j, count, lane)
         if likely(j == count, True):
-            return
+            break
         i = first + j
         if frames.timestamp[i] != s.now:
             clock_set(s, frames.timestamp[i])
@@ -301,6 +304,8 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
         frame = frames.data + frames.offset[i]
         length = frames.length[i]
         direction = NIL
+        if lane[j].ip == NULL or may_wait(table, lane[j].tag):
+            table_settle(table)
         if s.tracking:
             direction = lane_track(s, table, &lane[j], frame, length)
         if direction != NIL:
@@ -320,6 +325,8 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
         s.verdicts[frames.verdict[i]] += 1
         s.reasons[frames.reason[i]] += 1
         j += 1
+    table.deferring = False
+    table_settle(table)
 
 
 cdef inline void batch_process(State* s, const Frames* frames) noexcept nogil:

@@ -169,6 +169,11 @@ cdef inline uint32_t wheel_pop(Wheel* wheel, uint64_t until) noexcept nogil:
                 wheel_cascade(wheel, level)
 
 
+cdef inline uint32_t wheel_peek(const Wheel* wheel) noexcept nogil:
+    """A record that may be the next to be due at the present tick, or NIL."""
+    return wheel.head[0][<uint32_t>wheel.tick & 255]
+
+
 cdef inline void wheel_rebase(Wheel* wheel, uint8_t* timers) noexcept nogil:
     """Let a copied wheel serve a copied array."""
     wheel.timers = timers

@@ -19,6 +19,7 @@ BESIDE = {
     "locality": "engine/test_schedulers_models.py",
     "machine": "core/test_index.py",
     "path": "host/test_short_way.py",
+    "rename": "engine/test_ftp.py",
     "scheduler_hash": "core/test_scheduler.py",
     "scheduler_load": "core/test_scheduler.py",
     "scheduler_locality": "engine/test_schedulers_models.py",
