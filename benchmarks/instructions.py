@@ -16,7 +16,8 @@ COMPILER = "12.2.0"
 PACKETS = 64 * 1024
 ROUNDS = 3
 METHODS = {"engine": "process_batch", "host": "host_receive_batch"}
-BOUNDS = {"engine": 275, "host": 515}
+# 2 to 3 per cent above what was counted: engine 275, host 501.
+BOUNDS = {"engine": 282, "host": 515}
 
 
 def traffic(kind):
