@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
 CORE = sorted(path.stem for path in (TESTS.parent / "lvscore/_core").glob("*.pxd"))
 
 # Parts that are tested in the file of another.
