@@ -12,7 +12,7 @@ from lvscore.helpers import Helpers
 from lvscore.model import Timeouts
 from lvscore.nat import RuleEngine
 from lvscore.port_pools import PortPools
-from lvscore.routes import Routes
+from lvscore.routes import Routes, RouteTables
 from lvscore.sysctl import (
     CONNTRACK_SETTINGS,
     CONNTRACK_TIMEOUTS,
@@ -55,14 +55,14 @@ class Engine(Director, RuleEngine):
         else:
             raise ConfigError(f"seed has {len(seed)} bytes; expected at most 16")
         super().__init__(max_connections, key)
-        self._routes = Routes(self)
-        self._port_pools = PortPools(self)
+        self._route_tables = RouteTables()
+        self._pool_events_taken = 0
         self._nft_ruleset: object = None  # lvscore.nft's own
 
     @property
     def routes(self) -> Routes:
         """Interfaces, their addresses and routes, as far as NAT needs them."""
-        return self._routes
+        return Routes(self, self._route_tables)
 
     @property
     def sysctl(self) -> Sysctl:
@@ -127,7 +127,7 @@ class Engine(Director, RuleEngine):
     @property
     def port_pools(self) -> PortPools:
         """How full the port pools of source NAT are, and the quota of their clients."""
-        return self._port_pools
+        return PortPools(self)
 
     @property
     def timeouts(self) -> Timeouts:

@@ -85,7 +85,10 @@ class Match(TypedDict, total=False):
 class RuleEngine(_engine.EngineCore):
     """The part of an engine that has NAT rules."""
 
-    _routes: "Routes"
+    if TYPE_CHECKING:  # an Engine's
+
+        @property
+        def routes(self) -> "Routes": ...
 
     def __init__(self, max_connections: int, seed: bytes) -> None:
         super().__init__(max_connections, seed)
@@ -362,9 +365,10 @@ class RuleEngine(_engine.EngineCore):
         for rule in chain:  # every name has its number before one with + asks for them
             for name in (rule.in_interface, rule.out_interface):
                 if name is not None and not name.endswith("+"):
-                    self._routes.index(name)
+                    self.routes.index(name)
         if self._changed_chains is None:
-            _engine.rules_set(self, " ".join(key), [_packed(rule, self._routes) for rule in chain])
+            routes = self.routes
+            _engine.rules_set(self, " ".join(key), [_packed(rule, routes) for rule in chain])
         else:
             self._changed_chains.add(key)
         self._chains[key] = chain

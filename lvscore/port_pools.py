@@ -91,7 +91,6 @@ class PortPools:
 
     def __init__(self, engine: "Engine") -> None:
         self._engine = engine
-        self._seen = 0
 
     def __iter__(self) -> Iterator[PortPool]:
         pools = [_pool(row) for row in _engine.pools_list(self._engine, False)]
@@ -109,7 +108,8 @@ class PortPools:
         A level is announced again after the pool has fallen five per cent below it. At most the
         latest 256 events are kept between two calls.
         """
-        self._seen, rows = _engine.pools_events(self._engine, self._seen)
+        engine = self._engine
+        engine._pool_events_taken, rows = _engine.pools_events(engine, engine._pool_events_taken)
         return [PortPoolEvent(now, percent, _pool(row)) for now, percent, row in rows]
 
     def clients(self) -> dict[Address, int]:

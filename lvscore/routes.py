@@ -26,6 +26,16 @@ class Route(NamedTuple):
     interface: str
 
 
+class RouteTables:
+    """What an engine was told; :class:`Routes` looks at it. It does not know its engine, so that
+    an engine that nobody needs goes at once, with its memory."""
+
+    def __init__(self) -> None:
+        self.interfaces: dict[str, Interface] = {}
+        self.routes: list[Route] = []
+        self.numbers: dict[str, int] = {}
+
+
 class Routes:
     """The engine's interfaces, addresses and routes.
 
@@ -34,32 +44,32 @@ class Routes:
     else does: an engine without routes forwards all the same.
     """
 
-    def __init__(self, engine: "Engine") -> None:
+    def __init__(self, engine: "Engine", tables: RouteTables) -> None:
         self._engine = engine
-        self._interfaces: dict[str, Interface] = {}
-        self._routes: list[Route] = []
-        self._numbers: dict[str, int] = {}
+        self._tables = tables
 
     @property
     def interfaces(self) -> list[Interface]:
         """All interfaces, in the order of their adding."""
-        return list(self._interfaces.values())
+        return list(self._tables.interfaces.values())
 
     @property
     def routes(self) -> list[Route]:
         """The routes that were added; those to the interfaces' own prefixes go without."""
-        return list(self._routes)
+        return list(self._tables.routes)
 
     def index(self, name: str) -> int:
         """The number of an interface name; a name gets one when it is first heard."""
-        if name not in self._numbers:
-            self._numbers[name] = len(self._numbers)
+        if name not in self._tables.numbers:
+            self._tables.numbers[name] = len(self._tables.numbers)
             self._engine._interface_named()
-        return self._numbers[name]
+        return self._tables.numbers[name]
 
     def indices(self, prefix: str) -> tuple[int, ...]:
         """The numbers of the interface names that begin so."""
-        return tuple(number for name, number in self._numbers.items() if name.startswith(prefix))
+        return tuple(
+            number for name, number in self._tables.numbers.items() if name.startswith(prefix)
+        )
 
     def add_interface(self, name: str, addresses: list[str] | tuple[str, ...] = ()) -> Interface:
         """Add an interface with addresses ``"10.0.0.200/24"``; the first of a family is primary.
@@ -68,7 +78,7 @@ class Routes:
             DuplicateError: there is an interface of this name.
             AddressError: an address is not ``"address/length"``.
         """
-        if name in self._interfaces:
+        if name in self._tables.interfaces:
             raise DuplicateError(f"interface {name} already exists")
         parsed: list[tuple[Address, Network]] = []
         for text in addresses:
@@ -78,7 +88,7 @@ class Routes:
                 raise AddressError(f"{text!r} is not 'address/length'") from None
             parsed.append((given.ip, given.network))
         interface = Interface(name, tuple(parsed))
-        self._apply({**self._interfaces, name: interface}, self._routes)
+        self._apply({**self._tables.interfaces, name: interface}, self._tables.routes)
         for address, _ in interface.addresses:
             self._engine._local_add(address.version, address.packed)
         return interface
@@ -90,12 +100,14 @@ class Routes:
             NotFoundError: there is no such interface.
             ConfigError: a route still leads out of it.
         """
-        if name not in self._interfaces:
+        if name not in self._tables.interfaces:
             raise NotFoundError(f"no interface {name}")
-        if any(route.interface == name for route in self._routes):
+        if any(route.interface == name for route in self._tables.routes):
             raise ConfigError(f"a route still leads out of interface {name}")
-        gone = self._interfaces[name]
-        self._apply({n: i for n, i in self._interfaces.items() if n != name}, self._routes)
+        gone = self._tables.interfaces[name]
+        self._apply(
+            {n: i for n, i in self._tables.interfaces.items() if n != name}, self._tables.routes
+        )
         for address, _ in gone.addresses:
             self._engine._local_remove(address.version, address.packed)
 
@@ -107,13 +119,13 @@ class Routes:
             DuplicateError: there is a route for this prefix.
             AddressError: ``network`` is not a prefix.
         """
-        if interface not in self._interfaces:
+        if interface not in self._tables.interfaces:
             raise NotFoundError(f"no interface {interface}")
         prefix = parse_network("0.0.0.0/0" if network == "default" else network)
-        if any(route.network == prefix for route in self._routes):
+        if any(route.network == prefix for route in self._tables.routes):
             raise DuplicateError(f"route {prefix} already exists")
         route = Route(prefix, interface)
-        self._apply(self._interfaces, [*self._routes, route])
+        self._apply(self._tables.interfaces, [*self._tables.routes, route])
         return route
 
     def remove(self, network: str | Address | Network) -> None:
@@ -123,10 +135,10 @@ class Routes:
             NotFoundError: there is no such route.
         """
         prefix = parse_network("0.0.0.0/0" if network == "default" else network)
-        rest = [route for route in self._routes if route.network != prefix]
-        if len(rest) == len(self._routes):
+        rest = [route for route in self._tables.routes if route.network != prefix]
+        if len(rest) == len(self._tables.routes):
             raise NotFoundError(f"no route {prefix}")
-        self._apply(self._interfaces, rest)
+        self._apply(self._tables.interfaces, rest)
 
     def _apply(self, interfaces: dict[str, Interface], routes: list[Route]) -> None:
         packed: list[tuple[int, bytes, int, int, bytes | None]] = []
@@ -151,5 +163,5 @@ class Routes:
                 )
             )
         self._engine._routes_set(packed)
-        self._interfaces = interfaces
-        self._routes = routes
+        self._tables.interfaces = interfaces
+        self._tables.routes = routes

@@ -69,7 +69,7 @@ def dump(engine: "Engine") -> list[bytes | bytearray]:
         "routes": _routes(engine),
         "rules": {" ".join(key): _rules(engine, key) for key in CHAINS},
         "last_rule": engine._last_rule,
-        "pool_events_seen": engine.port_pools._seen,
+        "pool_events_seen": engine._pool_events_taken,
     }
     pieces = [json.dumps(header).encode() + b"\n", *rows.values()]
     digest = hashlib.sha256()
@@ -87,7 +87,7 @@ def parse(kind: type[_Loaded], data: bytes, now: int | None = None) -> _Loaded:
         for key in CHAINS:
             _put_rules(engine, key, header["rules"][" ".join(key)])
         engine._last_rule = header["last_rule"]
-        engine.port_pools._seen = header["pool_events_seen"]
+        engine._pool_events_taken = header["pool_events_seen"]
         _engine.snapshot_put(engine, header["state"], rows)
     except SnapshotError:
         raise
@@ -154,7 +154,7 @@ def _converted(rows: "np.ndarray[Any, Any]", dtype: "np.dtype[np.void]") -> "np.
 def _routes(engine: "Engine") -> dict[str, Any]:
     routes = engine.routes
     return {
-        "numbers": list(routes._numbers),
+        "numbers": list(engine._route_tables.numbers),
         "interfaces": [
             [interface.name, [f"{a}/{network.prefixlen}" for a, network in interface.addresses]]
             for interface in routes.interfaces
@@ -164,7 +164,7 @@ def _routes(engine: "Engine") -> dict[str, Any]:
 
 
 def _put_routes(engine: "Engine", given: dict[str, Any]) -> None:
-    engine.routes._numbers.update({name: i for i, name in enumerate(given["numbers"])})
+    engine._route_tables.numbers.update({name: i for i, name in enumerate(given["numbers"])})
     for name, addresses in given["interfaces"]:
         engine.routes.add_interface(name, addresses)
     for network, name in given["routes"]:
