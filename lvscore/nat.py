@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
 from lvscore import _engine
 from lvscore.addresses import (
@@ -22,6 +22,7 @@ from lvscore.errors import ConfigError, LimitError, NotFoundError
 from lvscore.model import TABLES, TARGETS, Mark, Multiport, Rule
 
 if TYPE_CHECKING:
+    from lvscore.engine import Engine
     from lvscore.routes import Routes
 
 __all__ = ["CHAINS", "RuleEngine"]
@@ -84,11 +85,6 @@ class Match(TypedDict, total=False):
 
 class RuleEngine(_engine.EngineCore):
     """The part of an engine that has NAT rules."""
-
-    if TYPE_CHECKING:  # an Engine's
-
-        @property
-        def routes(self) -> "Routes": ...
 
     def __init__(self, max_connections: int, seed: bytes) -> None:
         super().__init__(max_connections, seed)
@@ -362,12 +358,12 @@ class RuleEngine(_engine.EngineCore):
     def _install_rules(self, key: tuple[str, str], chain: list[Rule]) -> None:
         if len(chain) > _engine.MOST_RULES:
             raise LimitError(f"{len(chain)} rules in a chain; at most {_engine.MOST_RULES}")
+        routes = cast("Engine", self).routes
         for rule in chain:  # every name has its number before one with + asks for them
             for name in (rule.in_interface, rule.out_interface):
                 if name is not None and not name.endswith("+"):
-                    self.routes.index(name)
+                    routes.index(name)
         if self._changed_chains is None:
-            routes = self.routes
             _engine.rules_set(self, " ".join(key), [_packed(rule, routes) for rule in chain])
         else:
             self._changed_chains.add(key)
