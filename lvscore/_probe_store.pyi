@@ -1,6 +1,7 @@
+from collections.abc import Iterable
 from typing import Self, final
 
-__all__ = ["Emitted", "Pools"]
+__all__ = ["Emitted", "Paths", "Pools"]
 
 @final
 class Pools:
@@ -31,3 +32,11 @@ class Emitted:
     ) -> None: ...
     def clear(self) -> None: ...
     def frames(self) -> list[tuple[bytes, int, int, int, int]]: ...
+
+@final
+class Paths:
+    def __new__(
+        cls, neighbours: Iterable[tuple[bytes, bytes]], local: Iterable[bytes] = ()
+    ) -> Self: ...
+    def clear(self) -> None: ...
+    def of(self, address: bytes) -> tuple[bool, bool, bool, bytes | None, int]: ...

@@ -1,17 +1,23 @@
-"""What the engine keeps beside its connections, for tests: port pools and emitted frames."""
+"""What the engine keeps beside its connections, for tests: port pools, emitted frames, and
+where addresses lead."""
 
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from lvscore._core cimport emit as _emit
+from lvscore._core cimport path as _path
 from lvscore._core cimport port_pool as _pool
 from lvscore._core.bytes cimport htons
 from lvscore._core.consts cimport IPV4, IPV6, NIL
-from lvscore._core.flow cimport Tuple, address_load, ports_make
+from lvscore._core.flow cimport Address, Tuple, address_load, ports_make
 from lvscore._core.hash cimport HashKey, hash_key_init
+from lvscore._core.route cimport (
+    Neighbour, Routes, local_add, local_slot, neighbour_slot, routes_free, routes_init,
+)
 
-__all__ = ["Emitted", "Pools"]
+__all__ = ["Emitted", "Paths", "Pools"]
 
 
 cdef _pool.Pool pool_from(object given) except *:
@@ -134,3 +140,61 @@ cdef class Emitted:
             said.append(((<char*>self.emitted.data)[f.offset:f.offset + f.length], f.cause,
                          f.timestamp, f.verdict, f.reason))
         return said
+
+
+@cython.final
+cdef class Paths:
+    """Where addresses lead, over routes with one interface: 10.0.0.0/8 on it, and neighbours."""
+
+    cdef _path.Paths* paths
+    cdef Routes* routes
+
+    def __cinit__(self, neighbours, local=()):
+        cdef Address a
+        cdef Neighbour entry
+        self.paths = <_path.Paths*>calloc(1, sizeof(_path.Paths))
+        self.routes = <Routes*>calloc(1, sizeof(Routes))
+        if self.paths == NULL or self.routes == NULL or not routes_init(self.routes):
+            raise MemoryError()
+        free(self.routes.neighbour)
+        self.routes.neighbour = <Neighbour*>calloc(1024, sizeof(Neighbour))
+        if self.routes.neighbour == NULL:
+            raise MemoryError()
+        self.routes.neighbour_mask = 1023
+        self.routes.hosted = True
+        self.routes.interface[0].mtu = 1400
+        self.routes.route[0].family = IPV4
+        self.routes.route[0].length = 8
+        self.routes.route[0].network = address_load(<const uint8_t*>b"\n\0\0\0", IPV4)
+        self.routes.count = 1
+        for address in local:
+            a = address_load(<const uint8_t*><const char*>address, IPV4)
+            if not local_add(self.routes, IPV4, &a):
+                raise MemoryError()
+            self.routes.local[local_slot(self.routes, IPV4, &a)].own = 1
+        for address, mac in neighbours:
+            a = address_load(<const uint8_t*><const char*>address, IPV4)
+            memset(&entry, 0, sizeof(entry))
+            entry.family = IPV4
+            entry.address = a
+            memcpy(entry.mac, <const char*>mac, 6)
+            self.routes.neighbour[neighbour_slot(self.routes, IPV4, 0, &a)] = entry
+
+    def __dealloc__(self):
+        if self.routes != NULL:
+            routes_free(self.routes)
+        free(self.routes)
+        free(self.paths)
+
+    def clear(self):
+        _path.paths_clear(self.paths)
+
+    def of(self, bytes address):
+        """(local, martian, unicast, link address or None, MTU)"""
+        cdef uint32_t word
+        memcpy(&word, <const char*>address, 4)
+        path = _path.path_of(self.paths, self.routes, word)
+        return (bool(path.flags & _path.PATH_LOCAL), bool(path.flags & _path.PATH_MARTIAN),
+                bool(path.flags & _path.PATH_UNICAST),
+                (<const char*>path.link)[:6] if path.flags & _path.PATH_RESOLVED else None,
+                path.mtu)

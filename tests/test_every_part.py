@@ -18,7 +18,6 @@ BESIDE = {
     "entry": "core/test_connection.py",
     "locality": "engine/test_schedulers_models.py",
     "machine": "core/test_index.py",
-    "path": "host/test_short_way.py",
     "rename": "engine/test_ftp.py",
     "scheduler_hash": "core/test_scheduler.py",
     "scheduler_load": "core/test_scheduler.py",

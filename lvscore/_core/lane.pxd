@@ -74,7 +74,7 @@ cdef struct Lane:
 
 
 cdef inline uint32_t lane_link(const uint8_t* frame, uint32_t length, int link_type) noexcept nogil:
-    """Where IPv4 begins behind another link header than plain Ethernet's, or 0."""
+    """Where IPv4 begins behind another link header than plain Ethernet's, or NO_IPV4."""
     cdef uint32_t l3
     cdef uint8_t family
     if (link_parse(frame, length, link_type, &l3, &family) != REASON_NONE or family == IPV6
