@@ -126,7 +126,7 @@ class EngineCore:
 
 def host_set(
     engine: EngineCore,
-    interfaces: list[tuple[int, int, bytes, int, bool, bool, bool, bool, list[bytes | None]]],
+    interfaces: list[tuple[int, int, bytes, bool, int, bool, bool, bool, bool, list[bytes | None]]],
     routes: list[tuple[int, int, bytes, int, int, bytes | None, bytes | None]],
     neighbours: list[tuple[int, bytes, int, bytes]],
 ) -> None: ...

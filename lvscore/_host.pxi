@@ -41,8 +41,9 @@ cdef int route_fill(Route* route, object given) except -1:
 def host_set(EngineCore engine not None, list interfaces, list routes, list neighbours):
     """Replace what a Host has told, and let only its addresses be local.
 
-    Interfaces: (number, mtu, mac, rp_filter, send_redirects, accept_source_route,
-    forwarding, forwarding of IPv6, (first IPv4 address or None, first IPv6 address or None)).
+    Interfaces: (number, mtu, mac, whether a wire to one neighbour, rp_filter, send_redirects,
+    accept_source_route, forwarding, forwarding of IPv6, (first IPv4 address or None, first IPv6
+    address or None)).
     Routes, local and broadcast ones first and then those of the longest prefix: (family, kind,
     network, length, interface, source or None, gateway or None). Neighbours: (family, address,
     interface, mac).
@@ -72,8 +73,8 @@ def host_set(EngineCore engine not None, list interfaces, list routes, list neig
         number = given[0]
         interface = &s.routes.interface[number]
         interface.present = True
-        (_, interface.mtu, mac, interface.rp_filter, interface.send_redirects,
-         interface.accept_source_route, interface.forwarding[0],
+        (_, interface.mtu, mac, interface.point_to_point, interface.rp_filter,
+         interface.send_redirects, interface.accept_source_route, interface.forwarding[0],
          interface.forwarding[1], primaries) = given
         memcpy(interface.mac, PyBytes_AS_STRING(mac), 6)
         for k in range(2):

@@ -16,7 +16,8 @@ import numpy as np
 from lvscore._frames import FrameBatch
 from lvscore.constants import Verdict
 from lvscore.errors import ConfigError, InterfaceError
-from lvscore.io.interface import LiveInterface, kernel_addresses, open_interface
+from lvscore.io.device import LiveInterface
+from lvscore.io.interface import kernel_addresses, open_interface
 
 if TYPE_CHECKING:
     from lvscore.host import Host
@@ -27,7 +28,14 @@ _SECOND = 1_000_000_000
 _ROUNDS = 16  # batches that one interface may have before the others, and the clock, are looked at
 
 
-def attach(host: "Host", *, backend: str = "auto", only: Iterable[str] | None = None) -> "Live":
+def attach(
+    host: "Host",
+    *,
+    backend: str = "auto",
+    mode: str = "latency",
+    only: Iterable[str] | None = None,
+    opened: Iterable[LiveInterface] = (),
+) -> "Live":
     """Put a Host on the interfaces of this machine that have the names of its own.
 
     The Host takes their link addresses, and tells the neighbours of its addresses. The kernel
@@ -35,15 +43,30 @@ def attach(host: "Host", *, backend: str = "auto", only: Iterable[str] | None = 
 
     Args:
         host: the director.
-        backend: how frames are read and written; see :func:`lvscore.open_interface`.
+        backend, mode: how frames are read and written; see :func:`lvscore.open_interface`.
         only: names of the interfaces to attach; all by default.
+        opened: interfaces that are open already, and belong to what is returned from now on.
 
     Raises:
-        ConfigError: the Host has no interface, or one with a larger MTU than the real one.
+        ConfigError: the Host has no interface, not one that is open, or one with a larger MTU
+            than the real one.
         InterfaceError: no such interface, no permission, an interface that is not Ethernet, or
             the kernel has an address of the Host.
     """
-    return Live(host, list(host.interfaces) if only is None else list(only), backend)
+    there = {interface.name: interface for interface in opened}
+    with contextlib.ExitStack() as stack:
+        for interface in there.values():
+            stack.callback(interface.close)
+        for name in there:
+            host.number(name)
+        for name in list(host.interfaces) if only is None else only:
+            _refuse_shared(host, name)
+            if name not in there:
+                there[name] = open_interface(name, backend=backend, mode=mode)
+                stack.callback(there[name].close)
+        live = Live(host, list(there.values()))
+        stack.pop_all()
+    return live
 
 
 class Live:
@@ -52,8 +75,8 @@ class Live:
     Nothing of the machine is changed: when the process ends, in whatever way, nothing is left.
     """
 
-    def __init__(self, host: "Host", names: list[str], backend: str) -> None:
-        if not names:
+    def __init__(self, host: "Host", interfaces: list[LiveInterface]) -> None:
+        if not interfaces:
             raise ConfigError("the host has no interface to attach")
         self.host = host
         self.interfaces: dict[str, LiveInterface] = {}
@@ -69,11 +92,11 @@ class Live:
             self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             opened.callback(os.close, self._wake)
             self._poll.register(self._wake, select.EPOLLIN)
-            for name in names:
-                _refuse_shared(host, name)
-                interface = opened.enter_context(open_interface(name, backend=backend))
+            for interface in interfaces:
                 self._adopt(interface)
             self.announce()
+            for interface in interfaces:
+                opened.callback(interface.close)
             self._close = opened.pop_all()
 
     def check(self, host: "Host") -> None:
@@ -94,7 +117,7 @@ class Live:
     def _adopt(self, interface: LiveInterface) -> None:
         name = interface.name
         _refuse_longer(self.host, interface)
-        self.host.set_mac(name, interface.mac)
+        _introduce(self.host, interface)
         self.interfaces[name] = interface
         self._numbers[self.host.number(name)] = interface
         self._poll.register(interface.fileno(), select.EPOLLIN)
@@ -156,8 +179,8 @@ class Live:
         if list(host.interfaces) != list(self.interfaces):
             raise ConfigError(f"a Host with other interfaces than {', '.join(self.interfaces)}")
         self.check(host)
-        for name, interface in self.interfaces.items():
-            host.set_mac(name, interface.mac)
+        for interface in self.interfaces.values():
+            _introduce(host, interface)
         self._numbers = {host.number(name): i for name, i in self.interfaces.items()}
         self.host = host
 
@@ -250,6 +273,12 @@ def _refuse_shared(host: "Host", name: str) -> None:
             98, f"the kernel has {', '.join(sorted(shared))} itself, and would answer too: "
             "remove the address from the machine (ip address del)", name,
         )  # fmt: skip
+
+
+def _introduce(host: "Host", interface: LiveInterface) -> None:
+    """Tell a Host of the link addresses of a wire."""
+    host.set_mac(interface.name, interface.mac)
+    host.set_peer(interface.name, interface.peer)
 
 
 def _refuse_longer(host: "Host", interface: LiveInterface) -> None:

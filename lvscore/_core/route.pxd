@@ -48,6 +48,7 @@ cdef struct Interface:
     uint8_t mac[6]
     uint8_t rp_filter
     bint present
+    bint point_to_point     # one neighbour, that of the address 0, stands for all
     bint send_redirects
     bint accept_source_route
     bint forwarding[2]      # IPv4, IPv6
@@ -238,6 +239,10 @@ cdef inline const Neighbour* neighbour_find(const Routes* routes, uint8_t family
                                             uint32_t interface,
                                             const Address* address) noexcept nogil:
     """The neighbour of an address on an interface, or NULL."""
-    cdef const Neighbour* entry = &routes.neighbour[
-        neighbour_slot(routes, family, interface, address)]
+    cdef const Neighbour* entry
+    cdef Address any_address
+    if routes.interface[interface].point_to_point:
+        memset(&any_address, 0, sizeof(Address))
+        address = &any_address
+    entry = &routes.neighbour[neighbour_slot(routes, family, interface, address)]
     return entry if entry.family else NULL

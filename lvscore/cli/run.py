@@ -14,6 +14,7 @@ from lvscore.config import Configuration, adopt, reload
 from lvscore.control import DEFAULT_PATH, Beside, ControlServer
 from lvscore.engine import Engine
 from lvscore.errors import ConfigError, LvscoreError, SnapshotError
+from lvscore.io.interface import BACKENDS, MODES
 from lvscore.live import Live, attach
 from lvscore.model import Outcome
 from lvscore.programs import execute, lists_connections
@@ -28,8 +29,14 @@ _MANY_CONNECTIONS = 100  # a listing of them takes as long as to begin another p
 @engine_options
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "ring", "copy"]),
-    help="How frames are read: a ring shared with the kernel, or copies.  [default: auto]",
+    type=click.Choice(["auto", *BACKENDS]),
+    help="How frames are read: a ring shared with the kernel, copies, or a device whose other "
+    "end is here.  [default: auto]",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    help="What a ring is best at; throughput keeps frames up to a millisecond.  [default: latency]",
 )
 @click.option(
     "--control",
@@ -48,8 +55,9 @@ _MANY_CONNECTIONS = 100  # a listing of them takes as long as to begin another p
     help="Go on where the director is that runs here, with its connections; it ends.",
 )
 def run(
-    backend: str | None, control: str | None, state: str | None, takeover: bool, **options: Any
-) -> int:
+    backend: str | None, mode: str | None, control: str | None, state: str | None,
+    takeover: bool, **options: Any,
+) -> int:  # fmt: skip
     """Be a director on real interfaces, until SIGINT or SIGTERM.
 
     They are given by --interface or by a TOML file (-c), are of this machine (or network
@@ -62,16 +70,14 @@ def run(
     With --takeover or --state, services and rules become those of the file and the options, where
     these have any; bounds and seed stay those of the engine that is taken over.
     """
-    director = _Director(
-        Options(**options), {"backend": backend, "control": control, "state": state}
-    )
+    own = {"backend": backend, "mode": mode, "control": control, "state": state}
+    director = _Director(Options(**options), own)
     with ExitStack() as stack:
         live = director.attach(stack)
         director.resume(takeover)
         director.listen(stack, replace=takeover)
         live.add_signal_handler(signal.SIGHUP, director.reload)
-        backends = ", ".join(f"{i.name} ({i.backend})" for i in live.interfaces.values())
-        _say(f"running on {backends}")
+        _say(f"running on {', '.join(map(str, live.interfaces.values()))}")
         live.run()
         for interface in live.interfaces.values():
             counts = ", ".join(f"{n} {what}" for what, n in interface.statistics.items())
@@ -103,9 +109,13 @@ class _Director:
         return replace(self.options.read(live=True), **self._own)  # type: ignore[arg-type]
 
     def attach(self, stack: ExitStack) -> Live:
-        self.live = stack.enter_context(
-            attach(self.host, backend=self.configuration.backend or "auto")
-        )
+        with ExitStack() as opening:
+            opened = [
+                opening.enter_context(self.configuration.open_interface(entry))
+                for entry in self.configuration.interfaces
+            ]
+            opening.pop_all()
+        self.live = stack.enter_context(attach(self.host, opened=opened))
         return self.live
 
     def resume(self, takeover: bool) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lvscore import iptables, ipvsadm, nft
 from lvscore.addresses import parse_address
-from lvscore.errors import CommandError, ConfigError, LvscoreError
+from lvscore.errors import CommandError, ConfigError, InterfaceError, LvscoreError
 from lvscore.host import Host
+from lvscore.io import LiveInterface, open_interface
 from lvscore.ipvsadm.commands import apply as apply_ipvsadm
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class InterfaceEntry(NamedTuple):
     name: str
     address: tuple[str, ...] = ()
     mtu: int = 1500
+    backend: str | None = None
+    mode: str | None = None
+    persistent: bool = False
 
 
 class RouteEntry(NamedTuple):
@@ -74,7 +78,8 @@ class Configuration:
         helpers: ports by the name of a helper.
         port_quota: see :attr:`lvscore.PortPools.quota`.
         modules: see :attr:`lvscore.Host.modules`.
-        backend, control, state, state_interval, max_connections, seed: how ``lvscore run`` starts.
+        backend, mode, control, state, state_interval, max_connections, seed: how ``lvscore run``
+            starts.
     """
 
     name: str
@@ -87,6 +92,7 @@ class Configuration:
     port_quota: int | None = None
     modules: tuple[str, ...] = ()
     backend: str | None = None
+    mode: str | None = None
     control: str | None = None
     state: str | None = None
     state_interval: int = 10
@@ -163,6 +169,20 @@ class Configuration:
                 host.sysctl[f"net.ipv4.conf.{name}.send_redirects"] = 0
         self._set_sysctl(host, host.engine)
 
+    def open_interface(self, interface: InterfaceEntry) -> LiveInterface:
+        """Open an interface as it says, else as all are to be.
+
+        Raises:
+            ConfigError: what it says does not fit together.
+            InterfaceError: as :func:`lvscore.open_interface`.
+        """
+        backend = interface.backend or self.backend or "auto"
+        mode = interface.mode or self.mode or "latency"
+        with located(interface.where):
+            return open_interface(
+                interface.name, backend=backend, mode=mode, persistent=interface.persistent
+            )
+
     def _check_empty(self, engine: "Engine") -> None:
         if engine.services or engine.rules:
             raise ConfigError(f"{self.name}: the engine has services or rules already")
@@ -213,5 +233,7 @@ def located(where: str) -> Iterator[None]:
         yield
     except CommandError as error:
         raise CommandError(f"{where}: {error}", error.status) from None
+    except InterfaceError:
+        raise  # it says which, and a system's own number goes with it
     except LvscoreError as error:
         raise ConfigError(f"{where}: {error}") from None

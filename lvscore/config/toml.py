@@ -21,6 +21,7 @@ from lvscore.config.configuration import (
 )
 from lvscore.config.lines import parse as parse_lines
 from lvscore.errors import AddressError, ConfigError
+from lvscore.io.interface import BACKENDS, MODES
 from lvscore.ipvsadm.restore import parse_words
 from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS
 
@@ -74,6 +75,7 @@ def read(given: Table, name: str = "director.toml") -> Configuration:
         port_quota=director.get("port-quota"),
         modules=tuple(director.get("modules", ())),
         backend=director.get("backend"),
+        mode=director.get("mode"),
         control=director.get("control"),
         state=director.get("state"),
         state_interval=director.get("state-interval", 10),
@@ -96,7 +98,13 @@ def _interfaces(name: str, file: Table) -> tuple[InterfaceEntry, ...]:
         given = _table(f"{where}: ", there, _INTERFACE)
         entries.append(
             InterfaceEntry(
-                where, interface, tuple(given.get("address", ())), given.get("mtu", 1500)
+                where,
+                interface,
+                tuple(given.get("address", ())),
+                given.get("mtu", 1500),
+                given.get("backend"),
+                given.get("mode"),
+                given.get("persistent", False),
             )
         )
     return tuple(entries)
@@ -291,7 +299,8 @@ _FILE: Mapping[str, Check] = {
 }
 _DIRECTOR: Mapping[str, Check] = {
     "control": _text,
-    "backend": _one_of("auto", "ring", "copy"),
+    "backend": _one_of("auto", *BACKENDS),
+    "mode": _one_of(*MODES),
     "state": _text,
     "state-interval": _number(1, 86400),
     "max-connections": _number(1, 33554432),
@@ -299,7 +308,13 @@ _DIRECTOR: Mapping[str, Check] = {
     "port-quota": _number(1, 2**32 - 1),
     "modules": _list_of(_text),
 }
-_INTERFACE: Mapping[str, Check] = {"address": _list_of(_on_wire), "mtu": _number(68, 65535)}
+_INTERFACE: Mapping[str, Check] = {
+    "address": _list_of(_on_wire),
+    "mtu": _number(68, 65535),
+    "backend": _one_of("auto", *BACKENDS),
+    "mode": _one_of(*MODES),
+    "persistent": _flag,
+}
 _ROUTE: Mapping[str, Check] = {"to": _text, "via": _address, "dev": _text, "local": _flag}
 _NEIGHBOUR: Mapping[str, Check] = {"to": _address, "lladdr": _text, "dev": _text}
 _NEEDED = {"route": ("to",), "neighbour": ("to", "lladdr", "dev")}

@@ -35,6 +35,7 @@ class _Interface:
     mac: bytes
     mtu: int
     addresses: list[IPv4Interface | IPv6Interface] = field(default_factory=list)
+    peer: bytes | None = None
 
 
 class Host:
@@ -278,6 +279,17 @@ class Host:
             ConfigError: it is not the address of one interface.
         """
         self._interface(interface).mac = _mac(mac)
+        self._update()
+
+    def set_peer(self, interface: str, mac: str | bytes | None) -> None:
+        """Make an interface a wire to one neighbour (a TUN device): all that leaves by it is for
+        this link address, and nobody is asked for another. None: an Ethernet interface again.
+
+        Raises:
+            NotFoundError: there is no such interface.
+            ConfigError: it is not the address of one interface.
+        """
+        self._interface(interface).peer = None if mac is None else _mac(mac)
         self._update()
 
     def addresses(self, interface: str) -> list[IPv4Interface | IPv6Interface]:

@@ -46,6 +46,7 @@ class InterfaceLike(Protocol):
     number: int
     mac: bytes
     mtu: int
+    peer: bytes | None
     addresses: list[IPv4Interface | IPv6Interface]
 
 
@@ -108,13 +109,17 @@ class Machine:
         # Local ones first, then the longest prefix; of equals the first that was added.
         packed.sort(key=lambda route: (route[1] == _UNICAST, -route[3]))
         _engine.host_set(self.engine, [
-                (i.number, i.mtu, i.mac, *self.settings.of(i.name), _primaries(i))
+                (i.number, i.mtu, i.mac, i.peer is not None, *self.settings.of(i.name),
+                 _primaries(i))
                 for i in interfaces
             ],
             packed,
             [
                 (address.version, address.packed, number, mac)
                 for (number, address), mac in self.neighbours.known.items()
+            ] + [
+                (version, bytes(size), i.number, i.peer)
+                for i in interfaces if i.peer is not None for version, size in ((4, 4), (6, 16))
             ],
         )  # fmt: skip
 
@@ -306,7 +311,7 @@ class Machine:
     def _transmit(self, number: int, next_hop: Address, packet: bytes) -> None:
         """Put a packet in frames for the next hop, when its link address is known."""
         interface = self._interfaces[number]
-        mac = self.neighbours.known.get((number, next_hop))
+        mac = interface.peer or self.neighbours.known.get((number, next_hop))
         if mac is None:
             source = self._asking_address(interface, next_hop, packet)
             if source is not None and self.neighbours.wait(
@@ -374,6 +379,8 @@ class Machine:
     def announce(self) -> None:
         """Tell all neighbours of the own addresses (arp_notify, ndisc_notify)."""
         for interface in self._interfaces.values():
+            if interface.peer is not None:
+                continue  # nobody there asks for link addresses
             self._sent += [
                 (interface.name, neighbours.announcement(interface.mac, address.ip))
                 for address in interface.addresses

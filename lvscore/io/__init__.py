@@ -1,9 +1,10 @@
-"""Sources and sinks of frames: captures and memory. Nothing here knows of an engine."""
+"""Sources and sinks of frames: captures, memory, interfaces. Nothing here knows of an engine."""
 
 from lvscore.io._pcap import PcapReader
 from lvscore.io._pcap_writer import PcapWriter
 from lvscore.io.capture import create_pcap, open_pcap
-from lvscore.io.interface import LiveInterface, open_interface
+from lvscore.io.device import LiveInterface
+from lvscore.io.interface import open_interface
 from lvscore.io.memory import MemorySink, MemorySource
 from lvscore.io.protocols import Sink, Source
 

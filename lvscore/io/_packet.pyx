@@ -39,6 +39,24 @@ cdef extern from "<linux/if_packet.h>" nogil:
         uint16_t tp_mac
         uint16_t tp_vlan_tci
         uint16_t tp_vlan_tpid
+    cdef struct tpacket_hdr_variant1:
+        uint32_t tp_vlan_tci
+        uint16_t tp_vlan_tpid
+    cdef struct tpacket3_hdr:
+        uint32_t tp_next_offset
+        uint32_t tp_snaplen
+        uint32_t tp_len
+        uint32_t tp_status
+        uint16_t tp_mac
+        tpacket_hdr_variant1 hv1
+    cdef struct tpacket_hdr_v1:
+        uint32_t block_status
+        uint32_t num_pkts
+        uint32_t offset_to_first_pkt
+    cdef union tpacket_bd_header_u:
+        tpacket_hdr_v1 bh1
+    cdef struct tpacket_block_desc:
+        tpacket_bd_header_u hdr
     cdef struct tpacket_auxdata:
         uint32_t tp_status
         uint16_t tp_vlan_tci
@@ -85,9 +103,11 @@ cdef enum:
     VNET_HEADER = 10            # struct virtio_net_hdr (linux/virtio_net.h)
     VNET_NEEDS_CSUM = 1
     SLOT = 131072               # a super-frame of 64 KiB and its headers
+    BLOCK = 1048576             # of TPACKET_V3, for as many frames as fit
     ROOM = 64                   # in front of a copied frame
     CONTROL = 64                # bytes of ancillary data for each
     SENDER = 32                 # where a ring's slot has its sockaddr_ll: TPACKET_ALIGN(header)
+    BLOCK_SENDER = 48           # and a frame in a block
 
 
 @cython.final
@@ -96,7 +116,9 @@ cdef class PacketQueue:
 
     Args:
         descriptor: the socket, bound, with PACKET_VNET_HDR; it stays the caller's.
-        ring: the mapped TPACKET_V2 ring with slots of 128 KiB, or None: frames are copied.
+        ring: the mapped ring, or None: frames are copied.
+        version: of the ring: 2 is TPACKET_V2 with slots of 128 KiB, 3 is TPACKET_V3 with blocks
+            of 1 MiB.
     """
     cdef:
         int descriptor
@@ -105,18 +127,24 @@ cdef class PacketQueue:
         uint8_t* data
         uint8_t* control
         bint copied
-        uint32_t slots          # of the ring
-        uint32_t head           # the slot that is looked at next
+        int version
+        uint32_t slots          # of the ring, or blocks
+        uint32_t head           # the slot that is looked at next, or the block
         uint32_t held           # slots before it that are not given back
+        uint32_t left           # frames of the block that are still to be looked at
+        bint opened             # the block is this side's
+        uint64_t next           # where the first of these is
         FrameBatch batch
         mmsghdr messages[64]
         iovec vectors[64]
         sockaddr_ll* senders
         readonly uint64_t received, sent, refused, skipped
 
-    def __cinit__(self, int descriptor, ring):
+    def __cinit__(self, int descriptor, ring, int version=2):
         cdef uint8_t[::1] view
+        cdef uint32_t size = BLOCK if version == 3 else SLOT
         self.descriptor = descriptor
+        self.version = version
         self.senders = <sockaddr_ll*>calloc(BATCH, 32)
         self.copied = ring is None
         if ring is None:
@@ -127,10 +155,10 @@ cdef class PacketQueue:
             view = ring
             self.ring = ring
             self.data = &view[0]
-            self.slots = <uint32_t>(view.shape[0] // SLOT)
+            self.slots = <uint32_t>(view.shape[0] // size)
         if self.data == NULL or self.senders == NULL or (self.copied and self.control == NULL):
             raise MemoryError()
-        self.batch = FrameBatch.over(self, self.data, <uint64_t>self.slots * SLOT, BATCH, 1)
+        self.batch = FrameBatch.over(self, self.data, <uint64_t>self.slots * size, BATCH, 1)
         self.batch.vnet_header = True
 
     def __dealloc__(self):
@@ -149,6 +177,8 @@ cdef class PacketQueue:
         with nogil:
             if self.copied:
                 self.receive_copies(now)
+            elif self.version == 3:
+                self.receive_block(now)
             else:
                 self.release()
                 self.receive_ring(now)
@@ -180,6 +210,34 @@ cdef class PacketQueue:
                       (<sockaddr_ll*>(self.data + start + SENDER)).sll_pkttype,
                       status & TP_STATUS_VLAN_VALID != 0, header.tp_vlan_tci,
                       header.tp_vlan_tpid, now)
+
+    cdef void receive_block(self, int64_t now) noexcept nogil:
+        """Take frames of the block that is open, or else of the next one."""
+        cdef uint64_t start = <uint64_t>self.head * BLOCK
+        cdef tpacket_block_desc* block = <tpacket_block_desc*>(self.data + start)
+        cdef tpacket3_hdr* header
+        cdef uint32_t looked = 0
+        if self.opened and not self.left:       # the frames of the latest batch were its last
+            lvs_release(&block.hdr.bh1.block_status, TP_STATUS_KERNEL)
+            self.opened = False
+            self.head = (self.head + 1) % self.slots
+            start = <uint64_t>self.head * BLOCK
+            block = <tpacket_block_desc*>(self.data + start)
+        if not self.opened:
+            if not lvs_acquire(&block.hdr.bh1.block_status) & TP_STATUS_USER:
+                return
+            self.opened = True
+            self.left = block.hdr.bh1.num_pkts
+            self.next = start + block.hdr.bh1.offset_to_first_pkt
+        while self.left and looked < BATCH:
+            header = <tpacket3_hdr*>(self.data + self.next)
+            self.take(self.next + header.tp_mac, header.tp_snaplen, header.tp_len,
+                      (<sockaddr_ll*>(self.data + self.next + BLOCK_SENDER)).sll_pkttype,
+                      header.tp_status & TP_STATUS_VLAN_VALID != 0,
+                      <uint16_t>header.hv1.tp_vlan_tci, header.hv1.tp_vlan_tpid, now)
+            self.next += header.tp_next_offset
+            self.left -= 1
+            looked += 1
 
     cdef void receive_copies(self, int64_t now) noexcept nogil:
         cdef msghdr* message

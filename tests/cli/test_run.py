@@ -4,8 +4,8 @@ import pytest
 from click.testing import CliRunner
 
 import lvscore
+from lvscore import open_interface
 from lvscore.cli import cli
-from lvscore.io.interface import open_interface
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_a_wrong_option_is_told(options, said):
 
 
 def test_a_backend_that_is_not_there():
-    with pytest.raises(lvscore.ConfigError, match="auto, ring or copy"):
+    with pytest.raises(lvscore.ConfigError, match="auto, ring, copy, tap, tun"):
         open_interface("lo", backend="tape")
 
 

@@ -63,10 +63,10 @@ class Lab:
         self._started.append(started)
         return started
 
-    def director(self, *options: str) -> subprocess.Popen:
-        """``lvscore run`` on the director, ready."""
+    def director(self, *options: str, node: str = "director") -> subprocess.Popen:
+        """``lvscore run`` on a node, ready; ``said`` is what it has told by then."""
         program = self.start(
-            "director", sys.executable, "-m", "lvscore", "run", "--control", self.control, *options
+            node, sys.executable, "-m", "lvscore", "run", "--control", self.control, *options
         )
         said = ""
         while "running on" not in said:
@@ -74,6 +74,7 @@ class Lab:
             said += line
             if not line:
                 raise RuntimeError(f"lvscore run: {said}")
+        program.said = said
         return program
 
     def stop(self, program: subprocess.Popen) -> int:

@@ -1,0 +1,129 @@
+"""What all kinds of live interfaces have in common."""
+
+import socket
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from fcntl import ioctl
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from lvscore._frames import FrameBatch
+from lvscore.errors import InterfaceError
+
+__all__ = ["LiveInterface", "Queue", "link_address", "longest_packet"]
+
+
+class Queue(Protocol):
+    """The compiled part of an interface."""
+
+    @property
+    def received(self) -> int: ...
+    @property
+    def sent(self) -> int: ...
+    @property
+    def refused(self) -> int: ...
+    @property
+    def skipped(self) -> int: ...
+    def receive(self, now: int) -> FrameBatch: ...
+    def send(self, batch: FrameBatch, select: npt.NDArray[np.uint8]) -> None: ...
+
+
+class LiveInterface(ABC):
+    """A network interface, open for reading and writing frames; see :func:`open_interface`.
+
+    Attributes:
+        name: of the interface.
+        backend: how frames are read and written.
+        mode: ``"latency"`` or ``"throughput"``.
+        mac: the link address on this side.
+        mtu: longest IP packet, bytes.
+        peer: on a wire without link addresses (TUN), the one that stands for all neighbours.
+    """
+
+    peer: bytes | None = None
+
+    def __init__(self, name: str, backend: str, mode: str = "latency") -> None:
+        self.name = name
+        self.backend = backend
+        self.mode = mode
+        self.mac = bytes(6)
+        self.mtu = 1500
+        self._refused = 0
+        self._queue: Queue
+
+    @abstractmethod
+    def fileno(self) -> int:
+        """What select(2) and poll(2) wait on for frames to read."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the interface; what was read is no longer valid."""
+
+    @abstractmethod
+    def _write(self, frame: bytes) -> None:
+        """Send a frame; OSError: it was refused."""
+
+    def receive(self, now: int) -> FrameBatch:
+        """The frames that have come in, at most 64, all with the time ``now`` (nanoseconds).
+
+        They lie where the kernel put them, valid until the next call. Does not wait.
+        """
+        return self._queue.receive(now)
+
+    def write_batch(
+        self, batch: FrameBatch, select: npt.NDArray[np.bool_ | np.uint8] | None = None
+    ) -> None:
+        """Send the frames of a batch of an interface, or those of which ``select`` is true."""
+        chosen = np.ones(len(batch), np.uint8) if select is None else select.astype(np.uint8)
+        self._queue.send(batch, chosen)
+
+    def write(self, frames: Iterable[bytes]) -> None:
+        """Send whole frames; what the kernel refuses is counted."""
+        for frame in frames:
+            try:
+                self._write(frame)
+            except OSError:
+                self._refused += 1
+
+    @property
+    def statistics(self) -> dict[str, int]:
+        """Frames: received, sent by batch, refused by the kernel, skipped as not for this host."""
+        queue = self._queue
+        return {
+            "received": queue.received,
+            "sent": queue.sent,
+            "refused": queue.refused + self._refused,
+            "skipped": queue.skipped,
+        }
+
+    def __str__(self) -> str:
+        way = self.backend if self.mode == "latency" else f"{self.backend}, {self.mode}"
+        return f"{self.name} ({way})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def link_address(opened: socket.socket, name: str) -> bytes:
+    """The link address of an interface.
+
+    Raises:
+        InterfaceError: it is not an Ethernet interface.
+    """
+    request = ioctl(opened, 0x8927, struct.pack("16s24x", name.encode()))  # SIOCGIFHWADDR
+    if struct.unpack_from("H", request, 16)[0] != 1:  # ARPHRD_ETHER
+        raise InterfaceError(22, "not an Ethernet interface", name)
+    return request[18:24]
+
+
+def longest_packet(opened: socket.socket, name: str) -> int:
+    """The MTU of an interface, bytes."""
+    request = ioctl(opened, 0x8921, struct.pack("16s24x", name.encode()))  # SIOCGIFMTU
+    mtu: int = struct.unpack_from("i", request, 16)[0]
+    return mtu

@@ -1,0 +1,151 @@
+"""Every way that frames come in, with real programs around: requests, ping, large files."""
+
+import hashlib
+import os
+import sys
+from collections import Counter
+
+import pytest
+from namespaces import VIP, VIP6, Lab, missing
+from test_director import LVS, SERVICES
+
+import lvscore
+
+_WHY = missing()
+pytestmark = pytest.mark.skipif(bool(_WHY), reason=_WHY or "complete")
+
+SIZE = 100 << 20
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sources")
+    folder.parent.chmod(0o755)
+    lab = Lab(folder)
+    data = os.urandom(1 << 20) * (SIZE >> 20)
+    for node in ("rs01", "rs02"):
+        (folder / node / "large").write_bytes(data)
+    lab.digest = hashlib.sha256(data).hexdigest()
+    yield lab
+    lab.close()
+
+
+def fetches(lab, url, node="client"):
+    """Megabytes a second of a large file, which arrives intact."""
+    received = lab.folder / "received"
+    said = lab.curl(url, "-o", str(received), "-w", "%{http_code} %{speed_download}", node=node)
+    code, speed = said.split()
+    assert code == "200"
+    with received.open("rb") as stream:
+        assert hashlib.file_digest(stream, "sha256").hexdigest() == lab.digest
+    return float(speed) / 1e6
+
+
+def serves(lab):
+    """Requests take turns, the gateway answers, and large files go through, fast."""
+    for host in (VIP, f"[{VIP6}]"):
+        pages = Counter(lab.curl(f"http://{host}/") for _ in range(4))
+        assert pages == {"Web Page RS-Node1\n": 2, "Web Page RS-Node2\n": 2}
+    for target in (VIP, VIP6, "172.16.1.7", "2001:db8:1::7"):
+        assert " 0% packet loss" in lab.run("client", "ping", "-c", "2", "-i", "0.2", target)
+    return [fetches(lab, f"http://{host}/large") for host in (VIP, f"[{VIP6}]")]
+
+
+@pytest.mark.parametrize("tx", ["on", "off"])
+def test_a_ring_of_blocks(lab, tx):
+    lab.run("director", "ethtool", "-K", "eth1", "tx", tx)
+    program = lab.director(*LVS, *SERVICES, "--mode", "throughput")
+    assert "eth1 (ring, throughput)" in program.said
+    assert min(serves(lab)) > 20
+    assert lab.stop(program) == 0
+    lab.run("director", "ethtool", "-K", "eth1", "tx", "on")
+
+
+@pytest.mark.parametrize("tx", ["on", "off"])
+def test_a_tap_device_in_a_bridge(lab, tx):
+    """It is a port of the LAN's bridge, as a virtual machine's would be; it was there before."""
+    lab.run("lan", "ip", "tuntap", "add", "tap0", "mode", "tap")
+    lab.run("lan", "sysctl", "-qw", "net.ipv6.conf.tap0.disable_ipv6=1")
+    lab.run("lan", "ip", "link", "set", "tap0", "master", "br0", "up")
+    options = [word.replace("eth1=", "tap0=") for word in (*LVS, *SERVICES)]
+    program = lab.director(*options, "--backend", "tap", node="lan")
+    lab.run("lan", "ethtool", "-K", "tap0", "tx", tx)
+    assert "tap0 (tap)" in program.said
+    assert min(serves(lab)) > 20
+    assert lab.stop(program) == 0
+    assert "tap0" in lab.run("lan", "ip", "link")
+    lab.run("lan", "ip", "link", "del", "tap0")
+
+
+TUN = """
+[interface.tun0]
+address = ["192.0.2.3/24", "192.0.2.100/32", "2001:db8:9::3/64", "2001:db8:9::100/128"]
+backend = "tun"
+[interface.eth1]
+address = ["172.16.1.3/24", "2001:db8:1::3/64"]
+[[service]]
+tcp-service = "192.0.2.100:80"
+scheduler = "rr"
+server = [{ real-server = "172.16.1.7:80" }, { real-server = "172.16.1.8:80" }]
+[[service]]
+tcp-service = "[2001:db8:9::100]:80"
+scheduler = "rr"
+server = [{ real-server = "[2001:db8:1::7]:80" }, { real-server = "[2001:db8:1::8]:80" }]
+"""
+
+
+def test_a_tun_device_and_a_packet_socket(lab):
+    """The machine's own kernel is the client, behind the device, which goes with the director."""
+    path = lab.folder / "tun.toml"
+    path.write_text(TUN)
+    program = lab.director("-c", str(path))
+    assert "tun0 (tun), eth1 (ring)" in program.said
+    lab.run("director", "ip", "addr", "add", "192.0.2.1/24", "dev", "tun0")
+    lab.run("director", "ip", "addr", "add", "2001:db8:9::1/64", "dev", "tun0", "nodad")
+    for host in ("192.0.2.100", "[2001:db8:9::100]"):
+        pages = Counter(lab.curl(f"http://{host}/", node="director") for _ in range(4))
+        assert pages == {"Web Page RS-Node1\n": 2, "Web Page RS-Node2\n": 2}
+        assert fetches(lab, f"http://{host}/large", node="director") > 20
+    for target in ("192.0.2.100", "2001:db8:9::100"):
+        assert " 0% packet loss" in lab.run("director", "ping", "-c", "1", target)
+    assert lab.stop(program) == 0
+    assert "tun0" not in lab.run("director", "ip", "link")
+
+
+def in_namespace(lab, node, text):
+    """What a piece of Python prints on a node."""
+    return lab.run(node, sys.executable, "-c", f"import lvscore\n{text}").strip()
+
+
+def test_devices_that_stay_and_go(lab):
+    said = in_namespace(
+        lab, "director",
+        """
+        for persistent in (False, True):
+            with lvscore.open_interface("tap7", backend="tap", persistent=persistent) as tap:
+                print(tap, tap.mtu, tap.mac[0] & 3, end=" ")
+                try:
+                    lvscore.open_interface("tap7", backend="tap")
+                except lvscore.InterfaceError as error:
+                    print(error.strerror, end=" ")
+                try:
+                    lvscore.open_interface("tap7", backend="tun")
+                except lvscore.InterfaceError as error:
+                    print(error.strerror)
+        """.replace("\n        ", "\n"),
+    )  # fmt: skip
+    assert (
+        said.splitlines()
+        == ["tap7 (tap) 1500 2 another program is attached to it not a tun device"] * 2
+    )
+    assert "tap7" in lab.run("director", "ip", "link")
+    lab.run("director", "ip", "link", "del", "tap7")
+
+
+def test_what_does_not_fit_together():
+    for wrong in (
+        {"backend": "copy", "mode": "throughput"}, {"backend": "tap", "mode": "throughput"},
+        {"mode": "fast"}, {"backend": "ring", "persistent": True},
+    ):  # fmt: skip
+        with pytest.raises(lvscore.ConfigError, match=r"mode|left behind"):
+            lvscore.open_interface("lo", **wrong)
