@@ -69,6 +69,7 @@ from lvscore._core.scheduler_maglev cimport MAGLEV_SLOTS
 from lvscore._core.scheduler_types cimport (
     SCHEDULER_LBLCR, SCHEDULER_MH, SCHEDULER_RR, SCHEDULER_WRR, Scheduler,
 )
+from lvscore._core.segment cimport Segments, segment_write, segments_plan
 from lvscore._core.sequence cimport Sequence
 from lvscore._core.server cimport (
     METHOD_BYPASS, METHOD_MASQUERADE, METHOD_TUNNEL, SERVER_AVAILABLE, SERVER_OVERLOADED,
@@ -107,7 +108,8 @@ __all__ = [
     "conntrack_set", "conntrack_snapshot", "conntrack_statistics", "conntrack_update",
     "dialog_call_id", "expectations_end", "expectations_list", "ftp_ports", "ftp_ports_set",
     "host_emitted", "host_output", "host_own", "host_receive", "host_receive_batch",
-    "host_set", "pools_events", "pools_list", "pools_quota", "pools_quota_set", "route_get",
+    "host_segments", "host_set", "pools_events", "pools_list", "pools_quota", "pools_quota_set",
+    "route_get",
     "rule_counters", "rule_counters_set", "rules_set", "rules_zero", "sctp_checksummed",
     "server_counts", "server_estimate", "server_join", "server_leave", "server_lookup",
     "server_record", "server_update", "service_counts", "service_estimate", "service_join",

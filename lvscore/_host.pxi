@@ -165,7 +165,7 @@ cdef void checksum_complete(uint8_t* frame, uint32_t length) noexcept nogil:
 
 cdef bint offloads_read(State* s, FrameBatch batch, uint32_t i) noexcept nogil:
     """Tell the route stage what is left undone of a frame, and do what an engine that edits or
-    wraps packets cannot leave undone; whether the frame is a super-frame."""
+    wraps packets cannot leave undone; False: the frame has to be cut first."""
     cdef uint8_t* frame = batch.data + batch.offset[i]
     cdef const uint8_t* header = frame - VNET_HEADER
     cdef uint32_t k
@@ -173,17 +173,19 @@ cdef bint offloads_read(State* s, FrameBatch batch, uint32_t i) noexcept nogil:
     s.forward.partial = False
     s.forward.segment_size = 0
     if not batch.vnet_header:
-        return False
+        return True
     s.forward.segment_size = load16(header + 4) if header[1] else 0
     s.forward.partial = header[0] & VNET_NEEDS_CSUM
-    if s.forward.partial and not s.forward.segment_size:
+    if s.forward.partial or s.forward.segment_size:
         for k in range(1, s.services.server_used):
             if s.services.server[k].method == METHOD_TUNNEL:
                 finish = True
+        if finish and s.forward.segment_size:
+            return False
         if finish:
             checksum_complete(frame, batch.length[i])
             s.forward.partial = False
-    return s.forward.segment_size != 0
+    return True
 
 
 cdef bint frame_trim(FrameBatch batch, uint32_t i, uint32_t mtu, bint super_frame) noexcept nogil:
@@ -196,16 +198,24 @@ cdef bint frame_trim(FrameBatch batch, uint32_t i, uint32_t mtu, bint super_fram
     return super_frame or length <= mtu
 
 
-cdef bint frame_receive(State* s, FrameBatch batch, uint32_t i, uint32_t interface,
-                        uint8_t* original, uint32_t* kept) noexcept nogil:
-    """Take a frame the general way; whether it only has to be sent on."""
+cdef enum Received:
+    SENT_ON                     # it only has to be sent on
+    TO_DO                       # it needs more
+    TO_CUT                      # untouched: it has to be cut into its segments first
+
+
+cdef Received frame_receive(State* s, FrameBatch batch, uint32_t i, uint32_t interface,
+                            uint8_t* original, uint32_t* kept) noexcept nogil:
+    """Take a frame the general way."""
     cdef uint8_t* frame = batch.data + batch.offset[i]
     cdef uint8_t reason = 0
     cdef uint8_t verdict
     cdef bint super_frame
     emitted_clear(&s.emitted)
-    super_frame = offloads_read(s, batch, i)
     kept[0] = 0
+    if not offloads_read(s, batch, i):
+        return TO_CUT
+    super_frame = s.forward.segment_size != 0
     if s.routes.interface[interface].send_redirects:
         kept[0] = batch.length[i] if batch.length[i] < QUOTED else QUOTED
         memcpy(original, frame, kept[0])
@@ -221,15 +231,15 @@ cdef bint frame_receive(State* s, FrameBatch batch, uint32_t i, uint32_t interfa
     if (verdict == VERDICT_FORWARD and s.forward.resolved and not s.forward.redirect
             and s.emitted.count == 0 and frame_trim(batch, i, s.forward.mtu, super_frame)):
         batch.egress[i] = s.forward.egress
-        return True
-    if s.forward.partial:
+        return SENT_ON
+    if s.forward.partial and not super_frame:       # each segment will get one of its own
         checksum_complete(frame, batch.length[i])
-    return False
+    return TO_DO
 
 
 cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, uint32_t i,
                              uint32_t interface, uint8_t* original,
-                             uint32_t* kept) noexcept nogil:
+                             uint32_t* kept, Received* left) noexcept nogil:
     """Take frames from ``i`` on, vector by vector as batch_process does, up to the first that
     needs more than to be sent on; its index."""
     cdef Lane lane[16]
@@ -250,7 +260,8 @@ cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, u
         i = first + lanes_forward_hosted(s, frames, interface, first, i - first, end - first, lane)
         if i == end or (i > begin and frames.timestamp[i] != s.now):
             continue
-        if not frame_receive(s, batch, i, interface, original, kept):
+        left[0] = frame_receive(s, batch, i, interface, original, kept)
+        if left[0] != SENT_ON:
             return i
         i += 1
         if likely(table.shadowings != shadowings, False):
@@ -269,12 +280,14 @@ def host_receive_batch(EngineCore engine not None, FrameBatch batch not None,
 
     Returns:
         None at the batch's end; or the index of the frame that needs more, the frame as it came
-        in, what became of it, and what host_receive returns of it.
+        in, what became of it, what host_receive returns of it (None: it was not looked at, and
+        has to be cut first), and of a super-frame the payload of a segment, or 0.
     """
     cdef State* s = engine.enter()
     cdef uint8_t original[600]
     cdef uint32_t kept = 0
-    cdef uint32_t i
+    cdef uint32_t i, size
+    cdef Received left = SENT_ON
     cdef Frames frames
     if interface >= MAX_INTERFACES or not s.routes.interface[interface].present:
         raise LookupError(f"no interface {interface}")
@@ -284,7 +297,8 @@ def host_receive_batch(EngineCore engine not None, FrameBatch batch not None,
     engine.busy = True
     with nogil:
         s.emitted.link_type = LINK_ETHERNET
-        i = frames_receive(s, batch, &frames, start, interface, original, &kept)
+        i = frames_receive(s, batch, &frames, start, interface, original, &kept, &left)
+        size = s.forward.segment_size
         s.forward.partial = False
         s.forward.segment_size = 0
     engine.busy = False
@@ -294,13 +308,32 @@ def host_receive_batch(EngineCore engine not None, FrameBatch batch not None,
     s.last_reason = reason
     before = <bytes>(<char*>original)[:kept]
     after = bytearray((<char*>batch.data + batch.offset[i])[:batch.length[i]])
+    if left == TO_CUT:
+        return i, before, after, None, size
     if s.forward.egress == NO_INTERFACE:
         return (i, before, after, (VERDICTS[verdict], REASONS[reason], -1, b"", False, False, 0,
-                s.forward.request, s.forward.option_error, s.forward.tunnel_error))
+                s.forward.request, s.forward.option_error, s.forward.tunnel_error), size)
     return (i, before, after, (VERDICTS[verdict], REASONS[reason], s.forward.egress,
             address_bytes(&s.forward.next_hop, s.forward.family), s.forward.resolved,
             s.forward.redirect, s.forward.mtu, s.forward.request, s.forward.option_error,
-            s.forward.tunnel_error))
+            s.forward.tunnel_error), size)
+
+
+def host_segments(bytearray frame not None, uint32_t size):
+    """The frames that a super-frame of TCP or UDP stands for, each with ``size`` bytes of payload
+    at most and whole checksums; none if it is not whole."""
+    cdef Segments plan
+    cdef uint8_t* data = <uint8_t*>PyByteArray_AS_STRING(frame)
+    cdef uint32_t k, length
+    if not segments_plan(&plan, data, <uint32_t>len(frame), LINK_ETHERNET, size):
+        return []
+    cdef bytearray written = bytearray(plan.headers + size)
+    cdef uint8_t* out = <uint8_t*>PyByteArray_AS_STRING(written)
+    frames = []
+    for k in range(plan.count):
+        length = segment_write(&plan, data, k, out)
+        frames.append(<bytes>(<char*>out)[:length])
+    return frames
 
 
 def host_emitted(EngineCore engine not None):

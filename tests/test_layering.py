@@ -14,7 +14,7 @@ CORE_LAYERS = [
     {"consts", "bytes", "machine"},
     {"checksum", "crc32c", "hash"},
     {"wire"},
-    {"flow", "sequence", "track_sctp"},
+    {"flow", "segment", "sequence", "track_sctp"},
     {"estimator", "expect", "ftp"},
     {"index", "sip", "wheel", "route", "track", "server", "emit", "fragment", "port_pool"},
     {"locality", "rule_sctp", "tcp_window", "verify"},

@@ -150,17 +150,22 @@ class Machine:
             special = _engine.host_receive_batch(self.engine, batch, number, start)
             end = len(batch)
             if special is not None:
-                end, before, data, outcome = special
+                end, before, data, outcome, segment = special
                 batch.verdict[end] = Verdict.STOLEN
-                self._act(number, before, data, outcome)
+                if outcome is None:
+                    for frame in _engine.host_segments(data, segment):
+                        self.receive(number, frame, self.now)
+                else:
+                    self._act(number, before, data, outcome, segment)
             yield start, end
             start = end + 1
 
     def _act(
         self, number: int, frame: bytes | bytearray | memoryview, data: bytearray,
-        outcome: "_engine._Outcome",
+        outcome: "_engine._Outcome", segment: int = 0,
     ) -> None:  # fmt: skip
-        """Do what is due for a frame: as it came in, and as the engine has left it."""
+        """Do what is due for a frame: as it came in, and as the engine has left it; of a
+        super-frame with the payload of its segments."""
         (verdict, reason, egress, next_hop, resolved, redirect, mtu, request, wrong, told) = outcome
         emitted = _engine.host_emitted(self.engine) if verdict in _EMITTING else ()
         packet = Packet.parse(frame[14:]) if redirect else None
@@ -178,25 +183,29 @@ class Machine:
                             mtu, request, wrong)  # fmt: skip
         if not emitted:
             self._carry_out(number, data, verdict, reason, egress, next_hop, resolved, mtu,
-                            request, wrong)  # fmt: skip
+                            request, wrong, segment)  # fmt: skip
 
     def _carry_out(
         self, number: int, data: bytearray, verdict: Verdict, reason: Reason, egress: int,
-        next_hop: bytes, resolved: bool, mtu: int, request: bool, wrong: int,
+        next_hop: bytes, resolved: bool, mtu: int, request: bool, wrong: int, segment: int = 0,
     ) -> None:  # fmt: skip
         """Do what the engine decided about a frame."""
         if verdict == Verdict.FORWARD:
-            self._forward(data, egress, next_hop, resolved, mtu)
+            frames = _engine.host_segments(data, segment) if segment else (data,)
+            for frame in frames:
+                self._forward(frame, egress, next_hop, resolved, mtu)
         elif reason == Reason.NOT_IP:
             if data[12:14] == neighbours.ETHERTYPE_ARP:
                 self._arp(number, bytes(data))
         elif verdict == Verdict.LOCAL:
-            self._local_packet(number, bytes(data), reason)
+            # Of a super-frame the first segment: what it is due is due once.
+            local = _engine.host_segments(data, segment)[0] if segment else bytes(data)
+            self._local_packet(number, local, reason)
         elif verdict == Verdict.DROP and not data[0] & 1:
             self._refuse(number, data, reason, mtu, request, wrong)
 
     def _forward(
-        self, data: bytearray, egress: int, next_hop: bytes, resolved: bool, mtu: int
+        self, data: bytes | bytearray, egress: int, next_hop: bytes, resolved: bool, mtu: int
     ) -> None:
         packet = Packet.parse(data[14:]).data
         if not resolved:
