@@ -1,33 +1,20 @@
 """Every way that frames come in, with real programs around: requests, ping, large files."""
 
-import hashlib
-import os
 import sys
 from collections import Counter
 
 import pytest
-from namespaces import VIP, VIP6, Lab, missing
-from test_director import LVS, SERVICES
+from namespaces import LVS, VIP, VIP6, digest_of, missing, services
 
 import lvscore
 
 _WHY = missing()
 pytestmark = pytest.mark.skipif(bool(_WHY), reason=_WHY or "complete")
 
-SIZE = 100 << 20
 
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sources")
-    folder.parent.chmod(0o755)
-    lab = Lab(folder)
-    data = os.urandom(1 << 20) * (SIZE >> 20)
-    for node in ("rs01", "rs02"):
-        (folder / node / "large").write_bytes(data)
-    lab.digest = hashlib.sha256(data).hexdigest()
-    yield lab
-    lab.close()
+@pytest.fixture(autouse=True)
+def _files(large):
+    """There is something to fetch."""
 
 
 def fetches(lab, url, node="client"):
@@ -36,8 +23,7 @@ def fetches(lab, url, node="client"):
     said = lab.curl(url, "-o", str(received), "-w", "%{http_code} %{speed_download}", node=node)
     code, speed = said.split()
     assert code == "200"
-    with received.open("rb") as stream:
-        assert hashlib.file_digest(stream, "sha256").hexdigest() == lab.digest
+    assert digest_of(received) == digest_of(lab.folder / "large")
     return float(speed) / 1e6
 
 
@@ -54,7 +40,7 @@ def serves(lab):
 @pytest.mark.parametrize("tx", ["on", "off"])
 def test_a_ring_of_blocks(lab, tx):
     lab.run("director", "ethtool", "-K", "eth1", "tx", tx)
-    program = lab.director(*LVS, *SERVICES, "--mode", "throughput")
+    program = lab.director(*LVS, *services(), "--mode", "throughput")
     assert "eth1 (ring, throughput)" in program.said
     assert min(serves(lab)) > 20
     assert lab.stop(program) == 0
@@ -67,7 +53,7 @@ def test_a_tap_device_in_a_bridge(lab, tx):
     lab.run("lan", "ip", "tuntap", "add", "tap0", "mode", "tap")
     lab.run("lan", "sysctl", "-qw", "net.ipv6.conf.tap0.disable_ipv6=1")
     lab.run("lan", "ip", "link", "set", "tap0", "master", "br0", "up")
-    options = [word.replace("eth1=", "tap0=") for word in (*LVS, *SERVICES)]
+    options = [word.replace("eth1=", "tap0=") for word in (*LVS, *services())]
     program = lab.director(*options, "--backend", "tap", node="lan")
     lab.run("lan", "ethtool", "-K", "tap0", "tx", tx)
     assert "tap0 (tap)" in program.said
