@@ -40,7 +40,16 @@ from lvscore.io import (
     open_pcap,
 )
 from lvscore.live import Live, attach
-from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS, Rate, Rule, Statistics, Timeouts, Tunnel
+from lvscore.model import (
+    SCHEDULER_FLAGS,
+    SCHEDULERS,
+    Rate,
+    Rule,
+    Statistics,
+    Timeouts,
+    TimerWheel,
+    Tunnel,
+)
 from lvscore.port_pools import PortPool, PortPoolEvent, PortPools
 from lvscore.report import Report
 from lvscore.routes import Interface, Route, Routes
@@ -96,6 +105,7 @@ __all__ = [
     "State",
     "Statistics",
     "Timeouts",
+    "TimerWheel",
     "TruncatedCapture",
     "Tunnel",
     "UnsupportedLinkType",

@@ -174,3 +174,5 @@ cdef void record_fill(State* s, Table* table, uint32_t i, ConnectionRecord* r) n
     ahead = <uint32_t>(meta.timer.deadline - <uint32_t>s.tick)
     r.expires_ns = <int64_t>(<uint64_t>s.origin + (s.tick + ahead) * NS_PER_TICK
                              - <uint64_t>s.now)
+    if ahead >= 0xF0000000U or r.expires_ns < 0:
+        r.expires_ns = 0    # its time is over: the kernel's timer wheel is late

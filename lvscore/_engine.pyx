@@ -43,6 +43,7 @@ from lvscore._core.hash cimport HashKey
 from lvscore._core.index cimport (
     Bucket, Index, MIN_BUCKETS, SLOTS, SPARE_BUCKETS, hash_tag, index_home, index_used,
 )
+from lvscore._core.jiffies cimport Jiffies
 from lvscore._core.lane cimport Frames, Lane, lanes_match, lanes_parse, lanes_restrict
 from lvscore._core.lane_host cimport lanes_forward_hosted
 from lvscore._core.lifetime cimport (
@@ -468,6 +469,16 @@ cdef class EngineCore:
         cdef State* s = self.enter()
         s.available_pages = ALL_PAGES if pages is None else pages
         defence_update(s)
+
+    def _jiffies_get(self):
+        """Jiffies per second, 0 for none, and those at time 0."""
+        cdef State* s = self.enter()
+        return s.jiffies.hz, s.jiffies.at_zero
+
+    def _jiffies_set(self, uint32_t hz, uint64_t at_zero):
+        cdef State* s = self.enter()
+        s.jiffies.hz = hz
+        s.jiffies.at_zero = at_zero
 
     def _local_add(self, int family, bytes address):
         cdef Address a = address_from(address)

@@ -70,6 +70,7 @@ cdef struct SavedState:
     uint64_t tick
     uint32_t tick_up
     uint64_t estimation
+    Jiffies jiffies
     bint started
     uint32_t sysctl[19]
     uint64_t defence
@@ -303,6 +304,7 @@ cdef SavedState scalars_take(const State* s) noexcept:
     saved.tick = s.tick
     saved.tick_up = s.tick_up
     saved.estimation = s.estimation
+    saved.jiffies = s.jiffies
     saved.started = s.started
     memcpy(saved.sysctl, s.sysctl, sizeof(saved.sysctl))
     saved.defence = s.defence

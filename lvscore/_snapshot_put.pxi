@@ -66,6 +66,7 @@ cdef int scalars_put(State* s, object given) except -1:
     s.tick = saved.tick
     s.tick_up = saved.tick_up
     s.estimation = saved.estimation
+    s.jiffies = saved.jiffies
     s.started = saved.started
     s.defence = saved.defence
     memcpy(s.ripe_counter, saved.ripe_counter, sizeof(saved.ripe_counter))

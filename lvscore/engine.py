@@ -9,7 +9,7 @@ from lvscore.director import Director
 from lvscore.errors import ConfigError
 from lvscore.explain import Explanation, explain
 from lvscore.helpers import Helpers
-from lvscore.model import Timeouts
+from lvscore.model import Timeouts, TimerWheel
 from lvscore.nat import RuleEngine
 from lvscore.port_pools import PortPools
 from lvscore.routes import Routes, RouteTables
@@ -148,6 +148,31 @@ class Engine(Director, RuleEngine):
             if value is not None and not 1 <= value <= 2678400:
                 raise ConfigError(f"timeout {name}={value} is not in 1..2678400 seconds")
         self._timeouts_set(tcp or 0, tcp_fin or 0, udp or 0)
+
+    @property
+    def timer_wheel(self) -> TimerWheel | None:
+        """The kernel's timer wheel whose lateness IPVS's connections and templates are to have;
+        ``None`` (the default): they end at their nominal time.
+
+        Until it is late enough a packet still finds what is over, and is listed with 0 s left.
+        Flows of the NAT rules end at their nominal time, in the kernel as well.
+
+        Raises:
+            ConfigError: its ``hz`` or ``jiffies`` are out of range.
+        """
+        hz, jiffies = self._jiffies_get()
+        return TimerWheel(hz, jiffies) if hz else None
+
+    @timer_wheel.setter
+    def timer_wheel(self, value: TimerWheel | None) -> None:
+        if value is None:
+            self._jiffies_set(0, 0)
+            return
+        if not 1 <= value.hz <= 10_000:
+            raise ConfigError(f"timer_wheel: hz {value.hz} is not in 1..10000")
+        if not 0 <= value.jiffies < 1 << 64:
+            raise ConfigError(f"timer_wheel: jiffies {value.jiffies} are not in 0..2**64-1")
+        self._jiffies_set(value.hz, value.jiffies)
 
     def explain(self, frame: bytes | bytearray | memoryview, now: int | None = None, *,
                 link_type: int = 1, mark: int = 0) -> Explanation:  # fmt: skip

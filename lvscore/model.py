@@ -19,6 +19,7 @@ __all__ = [
     "Rule",
     "Statistics",
     "Timeouts",
+    "TimerWheel",
     "Tunnel",
 ]
 
@@ -129,6 +130,25 @@ class Timeouts:
     tcp: int = 900
     tcp_fin: int = 120
     udp: int = 300
+
+
+@dataclass(frozen=True, slots=True)
+class TimerWheel:
+    """A kernel's timer wheel (kernel/time/timer.c), as far as its lateness goes.
+
+    A long timer ends with the bucket of its level, up to an eighth of its timeout late: at 250 Hz
+    one of 60 or 120 s at the next multiple of 512 jiffies (2 s), one of 300 or 900 s at the next
+    multiple of 4096 jiffies (16.4 s).
+
+    Attributes:
+        hz: jiffies per second, the kernel's ``CONFIG_HZ``: 1..10000.
+        jiffies: the kernel's jiffies when the engine's time is 0 ns, 0..2**64-1. Where that time
+            is CLOCK_MONOTONIC, ``/proc/timer_list`` tells: ``jiffies`` less ``now`` (ns) *
+            ``hz`` / 10**9. A 64-bit kernel boots with 2**32 - 300 * ``hz``.
+    """
+
+    hz: int
+    jiffies: int = 0
 
 
 class Outcome(NamedTuple):

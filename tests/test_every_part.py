@@ -16,6 +16,7 @@ CORE = sorted(path.stem for path in (TESTS.parent / "lvscore/_core").glob("*.pxd
 BESIDE = {
     "consts": "test_constants.py",
     "entry": "core/test_connection.py",
+    "jiffies": "engine/test_timer_wheel.py",
     "locality": "engine/test_schedulers_models.py",
     "machine": "core/test_index.py",
     "rename": "engine/test_ftp.py",

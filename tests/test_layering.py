@@ -12,7 +12,7 @@ PACKAGE = ROOT / "lvscore"
 # Each line may import from the lines above it, and from nothing in its own line.
 CORE_LAYERS = [
     {"consts", "bytes", "machine"},
-    {"checksum", "crc32c", "hash"},
+    {"checksum", "crc32c", "hash", "jiffies"},
     {"wire"},
     {"flow", "segment", "sequence", "track_sctp"},
     {"estimator", "expect", "ftp"},

@@ -14,7 +14,7 @@ from lvscore._core.estimator cimport ESTIMATOR_TICKS
 from lvscore._core.flow cimport Address, address_load
 from lvscore._core.forward cimport ttl_decrease
 from lvscore._core.fragment cimport Datagram, MAX_HEADERS, datagram_discard, fragments_due
-from lvscore._core.lifetime cimport connection_expire
+from lvscore._core.lifetime cimport connection_expire, connection_outlasts
 from lvscore._core.machine cimport likely, prefetch_write
 from lvscore._core.route cimport address_is_local
 from lvscore._core.service cimport services_estimate
@@ -38,6 +38,8 @@ cdef inline uint64_t state_expire(State* s) noexcept nogil:
                 i = wheel_pop(&s.table[f].wheel, until)
                 if i == NIL:
                     break
+                if s.jiffies.hz and connection_outlasts(s, &s.table[f], i):
+                    continue
                 # The next one's buckets, and the record behind it, come while this one goes.
                 following = wheel_peek(&s.table[f].wheel)
                 if following != NIL:

@@ -4,7 +4,7 @@ A connection may depend on another, or on a persistence template, its *control*:
 outlives it (ip_vs_conn.c).
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from lvscore._core.connection cimport (
     FLAG_ASSURED, FLAG_INACTIVE, FLAG_SERVICE, FLAG_TEMPLATE, FLAG_TRACKED, Meta, Table,
@@ -15,6 +15,7 @@ from lvscore._core.consts cimport IPV6, NIL, TICKS_PER_SECOND
 from lvscore._core.entry cimport Entry, entry_close, entry_of
 from lvscore._core.expect cimport master_give
 from lvscore._core.ftp cimport ftp_give
+from lvscore._core.jiffies cimport jiffies_expiry
 from lvscore._core.port_pool cimport pool_give
 from lvscore._core.server cimport Server, server_unbind, server_unbind_template
 from lvscore._core.sip cimport dialog_forget
@@ -128,6 +129,30 @@ cdef inline void connection_end(State* s, Table* table, uint32_t i, bint linked)
         ports_give(s, entry_of(&s.entries[table.family == IPV6], i))
         entry_close(&s.entries[table.family == IPV6], table, &s.key, i)
     connection_close(table, &s.key, i, linked)
+
+
+cdef inline bint connection_outlasts(State* s, Table* table, uint32_t i) noexcept nogil:
+    """Whether the kernel's timer wheel would not have ended a connection yet whose time is over.
+    Its timer, which came up, is then in the wheel again, with the deadline that it had.
+
+    The level is that of the timeout which its state has now.
+    """
+    cdef Meta* meta = table_meta(table, i)
+    cdef uint32_t nominal = meta.timer.deadline
+    cdef uint32_t timeout = s.tracker.timeout[meta.state]
+    cdef uint64_t expiry
+    if not meta.flags & FLAG_SERVICE:
+        return False        # conntrack has no timers: it compares times (nf_ct_is_expired)
+    if meta.flags & FLAG_TEMPLATE:
+        timeout = connection_extension(table, i).timeout
+    expiry = jiffies_expiry(&s.jiffies, s.origin,
+                            table.wheel.tick - (<uint32_t>table.wheel.tick - nominal), timeout)
+    if expiry <= table.wheel.tick:
+        return False
+    meta.timer.deadline = <uint32_t>expiry
+    wheel_link(&table.wheel, i)
+    meta.timer.deadline = nominal
+    return True
 
 
 cdef inline bint connection_expire(State* s, Table* table, uint32_t i) noexcept nogil:

@@ -17,6 +17,7 @@ from lvscore._core.fragment cimport (
     Fragments, fragments_copy, fragments_free, fragments_init,
 )
 from lvscore._core.hash cimport HashKey, hash_key_init, random_next
+from lvscore._core.jiffies cimport Jiffies
 from lvscore._core.path cimport Paths
 from lvscore._core.port_pool cimport Pools, pools_copy, pools_free, pools_init
 from lvscore._core.route cimport (
@@ -114,6 +115,7 @@ cdef struct State:
     uint64_t tick           # ms since origin
     uint32_t tick_up        # the present time in ticks, rounded up: no timer fires early
     uint64_t estimation     # tick of the next one
+    Jiffies jiffies         # of the kernel whose lateness IPVS's timers are to have
     bint started
     # configuration
     Services services

@@ -8,6 +8,8 @@ import pytest
 
 from lvscore.ipvsadm import values
 
+from .deviations import DEVIATIONS
+
 # Ports that have a name on Debian, and had none on the recorded director.
 NAMELESS = {444}
 
@@ -44,7 +46,7 @@ def saved_texts(found):
 
 
 def pytest_generate_tests(metafunc):
-    wanted = {"recording", "saved"} & set(metafunc.fixturenames)
+    wanted = {"recording", "deviating", "saved"} & set(metafunc.fixturenames)
     if not wanted:
         return
     folder = metafunc.config.getoption("--corpus", None) or HERE / "corpus"
@@ -54,6 +56,9 @@ def pytest_generate_tests(metafunc):
     if "saved" in wanted:
         texts = saved_texts(found)
         metafunc.parametrize("saved", texts, ids=[where for where, *_ in texts])
+    elif "deviating" in wanted:
+        found = [scenario for scenario in found if scenario["id"] in DEVIATIONS]
+        metafunc.parametrize("deviating", found, ids=[scenario["id"] for scenario in found])
     else:
         metafunc.parametrize("recording", found, ids=[scenario["id"] for scenario in found])
 

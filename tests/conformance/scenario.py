@@ -3,6 +3,8 @@
 import difflib
 from ipaddress import ip_address
 
+from lvscore import TimerWheel
+
 from . import compare
 from .lots import Lots
 from .shell import Shell
@@ -53,11 +55,17 @@ class Own:
 
 
 class Scenario:
-    """One recording, and the Host that it is replayed on."""
+    """One recording, and the Host that it is replayed on.
 
-    def __init__(self, recording: dict) -> None:
+    ``seed`` is the engine's, which drop_entry draws by; ``timer_wheel`` that of the kernel.
+    """
+
+    def __init__(
+        self, recording: dict, seed: int = 0, timer_wheel: TimerWheel | None = None
+    ) -> None:
         self.recording = recording
-        self.network = Network(recording.get("topology") or "two-arm")
+        self.network = Network(recording.get("topology") or "two-arm", seed)
+        self.network.engine.timer_wheel = timer_wheel
         self.shell = Shell(self.network)
         drawn = recording["id"].startswith("nat/") and LOTS.get(recording["name"])
         self.lots = Lots({ip_address(text).packed for text in drawn or ()})

@@ -66,11 +66,11 @@ TOPOLOGIES = {
 class Network:
     """A Host in its topology, and the names of what surrounds it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, seed: int = 0) -> None:
         if name not in TOPOLOGIES:
             raise AssertionError(f"unknown topology {name!r}")
         self.topology = TOPOLOGIES[name]
-        self.engine = lvscore.Engine(max_connections=65536, seed=0)
+        self.engine = lvscore.Engine(max_connections=65536, seed=seed)
         self.host = lvscore.Host(self.engine)
         self.names: dict[str, str] = {}  # link address -> neighbour
         self.macs: dict[str, str] = {}

@@ -385,7 +385,7 @@ cdef inline bint harness_init(Harness* h, uint32_t configuration) noexcept nogil
         s.sysctl[SYSCTL_SLOPPY_SCTP] = configuration >> 2 & 1
         s.sysctl[SYSCTL_SLOPPY_TCP] = configuration >> 3 & 1
         s.sysctl[SYSCTL_CONNTRACK] = configuration >> 5 & 1
-        s.sysctl[SYSCTL_CONNTRACK] = configuration >> 5 & 1
+        s.jiffies.hz = 100 if configuration & 64 else 0
         if configuration & 16:
             s.ftp.port[0] = htons(21)
             s.ftp.ports = 1
