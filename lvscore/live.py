@@ -35,6 +35,7 @@ def attach(
     mode: str = "latency",
     only: Iterable[str] | None = None,
     opened: Iterable[LiveInterface] = (),
+    announce: bool = True,
 ) -> "Live":
     """Put a Host on the interfaces of this machine that have the names of its own.
 
@@ -46,6 +47,7 @@ def attach(
         backend, mode: how frames are read and written; see :func:`lvscore.open_interface`.
         only: names of the interfaces to attach; all by default.
         opened: interfaces that are open already, and belong to what is returned from now on.
+        announce: tell the neighbours; False: another process does, with the same addresses.
 
     Raises:
         ConfigError: the Host has no interface, not one that is open, or one with a larger MTU
@@ -64,7 +66,7 @@ def attach(
             if name not in there:
                 there[name] = open_interface(name, backend=backend, mode=mode)
                 stack.callback(there[name].close)
-        live = Live(host, list(there.values()))
+        live = Live(host, list(there.values()), announce)
         stack.pop_all()
     return live
 
@@ -75,11 +77,12 @@ class Live:
     Nothing of the machine is changed: when the process ends, in whatever way, nothing is left.
     """
 
-    def __init__(self, host: "Host", interfaces: list[LiveInterface]) -> None:
+    def __init__(self, host: "Host", interfaces: list[LiveInterface], announce: bool) -> None:
         if not interfaces:
             raise ConfigError("the host has no interface to attach")
         self.host = host
         self.interfaces: dict[str, LiveInterface] = {}
+        self._announces = announce
         self._stopped = False
         self._numbers: dict[int, LiveInterface] = {}
         self._readers: dict[int, Callable[[], None]] = {}
@@ -111,8 +114,9 @@ class Live:
             _refuse_longer(host, interface)
 
     def announce(self) -> None:
-        """Tell the neighbours of all addresses."""
-        self._send(self.host.announce())
+        """Tell the neighbours of all addresses, unless another process does."""
+        if self._announces:
+            self._send(self.host.announce())
 
     def _adopt(self, interface: LiveInterface) -> None:
         name = interface.name

@@ -64,6 +64,7 @@ LAYERS = [
     {"nft"},
     {"config", "control", "programs", "snapshot"},
     {"takeover"},
+    {"workers"},
     {"", "cli"},
     {"__main__"},
 ]

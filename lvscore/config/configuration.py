@@ -11,6 +11,7 @@ from lvscore.addresses import parse_address
 from lvscore.errors import CommandError, ConfigError, InterfaceError, LvscoreError
 from lvscore.host import Host
 from lvscore.io import LiveInterface, open_interface
+from lvscore.io.fanout import Share
 from lvscore.ipvsadm.commands import apply as apply_ipvsadm
 
 if TYPE_CHECKING:
@@ -78,8 +79,8 @@ class Configuration:
         helpers: ports by the name of a helper.
         port_quota: see :attr:`lvscore.PortPools.quota`.
         modules: see :attr:`lvscore.Host.modules`.
-        backend, mode, control, state, state_interval, max_connections, seed: how ``lvscore run``
-            starts.
+        backend, mode, control, state, state_interval, max_connections, seed, workers, inside:
+            how ``lvscore run`` starts.
     """
 
     name: str
@@ -98,6 +99,8 @@ class Configuration:
     state_interval: int = 10
     max_connections: int = DEFAULT_MAX_CONNECTIONS
     seed: int | None = None
+    workers: int = 1
+    inside: tuple[str, ...] = ()
 
     def apply(self, engine: "Engine") -> None:
         """Give an engine without a Host what concerns it.
@@ -169,7 +172,9 @@ class Configuration:
                 host.sysctl[f"net.ipv4.conf.{name}.send_redirects"] = 0
         self._set_sysctl(host, host.engine)
 
-    def open_interface(self, interface: InterfaceEntry) -> LiveInterface:
+    def open_interface(
+        self, interface: InterfaceEntry, share: Share | None = None
+    ) -> LiveInterface:
         """Open an interface as it says, else as all are to be.
 
         Raises:
@@ -180,8 +185,9 @@ class Configuration:
         mode = interface.mode or self.mode or "latency"
         with located(interface.where):
             return open_interface(
-                interface.name, backend=backend, mode=mode, persistent=interface.persistent
-            )
+                interface.name, backend=backend, mode=mode, persistent=interface.persistent,
+                share=share,
+            )  # fmt: skip
 
     def _check_empty(self, engine: "Engine") -> None:
         if engine.services or engine.rules:

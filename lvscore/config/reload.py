@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["adopt", "change_engine", "reload"]
 
-_AT_START = ("backend", "mode", "control", "max_connections", "seed", "state", "state_interval")
+_AT_START = (
+    "backend", "mode", "control", "max_connections", "seed", "state", "state_interval", "workers",
+    "inside",
+)  # fmt: skip
 
 
 def reload(

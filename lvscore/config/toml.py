@@ -81,6 +81,8 @@ def read(given: Table, name: str = "director.toml") -> Configuration:
         state_interval=director.get("state-interval", 10),
         max_connections=director.get("max-connections", DEFAULT_MAX_CONNECTIONS),
         seed=director.get("seed"),
+        workers=director.get("workers", 1),
+        inside=tuple(director.get("inside", ())),
     )
 
 
@@ -305,6 +307,8 @@ _DIRECTOR: Mapping[str, Check] = {
     "state-interval": _number(1, 86400),
     "max-connections": _number(1, 33554432),
     "seed": _number(0, 2**63 - 1),
+    "workers": _number(1, 256),
+    "inside": _list_of(_readable(parse_network, 'a network, as in "172.16.1.0/24"')),
     "port-quota": _number(1, 2**32 - 1),
     "modules": _list_of(_text),
 }

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lvscore._frames import FrameBatch
-from lvscore.errors import InterfaceError
+from lvscore.addresses import Network
+from lvscore.errors import ConfigError, InterfaceError
 
 __all__ = ["LiveInterface", "Queue", "link_address", "longest_packet"]
 
@@ -40,6 +41,7 @@ class LiveInterface(ABC):
         mode: ``"latency"`` or ``"throughput"``.
         mac: the link address on this side.
         mtu: longest IP packet, bytes.
+        group: of the sockets that share its frames (:class:`Share`), or None.
         peer: on a wire without link addresses (TUN), the one that stands for all neighbours.
     """
 
@@ -51,12 +53,26 @@ class LiveInterface(ABC):
         self.mode = mode
         self.mac = bytes(6)
         self.mtu = 1500
+        self.group: int | None = None
         self._refused = 0
         self._queue: Queue
 
     @abstractmethod
     def fileno(self) -> int:
         """What select(2) and poll(2) wait on for frames to read."""
+
+    def begin(self) -> None:  # noqa: B027  (most have nothing to do)
+        """Let frames come in: of an interface that is opened with a share of them, when all
+        others are open, too."""
+
+    def share(self, inside: Iterable[Network]) -> None:
+        """Share frames out by other networks that are inside (:class:`Share`), from now on.
+
+        Raises:
+            ConfigError: it is not the first share of an interface's frames, or there are more
+                networks than a program has room for.
+        """
+        raise ConfigError(f"interface {self.name}: not the first of several shares")
 
     @abstractmethod
     def close(self) -> None:

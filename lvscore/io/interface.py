@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lvscore.errors import ConfigError, InterfaceError
 from lvscore.io.device import LiveInterface
+from lvscore.io.fanout import Share
 from lvscore.io.packet_socket import PacketInterface
 from lvscore.io.tun import TunInterface
 
@@ -16,7 +17,12 @@ MODES = ("latency", "throughput")
 
 
 def open_interface(
-    name: str, *, backend: str = "auto", mode: str = "latency", persistent: bool = False
+    name: str,
+    *,
+    backend: str = "auto",
+    mode: str = "latency",
+    persistent: bool = False,
+    share: Share | None = None,
 ) -> LiveInterface:
     """Open a network interface.
 
@@ -34,6 +40,8 @@ def open_interface(
             for up to a millisecond. :attr:`LiveInterface.mode` says which.
         persistent: leave a TAP or TUN device there after :meth:`LiveInterface.close`; one that
             was there stays in any case.
+        share: take a part of its frames alone, the others are for other processes (of ring and
+            copy); nothing comes in until :meth:`LiveInterface.begin`.
 
     Raises:
         ConfigError: there is no such backend or mode, or not of this backend.
@@ -45,18 +53,20 @@ def open_interface(
         raise ConfigError(f"mode {mode!r} is not {' or '.join(MODES)}")
     if mode == "throughput" and backend not in ("auto", "ring"):
         raise ConfigError(f"backend {backend!r} has no mode {mode!r}; expected ring")
+    if share is not None and backend not in ("auto", "ring", "copy"):
+        raise ConfigError(f"backend {backend!r} cannot be shared; expected ring or copy")
     if backend in ("tap", "tun"):
         return TunInterface(name, backend, persistent)
     if persistent:
         raise ConfigError(f"backend {backend!r}: only tap and tun devices can be left behind")
     if backend != "auto":
-        return PacketInterface(name, backend, mode)
+        return PacketInterface(name, backend, mode, share)
     try:
-        return PacketInterface(name, "ring", mode)
+        return PacketInterface(name, "ring", mode, share)
     except InterfaceError as error:
         if error.errno not in _NO_RING:
             raise
-    return PacketInterface(name, "copy")
+    return PacketInterface(name, "copy", share=share)
 
 
 _NO_RING = (12, 22, 92)  # ENOMEM, EINVAL, ENOPROTOOPT

@@ -1,22 +1,37 @@
 """Packet sockets (packet(7)): every network interface of Ethernet has them."""
 
+import contextlib
 import mmap
+import select
 import socket
 import struct
+from collections.abc import Iterable
 
+from lvscore._frames import FrameBatch
+from lvscore.addresses import Network
 from lvscore.errors import InterfaceError
 from lvscore.io._packet import PacketQueue
 from lvscore.io.device import LiveInterface, link_address, longest_packet
+from lvscore.io.fanout import (
+    Share,
+    neighbour_filter,
+    nothing_filter,
+    peer_program,
+    socket_filter,
+)
 
 __all__ = ["PacketInterface"]
 
 # linux/if_packet.h
 _SOL_PACKET = 263
 _ADD_MEMBERSHIP, _RX_RING, _AUXDATA, _VERSION, _VNET_HDR, _IGNORE_OUTGOING = 1, 5, 8, 10, 15, 23
+_FANOUT, _FANOUT_DATA = 18, 22
+_FANOUT_CBPF, _FANOUT_UNIQUE_ID = 6, 0x2000
 _MR_ALLMULTI = 2
 _TPACKET_V2, _TPACKET_V3 = 1, 2
 _ETH_P_ALL = 3
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _SLOT, _SLOTS = 1 << 17, 512
 _BLOCK, _BLOCKS, _FRAME = 1 << 20, 32, 2048
 _RETIRE = 1  # milliseconds: the least there is
@@ -31,35 +46,88 @@ class PacketInterface(LiveInterface):
         name: of the interface.
         backend: ``"ring"`` or ``"copy"``.
         mode: of a ring, ``"latency"``: TPACKET_V2, ``"throughput"``: TPACKET_V3.
+        share: take a part of the frames alone; then nothing comes in until :meth:`begin`.
 
     Raises:
         InterfaceError: no such interface, no permission, or not an Ethernet interface.
     """
 
-    def __init__(self, name: str, backend: str, mode: str = "latency") -> None:
+    def __init__(
+        self, name: str, backend: str, mode: str = "latency", share: Share | None = None
+    ) -> None:
         super().__init__(name, backend, mode)
+        self._closing = contextlib.ExitStack()
+        self._first = False
+        self._hearing: PacketQueue | None = None
         self._ring: mmap.mmap | None = None
-        self._socket = _opened(name)
+        self._socket = self._closing.enter_context(_opened(name))
+        self._descriptor = self._socket.fileno()
         try:
             self.mac = link_address(self._socket, name)
             self.mtu = longest_packet(self._socket, name)
             version = 3 if mode == "throughput" else 2
             if backend == "ring":
                 self._ring = (_blocks if version == 3 else _slots)(self._socket)
+            if share is not None:
+                _filter(self._socket, nothing_filter())
             self._socket.bind((name, _ETH_P_ALL))
             self._queue = PacketQueue(self._socket.fileno(), self._ring, version)
+            if share is not None:
+                self._join(share)
         except OSError as error:
-            self._socket.close()
+            self.close()
             raise InterfaceError(error.errno, error.strerror, name) from error
 
+    def _join(self, share: Share) -> None:
+        """Take a share; whoever is not the first hears of link addresses by another socket."""
+        kind = _FANOUT_CBPF
+        if share.group is None:
+            kind |= _FANOUT_UNIQUE_ID
+        request = (share.group or 0) | kind << 16
+        self._socket.setsockopt(_SOL_PACKET, _FANOUT, struct.pack("I", request))
+        joined = self._socket.getsockopt(_SOL_PACKET, _FANOUT, 4)
+        self.group = struct.unpack("I", joined)[0] & 0xFFFF
+        if share.number == 0:
+            self._first = True
+            self.share(share.inside)
+            return
+        hearing = self._closing.enter_context(_opened(self.name))
+        _filter(hearing, neighbour_filter())
+        hearing.bind((self.name, _ETH_P_ALL))
+        self._hearing = PacketQueue(hearing.fileno(), None)
+        both = self._closing.enter_context(select.epoll())
+        both.register(self._socket, select.EPOLLIN)
+        both.register(hearing, select.EPOLLIN)
+        self._descriptor = both.fileno()
+
+    def share(self, inside: Iterable[Network]) -> None:
+        if not self._first:
+            super().share(inside)
+        packed, held = socket_filter(peer_program(list(inside)))
+        self._socket.setsockopt(_SOL_PACKET, _FANOUT_DATA, packed)
+        del held
+
+    def begin(self) -> None:
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self._descriptor
+
+    def receive(self, now: int) -> FrameBatch:
+        batch = self._queue.receive(now)
+        return batch if len(batch) or self._hearing is None else self._hearing.receive(now)
 
     def _write(self, frame: bytes) -> None:
         self._socket.send(_NO_OFFLOADS + frame)
 
     def close(self) -> None:
-        self._socket.close()
+        self._closing.close()
+
+
+def _filter(opened: socket.socket, program: bytes) -> None:
+    packed, held = socket_filter(program)
+    opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, packed)
+    del held
 
 
 def _opened(name: str) -> socket.socket:

@@ -15,7 +15,7 @@ from lvscore.model import Mark, Rule
 if TYPE_CHECKING:
     from lvscore.engine import Engine
 
-__all__ = ["format_rule", "format_target", "list_chain", "list_rules"]
+__all__ = ["format_count", "format_rule", "format_target", "list_chain", "list_rules"]
 
 _TO = {"DNAT": "to-destination", "SNAT": "to-source"}
 _MULTIPORT = {"source": "sports", "destination": "dports", "either": "ports"}
@@ -139,7 +139,7 @@ def list_chain(
         line = f"{position:<5}" if "line-numbers" in listing else ""
         if verbose:
             pairs = engine.rule_counters(rule)
-            line += " ".join(_count(n, 8 if exact else 5, exact) for n in pairs) + " "
+            line += " ".join(format_count(n, 8 if exact else 5, exact) for n in pairs) + " "
         lines.append(line + _columns(rule, verbose, numeric) + _details(rule, numeric))
     return "".join(f"{line}\n" for line in lines)
 
@@ -154,7 +154,7 @@ def _title(listing: frozenset[str]) -> str:
     return line + f"{'source':<19}  {'destination':<19} "
 
 
-def _count(number: int, width: int, exact: bool) -> str:
+def format_count(number: int, width: int, exact: bool) -> str:
     """A counter, cut to thousands, millions and so on with their letter (print_num)."""
     if exact or number <= 99999:
         return f"{number:>{width}}"
