@@ -73,7 +73,8 @@ from lvscore._core.scheduler_types cimport (
 from lvscore._core.segment cimport Segments, segment_write, segments_plan
 from lvscore._core.sequence cimport Sequence
 from lvscore._core.server cimport (
-    METHOD_BYPASS, METHOD_MASQUERADE, METHOD_TUNNEL, SERVER_AVAILABLE, SERVER_OVERLOADED,
+    METHOD_BYPASS, METHOD_MASQUERADE, METHOD_TUNNEL, SERVER_AVAILABLE, SERVER_MOVED,
+    SERVER_OVERLOADED, SERVER_RANKED,
     SERVER_ROUTED, Server, Tunnel,
 )
 from lvscore._core.selfcheck cimport state_check

@@ -7,6 +7,7 @@ addresses and ports in host order; indices of servers stand for them.
 cimport cython
 from libc.stdint cimport int32_t, uint32_t, uint64_t, uint8_t
 
+from lvscore._core cimport load as _load
 from lvscore._core cimport locality as _locality
 from lvscore._core cimport scheduler as _scheduler
 from lvscore._core cimport scheduler_types as _types
@@ -83,10 +84,10 @@ cdef class Scheduler:
         server_remove(&self.services, server, tick)
 
     def bind(self, uint32_t server):
-        _server.server_bind(&self.services.server[server])
+        _load.load_bind(&self.services, server)
 
     def unbind(self, uint32_t server, bint inactive=True, uint64_t tick=0):
-        _server.server_unbind(&self.services.server[server], inactive, tick)
+        _load.load_unbind(&self.services, server, inactive, tick)
 
     def load(self, uint32_t server, uint32_t active, uint32_t inactive, bint overloaded=False):
         cdef _server.Server* entry = &self.services.server[server]
@@ -95,6 +96,7 @@ cdef class Scheduler:
         entry.flags &= ~<uint32_t>_server.SERVER_OVERLOADED
         if overloaded:
             entry.flags |= _server.SERVER_OVERLOADED
+        _load.load_moved(&self.services, server)
 
     def server(self, uint32_t server):
         """The entry of a server, field by field."""

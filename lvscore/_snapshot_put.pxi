@@ -104,6 +104,7 @@ cdef int services_put(State* s, dict state) except -1:
     need(saved.used <= <uint32_t>MAX_SERVICES, "the number of services")
     for i, given in enumerate(state["servers"]):
         services.server[i] = complete(given, empty)
+        services.server[i].flags &= ~<uint32_t>(SERVER_RANKED | SERVER_MOVED)
         services.server_used = i + 1
         need(services.server[i].service < max(saved.used, 1), f"the service of server {i}")
         available += i > 0 and services.server[i].flags & SERVER_AVAILABLE != 0

@@ -23,7 +23,7 @@ CORE_LAYERS = [
     {"scheduler_maglev", "scheduler_locality"},
     {"scheduler"},
     {"connection", "event", "forward", "service", "translate"},
-    {"entry", "quote", "rename"},
+    {"entry", "load", "quote", "rename"},
     {"path", "rules"},
     {"state"},
     {"lifetime", "progress", "related", "tunnel"},
@@ -34,6 +34,7 @@ CORE_LAYERS = [
     {"defence"},
     {"clock", "director", "icmp", "defragment", "selfcheck"},
     {"conntrack", "lane"},
+    {"lane_open"},
     {"lane_host", "pipeline"},
 ]
 LAYERS = [

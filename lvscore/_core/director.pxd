@@ -21,6 +21,7 @@ from lvscore._core.helper cimport client_port_take, helper_reply, helper_request
 from lvscore._core.lifetime cimport (
     connection_end, connection_state_set, connection_timer_set, control_assure,
 )
+from lvscore._core.load cimport load_bind, load_unbind
 from lvscore._core.nfct cimport (
     nfct_answer, nfct_dropped, nfct_is_old, nfct_once, nfct_open, nfct_translated,
 )
@@ -30,7 +31,7 @@ from lvscore._core.schedule cimport (
     service_choose, service_leave, service_of,
 )
 from lvscore._core.server cimport (
-    METHOD_MASQUERADE, SERVER_AVAILABLE, Server, server_bind, server_unbind,
+    METHOD_MASQUERADE, SERVER_AVAILABLE, Server,
 )
 from lvscore._core.service cimport ENGINE_SIP, Service
 from lvscore._core.state cimport (
@@ -40,6 +41,7 @@ from lvscore._core.state cimport (
 )
 from lvscore._core.track cimport (
     SERVICE_SCTP_CLOSED, SERVICE_TCP_CLOSE, SERVICE_TCP_FIN_WAIT, SERVICE_TCP_TIME_WAIT,
+    service_state_initial,
 )
 from lvscore._core.translate cimport packet_translate, tuples_equal
 from lvscore._core.transmit cimport request_transmit
@@ -96,7 +98,7 @@ cdef inline uint8_t packet_once(State* s, Packet* packet, const Tuple* t, const 
     cdef Tuple reply, translated
     cdef uint32_t opened = NIL
     cdef uint8_t verdict = VERDICT_DROP
-    server_bind(server)
+    load_bind(&s.services, choice.server)
     server.connections += 1
     server_count(s, choice.server, packet, ORIGINAL)
     if choice.template != NIL:
@@ -111,7 +113,7 @@ cdef inline uint8_t packet_once(State* s, Packet* packet, const Tuple* t, const 
         verdict = request_transmit(s, packet, t, &translated, choice.server, choice.method, reason)
     if verdict == VERDICT_DROP and opened != NIL:
         connection_end(s, table_of(s, t.family), opened, True)
-    server_unbind(server, True, s.tick)
+    load_unbind(&s.services, choice.server, True, s.tick)
     return verdict
 
 
@@ -148,7 +150,7 @@ cdef inline uint8_t service_schedule(State* s, Packet* packet, const Tuple* t, u
     cdef Choice choice
     cdef Tuple reply
     cdef uint32_t i
-    cdef uint8_t verdict
+    cdef uint8_t state, verdict
     cdef bint once = is_one_packet(s, service, packet.protocol)
     trace_step(s, TRACE_SERVICE, service, 0, t)
     verdict = service_admits(s, packet, t, reason)
@@ -162,7 +164,7 @@ cdef inline uint8_t service_schedule(State* s, Packet* packet, const Tuple* t, u
         if reason[0]:
             verdict = service_leave(s, packet, t, service, &choice, reason)
     if verdict == VERDICT_FORWARD and not once:
-        server_bind(&s.services.server[choice.server])
+        load_bind(&s.services, choice.server)
     if old != NIL and connection_controls(table, old) == 0:
         # Only now: the kernel leaves its end to its timer, so it counts while a server is chosen.
         connection_end(s, table, old, True)
@@ -171,9 +173,11 @@ cdef inline uint8_t service_schedule(State* s, Packet* packet, const Tuple* t, u
     if once:
         return packet_once(s, packet, t, &choice, reason)
     choice_reply(s, &choice, t, &reply)
-    i = choice_open(s, &choice, t, &reply, s.tick_up)
+    # The timer is linked where the state that the packet leads to wants it, as lane_open.pxd does.
+    state = s.tracker.next[ORIGINAL][service_event(packet)][service_state_initial(packet.protocol)]
+    i = choice_open(s, &choice, t, &reply, s.tick_up + s.tracker.timeout[state])
     if i == NIL:
-        server_unbind(&s.services.server[choice.server], True, s.tick)
+        load_unbind(&s.services, choice.server, True, s.tick)
         reason[0] = REASON_TABLE_FULL
         return VERDICT_DROP
     service_count(s, table, packet, i, ORIGINAL)
@@ -333,9 +337,9 @@ cdef inline uint32_t dialog_answer(State* s, const Packet* packet, const Tuple* 
     if not dialog_template(s, service, packet, &original, &choice):
         return NIL
     choice_reply(s, &choice, &original, &reply)
-    server_bind(&s.services.server[k])
+    load_bind(&s.services, k)
     i = choice_open(s, &choice, &original, &reply, s.tick_up)
     if i == NIL:
-        server_unbind(&s.services.server[k], True, s.tick)
+        load_unbind(&s.services, k, True, s.tick)
         return NIL
     return i << 1 | REPLY

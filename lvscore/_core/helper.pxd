@@ -26,10 +26,11 @@ from lvscore._core.ftp cimport (
     announcement_write, ftp_listens, ftp_take, passive_answer, passive_request,
 )
 from lvscore._core.lifetime cimport connection_end, connection_timer_set, control_add
+from lvscore._core.load cimport load_bind
 from lvscore._core.nfct cimport nfct_begin
 from lvscore._core.rename cimport connection_client_port
 from lvscore._core.sequence cimport TCP_HEADER, sequence_adjust, sequence_edit
-from lvscore._core.server cimport METHOD_MASQUERADE, server_bind
+from lvscore._core.server cimport METHOD_MASQUERADE
 from lvscore._core.state cimport State, TRACE_OPENED, connection_total, table_of, trace_step
 from lvscore._core.track cimport SERVICE_TCP_ESTABLISHED, SERVICE_TCP_LISTEN
 from lvscore._core.translate cimport tcp_checksum_write
@@ -76,7 +77,7 @@ cdef inline uint32_t data_open(State* s, Table* table, uint32_t control, const T
     if i == NIL:
         return NIL
     s.opened += 1
-    server_bind(&s.services.server[k])
+    load_bind(&s.services, k)
     control_add(s, table, i, control)
     helper_bind(s, table, i)
     if not flags & FLAG_NO_CPORT:

@@ -24,6 +24,7 @@ from lvscore._core.flow cimport (
     Tuple, address_equal, ports_source, transport_ports, tuple_hash, tuple_inverse, tuple_load,
 )
 from lvscore._core.forward cimport forward_pass, forward_request
+from lvscore._core.load cimport load_bind, load_unbind
 from lvscore._core.quote cimport (
     ICMP_PARAMETER_PROBLEM, ICMP_REDIRECT, quote_parse, quote_translate,
 )
@@ -33,7 +34,7 @@ from lvscore._core.schedule cimport (
     Choice, choice_open, choice_reply, service_choose, service_of,
 )
 from lvscore._core.server cimport (
-    METHOD_MASQUERADE, SERVER_AVAILABLE, Server, server_bind, server_unbind,
+    METHOD_MASQUERADE, SERVER_AVAILABLE, Server,
 )
 from lvscore._core.service cimport FTP_DATA_PORT
 from lvscore._core.state cimport (
@@ -75,11 +76,11 @@ cdef inline uint8_t icmp_schedule(State* s, const Packet* packet, const Tuple* a
         reason[0] = REASON_TABLE_FULL
     if reason[0]:
         return VERDICT_DROP
-    server_bind(&s.services.server[choice.server])
+    load_bind(&s.services, choice.server)
     choice_reply(s, &choice, about, &reply)
     i = choice_open(s, &choice, about, &reply, s.tick_up + NEW_TICKS)
     if i == NIL:
-        server_unbind(&s.services.server[choice.server], True, s.tick)
+        load_unbind(&s.services, choice.server, True, s.tick)
         reason[0] = REASON_TABLE_FULL
         return VERDICT_DROP
     reference[0] = i << 1 | ORIGINAL

@@ -154,11 +154,9 @@ cdef inline bint index_place(Index* index, uint32_t home, uint16_t tag, uint16_t
     bucket.tag[slot] = tag
     bucket.bits[slot] = bits
     bucket.reference[slot] = reference
-    bucket.displacement_low = (bucket.displacement_low & ~(<uint32_t>15 << (4 * slot))) | (
-        (displacement & 15) << (4 * slot))
-    bucket.displacement_high = <uint16_t>(
-        (bucket.displacement_high & ~(<uint32_t>3 << (2 * slot)))
-        | ((displacement >> 4) << (2 * slot)))
+    if displacement:                    # an empty slot has none
+        bucket.displacement_low |= (displacement & 15) << (4 * slot)
+        bucket.displacement_high |= <uint16_t>((displacement >> 4) << (2 * slot))
     return True
 
 
@@ -166,7 +164,12 @@ cdef inline void index_vacate(Index* index, uint32_t home, uint32_t displacement
                               uint32_t slot) noexcept nogil:
     """Empty a slot and tell the buckets before it."""
     cdef uint32_t i
-    index.bucket[home + displacement].tag[slot] = 0
+    cdef Bucket* bucket = &index.bucket[home + displacement]
+    bucket.tag[slot] = 0
+    if displacement == 0:
+        return
+    bucket.displacement_low &= ~(<uint32_t>15 << (4 * slot))
+    bucket.displacement_high &= <uint16_t>~(<uint32_t>3 << (2 * slot))
     for i in range(displacement):
         if index.bucket[home + i].overflow != 0xFFFF:
             index.bucket[home + i].overflow -= 1

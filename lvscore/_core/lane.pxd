@@ -66,6 +66,7 @@ cdef struct Frames:
 cdef struct Lane:
     uint64_t addresses
     uint64_t key            # protocol and ports
+    uint64_t hash
     uint8_t* ip             # NULL: not for the short way
     const Bucket* bucket    # where its search begins
     uint32_t reference      # candidate, to be verified
@@ -89,7 +90,6 @@ cdef inline void lane_parse(const State* s, Lane* lane, uint8_t* frame, uint32_t
     cdef uint32_t l3 = 14
     cdef uint32_t total
     cdef uint32_t least = 40
-    cdef uint64_t hash
     cdef uint8_t* ip
     cdef uint8_t protocol
     lane.ip = NULL
@@ -112,9 +112,9 @@ cdef inline void lane_parse(const State* s, Lane* lane, uint8_t* frame, uint32_t
     lane.l3_length = total
     lane.addresses = load64(ip + 12)
     lane.key = ports_key(protocol, load32(ip + 20))
-    hash = hash_ipv4(&s.key, lane.addresses, lane.key)
-    lane.tag = hash_tag(hash)
-    lane.bucket = &s.table[0].index.bucket[index_home(&s.table[0].index, hash)]
+    lane.hash = hash_ipv4(&s.key, lane.addresses, lane.key)
+    lane.tag = hash_tag(lane.hash)
+    lane.bucket = &s.table[0].index.bucket[index_home(&s.table[0].index, lane.hash)]
     prefetch(lane.bucket)
 
 

@@ -16,8 +16,9 @@ from lvscore._core.entry cimport Entry, entry_close, entry_of
 from lvscore._core.expect cimport master_give
 from lvscore._core.ftp cimport ftp_give
 from lvscore._core.jiffies cimport jiffies_expiry
+from lvscore._core.load cimport load_activate, load_unbind
 from lvscore._core.port_pool cimport pool_give
-from lvscore._core.server cimport Server, server_unbind, server_unbind_template
+from lvscore._core.server cimport server_unbind_template
 from lvscore._core.sip cimport dialog_forget
 from lvscore._core.state cimport State, table_of, templates_of
 from lvscore._core.track cimport (
@@ -79,17 +80,13 @@ cdef inline void connection_state_set(State* s, Table* table, uint32_t i,
                                       uint8_t state) noexcept nogil:
     """Enter a state: restart the timer, and count active and inactive at the server."""
     cdef Meta* meta = table_meta(table, i)
-    cdef Server* server
     if meta.flags & FLAG_SERVICE:
-        server = &s.services.server[meta.server]
         if state_is_active(state):
             if meta.flags & FLAG_INACTIVE:
-                server.active += 1
-                server.inactive -= 1
+                load_activate(&s.services, meta.server, 1)
                 meta.flags &= ~<uint32_t>FLAG_INACTIVE
         elif not meta.flags & FLAG_INACTIVE:
-            server.active -= 1
-            server.inactive += 1
+            load_activate(&s.services, meta.server, -1)
             meta.flags |= FLAG_INACTIVE
         if meta.state != state and (state == SERVICE_TCP_ESTABLISHED
                                     or state == SERVICE_SCTP_ESTABLISHED):
@@ -117,8 +114,7 @@ cdef inline void connection_end(State* s, Table* table, uint32_t i, bint linked)
             dialog_forget(&s.dialogs, dialog)
         server_unbind_template(&s.services.server[meta.server], table.wheel.tick)
     elif meta.flags & FLAG_SERVICE:
-        server_unbind(&s.services.server[meta.server], meta.flags & FLAG_INACTIVE != 0,
-                      table.wheel.tick)
+        load_unbind(&s.services, meta.server, meta.flags & FLAG_INACTIVE != 0, table.wheel.tick)
     control_release(s, table, i)
     if connection_helper(table, i) != NIL:
         if meta.flags & FLAG_SERVICE:

@@ -38,6 +38,7 @@ from lvscore._core.lane cimport (
     Frames, Lane, lane_track, lanes_fetch_windows, lanes_forward, lanes_match, lanes_parse,
     lanes_raw, lanes_restrict,
 )
+from lvscore._core.lane_open cimport lanes_open
 from lvscore._core.machine cimport likely, prefetch_write
 from lvscore._core.quote cimport icmp_is_error, icmp_is_redirect
 from lvscore._core.route cimport address_is_local
@@ -293,6 +294,11 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
     table.deferring = not (s.tracking or s.ftp.ports or s.services.sip or table.portless)
     j = 0
     while True:
+        # A candidate matches still, but a newer connection may have its tuple now.
+        if likely(table.shadowings != shadowings, False):
+            shadowings = table.shadowings
+            for k in range(j, count):
+                lane[k].reference = NIL
         j = lanes_forward(s, frames, first, j, count, lane)
         if likely(j == count, True):
             break
@@ -301,6 +307,10 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
             clock_set(s, frames.timestamp[i])
             if frames.timestamp[i] == s.now:
                 continue        # it may go the short way
+        k = lanes_open(s, table, frames, first, j, count, lane)
+        if k > j:
+            j = k
+            continue
         frame = frames.data + frames.offset[i]
         length = frames.length[i]
         direction = NIL
@@ -317,11 +327,6 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
             frames.verdict[i] = packet_process(
                 s, frame, length, frames.original_length[i], frames.link_type,
                 0 if frames.mark == NULL else frames.mark[i], &frames.reason[i])
-            # A candidate matches still, but a newer connection may have its tuple now.
-            if likely(table.shadowings != shadowings, False):
-                shadowings = table.shadowings
-                for k in range(j + 1, count):
-                    lane[k].reference = NIL
         s.verdicts[frames.verdict[i]] += 1
         s.reasons[frames.reason[i]] += 1
         j += 1

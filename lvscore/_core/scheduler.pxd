@@ -13,13 +13,14 @@ from lvscore._core.locality cimport (
     Cache, cache_advance, cache_clear, cache_copy, cache_free, cache_new,
 )
 from lvscore._core.scheduler_hash cimport HASH_BUCKETS, dh_pick, hash_fill, sh_pick
-from lvscore._core.scheduler_load cimport fo_pick, lc_pick, sed_pick, twos_pick, wlc_pick
+from lvscore._core.scheduler_load cimport (
+    is_ranked, ranking_copy, ranking_fill, ranking_free, ranking_pick, ranking_reserve, twos_pick,
+)
 from lvscore._core.scheduler_locality cimport lblc_pick, lblcr_pick
 from lvscore._core.scheduler_maglev cimport MAGLEV_SLOTS, maglev_fill, mh_pick
 from lvscore._core.scheduler_turn cimport rr_pick, wrr_measure, wrr_pick
 from lvscore._core.scheduler_types cimport (
-    AT_LIST_HEAD, SCHEDULER_DH, SCHEDULER_FO, SCHEDULER_LBLC, SCHEDULER_LBLCR, SCHEDULER_LC,
-    SCHEDULER_MH, SCHEDULER_NONE, SCHEDULER_NQ, SCHEDULER_OVF, SCHEDULER_RR, SCHEDULER_SED,
+    AT_LIST_HEAD, SCHEDULER_DH, SCHEDULER_LBLC, SCHEDULER_LBLCR, SCHEDULER_MH, SCHEDULER_RR,
     SCHEDULER_SH, SCHEDULER_TWOS, SCHEDULER_WRR, Scheduler,
 )
 from lvscore._core.server cimport Server
@@ -36,7 +37,8 @@ cdef inline bint has_cache(uint32_t kind) noexcept nogil:
 
 
 cdef inline void scheduler_fill(Scheduler* s, Server* servers) noexcept nogil:
-    """Make the table of sh, dh or mh anew; the others have none."""
+    """Make anew what follows from the list: the table of sh, dh or mh, the others' ranking."""
+    ranking_fill(s, servers)
     if s.kind == SCHEDULER_MH:
         maglev_fill(s, servers)
     elif s.kind == SCHEDULER_SH or s.kind == SCHEDULER_DH:
@@ -66,6 +68,10 @@ cdef inline bint scheduler_start(Scheduler* s, Server* servers, uint32_t kind,
         cache = cache_new(tick)
         if cache == NULL:
             return False
+    if not ranking_reserve(&s.ranking, kind, s.capacity):
+        free(buckets)
+        cache_free(cache)
+        return False
     scheduler_forget(s, servers, tick)
     s.buckets = buckets
     s.cache = cache
@@ -86,6 +92,7 @@ cdef inline void scheduler_free(Scheduler* s) noexcept nogil:
     cache_free(s.cache)
     free(s.buckets)
     free(s.list)
+    ranking_free(&s.ranking)
     s.cache = NULL
     s.buckets = NULL
     s.list = NULL
@@ -98,6 +105,8 @@ cdef inline bint scheduler_copy(Scheduler* s, const Scheduler* other) noexcept n
     s.list = NULL
     s.buckets = NULL
     s.cache = NULL
+    if not ranking_copy(&s.ranking, &other.ranking, other.kind):
+        return False
     if other.list != NULL:
         s.list = <uint32_t*>malloc(other.capacity * sizeof(uint32_t))
         if s.list == NULL:
@@ -154,12 +163,6 @@ cdef inline uint32_t scheduler_pick(Scheduler* s, Server* servers, const Tuple* 
         return rr_pick(s, servers)
     if s.kind == SCHEDULER_WRR:
         return wrr_pick(s, servers)
-    if s.kind == SCHEDULER_LC:
-        return lc_pick(s, servers)
-    if s.kind == SCHEDULER_SED or s.kind == SCHEDULER_NQ:
-        return sed_pick(s, servers, s.kind == SCHEDULER_NQ)
-    if s.kind == SCHEDULER_FO or s.kind == SCHEDULER_OVF:
-        return fo_pick(s, servers, s.kind == SCHEDULER_OVF)
     if s.kind == SCHEDULER_TWOS:
         return twos_pick(s, servers, chance)
     if s.kind == SCHEDULER_SH:
@@ -173,4 +176,4 @@ cdef inline uint32_t scheduler_pick(Scheduler* s, Server* servers, const Tuple* 
         if s.kind == SCHEDULER_LBLC:
             return lblc_pick(s, servers, &t.destination, tick)
         return lblcr_pick(s, servers, &t.destination, tick)
-    return NIL if s.kind == SCHEDULER_NONE else wlc_pick(s, servers)
+    return ranking_pick(s, servers) if is_ranked(s.kind) else NIL

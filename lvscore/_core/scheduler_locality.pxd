@@ -11,7 +11,7 @@ from lvscore._core.flow cimport Address
 from lvscore._core.locality cimport (
     Cache, Entry, cache_add, cache_find, entry_has, entry_join, entry_leave,
 )
-from lvscore._core.scheduler_load cimport is_lighter, wlc_pick
+from lvscore._core.scheduler_load cimport is_lighter, ranking_pick
 from lvscore._core.scheduler_types cimport Scheduler
 from lvscore._core.server cimport (
     SERVER_AVAILABLE, Server, server_overhead, server_usable,
@@ -42,7 +42,7 @@ cdef inline uint32_t lblc_pick(Scheduler* s, Server* servers, const Address* des
             if (servers[server].flags & SERVER_AVAILABLE and servers[server].weight > 0
                     and not is_overloaded(s, servers, server)):
                 return server
-    server = wlc_pick(s, servers)
+    server = ranking_pick(s, servers)
     if server == NIL:
         return NIL
     if entry == NULL:
@@ -107,7 +107,7 @@ cdef inline uint32_t lblcr_pick(Scheduler* s, Server* servers, const Address* de
                 entry_leave(s.cache, entry, servers, most, tick)
         if server != NIL and not is_overloaded(s, servers, server):
             return server
-    server = wlc_pick(s, servers)
+    server = ranking_pick(s, servers)
     if server == NIL:
         return NIL
     if entry == NULL:

@@ -4,7 +4,7 @@ Servers stand in the order of the kernel's list: the one added last comes first,
 wins a tie. A server of weight 0, or overloaded, takes nothing, unless a family says otherwise.
 """
 
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from lvscore._core.locality cimport Cache
 
@@ -33,11 +33,27 @@ cdef enum:
     AT_LIST_HEAD = -1
 
 
+# How a server stands among the others: the least load by weight comes first.
+cdef struct Standing:
+    int64_t load
+    int32_t weight              # 0: it takes nothing
+    uint32_t server
+
+
+# Servers ranked by a tournament (scheduler_load.pxd).
+cdef struct Ranking:
+    Standing* standing          # [1] has won; [i] against [i ^ 1] is for [i / 2]; NULL: no servers
+    uint32_t* moved             # servers whose standing is to be found anew
+    uint32_t width              # standing[width + place] is of list[place]; a power of two
+    uint32_t moved_count
+
+
 # A service's scheduler: kind, flags and what it remembers between picks.
 cdef struct Scheduler:
     uint32_t* list              # server indices, the last added first
     uint32_t* buckets           # sh, dh, mh: server indices, else NULL
     Cache* cache                # lblc, lblcr: servers of destinations, else NULL
+    Ranking ranking             # lc, wlc, sed, nq, fo, ovf, lblc, lblcr
     uint32_t count
     uint32_t capacity
     uint32_t kind

@@ -20,7 +20,9 @@ from lvscore._core.hash cimport HashKey
 from lvscore._core.index cimport SLOTS, SPARE_BUCKETS, Bucket, Index, slot_displacement
 from lvscore._core.lifetime cimport CONTROL_TEMPLATE, control_index
 from lvscore._core.port_pool cimport Pool, pool_find
-from lvscore._core.server cimport Server
+from lvscore._core.scheduler_load cimport is_ranked, match_play, standing_of
+from lvscore._core.scheduler_types cimport Ranking, Scheduler, Standing
+from lvscore._core.server cimport SERVER_MOVED, SERVER_RANKED, Server
 from lvscore._core.state cimport State, TABLES, TEMPLATES
 from lvscore._core.wheel cimport AT_HEAD, LEVELS, WHEEL_SLOTS, Timer, Wheel, wheel_timer
 
@@ -45,6 +47,7 @@ cdef enum Fault:
     FAULT_ENTRIES = 17          # connections that conntrack knows, miscounted or not found
     FAULT_POOLS = 18            # a port pool, or a client, is miscounted or not found
     FAULT_MASTERS = 19          # a flow with a helper, or what it expects, is miscounted
+    FAULT_RANKING = 20          # a server stands otherwise than its load says, or a match too
 
 
 cdef inline int entries_check(const Entries* entries, const Table* table) noexcept nogil:
@@ -325,6 +328,33 @@ cdef inline int controls_check(const State* s, uint32_t f) noexcept nogil:
     return fault
 
 
+cdef inline int ranking_check(const Scheduler* s, const Server* servers) noexcept nogil:
+    """Standings are of the servers' loads, but of those that have moved; every match was played."""
+    cdef const Ranking* ranking = &s.ranking
+    cdef const Server* server
+    cdef Standing* standing
+    cdef Standing own
+    cdef uint32_t moved = 0
+    cdef uint32_t i
+    if not is_ranked(s.kind) or s.count == 0:
+        return FAULT_NONE
+    for i in range(s.count):
+        server = &servers[s.list[i]]
+        own = standing_of(s.kind, server, s.list[i])
+        standing = &ranking.standing[ranking.width + i]
+        moved += server.flags & SERVER_MOVED != 0
+        if not server.flags & SERVER_RANKED or server.position != i or not (
+                server.flags & SERVER_MOVED or (standing.load == own.load and standing.server
+                                                == own.server and standing.weight == own.weight)):
+            return FAULT_RANKING
+    for i in range(1, ranking.width):
+        own = ranking.standing[i]
+        match_play(ranking.standing, i)
+        if own.server != ranking.standing[i].server or own.load != ranking.standing[i].load:
+            return FAULT_RANKING
+    return FAULT_NONE if moved == ranking.moved_count else FAULT_RANKING
+
+
 cdef inline int state_check(const State* s) noexcept nogil:
     cdef uint32_t f, i
     cdef const Meta* meta
@@ -337,6 +367,9 @@ cdef inline int state_check(const State* s) noexcept nogil:
         fault = masters_check(s)
     if fault == FAULT_NONE:
         fault = pools_check(s)
+    for i in range(s.services.service_used):
+        if fault == FAULT_NONE and s.services.service[i].used:
+            fault = ranking_check(&s.services.service[i].scheduler, s.services.server)
     if fault:
         return fault
     for f in range(TABLES):

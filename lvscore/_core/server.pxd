@@ -10,6 +10,8 @@ cdef enum ServerFlag:
     SERVER_OVERLOADED = 2       # reached its upper threshold, and is not yet below the lower
     SERVER_ROUTED = 4           # the way to it is cached ...
     SERVER_ROUTED_BY = 8        # ... as one to the server whatever a packet's destination
+    SERVER_RANKED = 16          # its scheduler ranks servers by load ...
+    SERVER_MOVED = 32           # ... and its load has changed since the latest pick
 
 cdef enum ForwardingMethod:     # include/uapi/linux/ip_vs.h
     METHOD_MASQUERADE = 0
@@ -55,7 +57,7 @@ cdef struct Server:
     uint64_t idle_since         # tick
     uint32_t upper_threshold    # 0: none
     uint32_t lower_threshold    # 0: three quarters of the upper
-    int32_t last_weight         # the last that was not 0, or 0 if it was added so
+    uint32_t position           # in its service's list, while it is ranked
     uint16_t virtual_port
     uint8_t virtual_protocol
     uint8_t virtual_family
@@ -69,7 +71,8 @@ cdef struct Server:
     Tunnel tunnel
     # fourth and fifth line
     Estimator estimator
-    uint64_t reserved_last
+    int32_t last_weight         # the last that was not 0, or 0 if it was added so
+    uint32_t reserved_last
 
 
 cdef inline bint server_usable(const Server* server) noexcept nogil:
@@ -126,6 +129,12 @@ cdef inline void server_bind(Server* server) noexcept nogil:
     """A connection begins: it is inactive until its state says otherwise (ip_vs_bind_dest)."""
     server.inactive += 1
     server_judge(server)
+
+
+cdef inline void server_activate(Server* server, int32_t change) noexcept nogil:
+    """A connection becomes active (1), or inactive (-1)."""
+    server.active += change
+    server.inactive -= change
 
 
 cdef inline void server_unbind(Server* server, bint inactive, uint64_t tick) noexcept nogil:

@@ -11,7 +11,6 @@ from libc.string cimport memcpy, memmove, memset
 
 from lvscore._core.bytes cimport htonl, htons, ntohs
 from lvscore._core.consts cimport NIL, PROTOCOL_MARK, PROTOCOL_TCP, TICKS_PER_SECOND
-from lvscore._core.consts cimport NIL, TICKS_PER_SECOND
 from lvscore._core.estimator cimport (
     COUNTERS, Estimator, estimator_rebase, estimator_update, estimator_zero,
 )
@@ -21,8 +20,11 @@ from lvscore._core.scheduler cimport (
     scheduler_added, scheduler_advance, scheduler_changed, scheduler_copy, scheduler_forget,
     scheduler_free, scheduler_removed, scheduler_start,
 )
+from lvscore._core.scheduler_load cimport ranking_fill, ranking_reserve
 from lvscore._core.scheduler_types cimport Scheduler
-from lvscore._core.server cimport SERVER_AVAILABLE, Server, Tunnel, server_set
+from lvscore._core.server cimport (
+    SERVER_AVAILABLE, SERVER_MOVED, SERVER_RANKED, Server, Tunnel, server_set,
+)
 
 cdef enum:
     MAX_SERVERS = 1048576
@@ -394,6 +396,9 @@ cdef inline uint32_t server_add(Services* s, uint32_t i, const Address* address,
         if grown == NULL:
             return NIL
         scheduler.list = grown
+        if not ranking_reserve(&scheduler.ranking, scheduler.kind, capacity):
+            return NIL
+        ranking_fill(scheduler, s.server)
         scheduler.capacity = capacity
     scheduler_advance(scheduler, s.server, tick)
     k = server_place(s, i, address, family, port, tick)
@@ -436,7 +441,7 @@ cdef inline void server_remove(Services* s, uint32_t i, uint64_t tick) noexcept 
     cdef Scheduler* scheduler = &s.service[server.service].scheduler
     cdef uint32_t place = 0
     server_leaves(server, s.service[server.service].kept)
-    server.flags &= ~<uint32_t>SERVER_AVAILABLE
+    server.flags &= ~<uint32_t>(SERVER_AVAILABLE | SERVER_RANKED | SERVER_MOVED)
     server.idle_since = tick
     s.removed += 1
     while scheduler.list[place] != i:
