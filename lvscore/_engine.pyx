@@ -18,7 +18,7 @@ from lvscore._core.connection cimport (
     Extension, FLAG_ASSURED, FLAG_EXTENDED, FLAG_NO_CPORT, FLAG_SEEN_REPLY, FLAG_SERVICE,
     FLAG_TEMPLATE, FLAG_TRACKED, Meta, Table, connection_bytes, connection_control,
     connection_controls, connection_extension, connection_fill, connection_helper,
-    connection_method, connection_tuple, table_find, table_meta,
+    connection_method, connection_tuple, table_find, table_meta, table_settle,
 )
 from lvscore._core.consts cimport (
     ALL_PAGES, IPV4, IPV6, LINK_ETHERNET, MAX_CONNECTIONS, MAX_DISPLACEMENT, NIL, NS_PER_TICK,
@@ -45,7 +45,7 @@ from lvscore._core.index cimport (
 )
 from lvscore._core.jiffies cimport Jiffies
 from lvscore._core.lane cimport Frames, Lane, lanes_match, lanes_parse, lanes_restrict
-from lvscore._core.lane_host cimport lanes_forward_hosted
+from lvscore._core.lane_host cimport lanes_forward_hosted, lanes_open_hosted
 from lvscore._core.lifetime cimport (
     connection_drop, connection_end, connection_timer_set, control_index, control_table,
 )

@@ -250,24 +250,34 @@ cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, u
     cdef uint32_t begin, j
     while i < frames.count:
         if i == end:
+            table_settle(table)
             first = i
             end = i + VECTOR if frames.count - i > VECTOR else frames.count
             lanes_parse(s, frames, first, end - first, lane)
             lanes_restrict(s, lane, end - first)
             lanes_match(table, lane, end - first)
+            shadowings = table.shadowings
+        if likely(table.shadowings != shadowings, False):
+            shadowings = table.shadowings
+            for j in range(i - first, end - first):
+                lane[j].reference = NIL
         clock_set(s, frames.timestamp[i])
         begin = i
         i = first + lanes_forward_hosted(s, frames, interface, first, i - first, end - first, lane)
         if i == end or (i > begin and frames.timestamp[i] != s.now):
             continue
+        begin = i
+        table.deferring = True
+        i = first + lanes_open_hosted(s, frames, interface, first, i - first, end - first, lane)
+        table.deferring = False
+        if i > begin:
+            continue
+        table_settle(table)
         left[0] = frame_receive(s, batch, i, interface, original, kept)
         if left[0] != SENT_ON:
             return i
         i += 1
-        if likely(table.shadowings != shadowings, False):
-            shadowings = table.shadowings
-            for j in range(i - first, end - first):
-                lane[j].reference = NIL
+    table_settle(table)
     return i
 
 

@@ -26,6 +26,7 @@ BESIDE = {
     "scheduler_maglev": "engine/test_schedulers_vectors.py",
     "scheduler_turn": "core/test_scheduler.py",
     "scheduler_types": "core/test_scheduler.py",
+    "segment": "host/test_super_frames.py",
     "service": "core/test_scheduler.py",
 }
 STAGES = {

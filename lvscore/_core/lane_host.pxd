@@ -8,12 +8,16 @@ from libc.string cimport memcpy
 
 from lvscore._core.bytes cimport htons, load16, load32, store16
 from lvscore._core.checksum cimport sum_fold
-from lvscore._core.connection cimport Connection4, Table
+from lvscore._core.connection cimport Connection4, Table, connection4
 from lvscore._core.consts cimport (
-    IPV4, PROTOCOL_TCP, REASON_REPLY, REASON_REQUEST, VERDICT_FORWARD,
+    IPV4, ORIGINAL, PROTOCOL_TCP, REASON_NEW_CONNECTION, REASON_REPLY, REASON_REQUEST,
+    VERDICT_FORWARD,
 )
 from lvscore._core.lane cimport (
     Frames, Lane, lane_connection, lane_count, lane_delta, lane_translate, lanes_raw,
+)
+from lvscore._core.lane_open cimport (
+    Opening, are_plain, lane_choose, opening_open, opening_undo,
 )
 from lvscore._core.machine cimport likely
 from lvscore._core.path cimport (
@@ -146,11 +150,14 @@ cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames, uint32
     cdef uint8_t* frame
     cdef Connection4* c
     cdef const Path* to
+    cdef uint64_t pending = table.pending_bits
     if not is_hooked(s, IPV4):
         return j
     while j < count:
         frame = data + offset[j]
         if likely(timestamp[j] != now or not lane_comes_in(s, &ingress, &lane[j], frame), False):
+            break
+        if likely(pending != 0, False) and pending >> (lane[j].tag & 63) & 1:
             break
         c = lane_connection(s, table, &lane[j])
         if likely(c == NULL, False):
@@ -178,4 +185,65 @@ cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames, uint32
     s.verdicts[VERDICT_FORWARD] += j - begin
     s.reasons[REASON_REPLY] += replies
     s.reasons[REASON_REQUEST] += j - begin - replies
+    return j
+
+
+cdef inline const Path* opening_path(State* s, const Ingress* ingress, const Lane* lane,
+                                     const uint8_t* frame, const Opening* opening,
+                                     uint32_t segment_size) noexcept nogil:
+    """Where a packet leaves that opens a connection; NULL if that takes the general way to say."""
+    cdef const Path* to
+    if (not lane_comes_in(s, ingress, lane, frame)
+            or not path_of(&s.paths, &s.routes,
+                           <uint32_t>(lane.addresses >> 32)).flags & PATH_LOCAL
+            or not s.services.server[opening.server].flags & SERVER_ROUTED or lane.ip[8] <= 1):
+        return NULL
+    to = path_of(&s.paths, &s.routes, opening.address)
+    if (to.flags & (PATH_LOCAL | PATH_UNICAST | PATH_RESOLVED) != (PATH_UNICAST | PATH_RESOLVED)
+            or not lane_fits(lane, to.mtu, segment_size)):
+        return NULL
+    return to
+
+
+cdef inline uint32_t lanes_open_hosted(State* s, const Frames* frames, uint32_t number,
+                                       uint32_t first, uint32_t j, uint32_t count,
+                                       Lane* lane) noexcept nogil:
+    """Send on a vector's packets from ``j`` on that open connections, up to the first that does
+    not or has a time of its own; its index."""
+    cdef Table* table = &s.table[0]
+    cdef Ingress ingress = ingress_of(s, number)
+    cdef uint32_t begin = j
+    cdef uint32_t segment_size = 0
+    cdef bint partial = False
+    cdef uint32_t i
+    cdef uint8_t* frame
+    cdef const Path* to
+    cdef Opening opening
+    opening.service = NULL
+    opening.to = 0
+    if not are_plain(s, table) or not is_hooked(s, IPV4):
+        return j
+    while j < count:
+        i = first + j
+        frame = frames.data + frames.offset[i]
+        if frames.timestamp[i] != s.now or not lane_choose(s, table, &lane[j], &opening):
+            break
+        if frames.vnet_header:
+            partial = frame[-VNET_HEADER] & VNET_NEEDS_CSUM
+            segment_size = load16(frame - VNET_HEADER + 4) if frame[-VNET_HEADER + 1] else 0
+        to = opening_path(s, &ingress, &lane[j], frame, &opening, segment_size)
+        if to == NULL or not opening_open(s, table, &lane[j], &opening):
+            opening_undo(s, &opening)
+            break
+        lane_count(s, &lane[j], connection4(table, lane[j].reference >> 1), ORIGINAL)
+        lane_send(&lane[j], frame, connection4(table, lane[j].reference >> 1), to, partial)
+        s.bytes += frames.length[i]
+        frames.length[i] = lane[j].l3_length + ETHERNET_HEADER      # without what follows
+        frames.egress[i] = to.egress
+        frames.verdict[i] = VERDICT_FORWARD
+        frames.reason[i] = REASON_NEW_CONNECTION
+        j += 1
+    s.frames += j - begin
+    s.verdicts[VERDICT_FORWARD] += j - begin
+    s.reasons[REASON_NEW_CONNECTION] += j - begin
     return j

@@ -185,19 +185,14 @@ cdef inline bint opening_open(State* s, Table* table, Lane* lane,
     return True
 
 
-cdef inline bint lane_open(State* s, Table* table, Lane* lane, Opening* opening) noexcept nogil:
-    """Open the connection of a packet; False, and nothing has changed, if the packet opens none
-    or needs the general way."""
+cdef inline bint lane_choose(State* s, Table* table, const Lane* lane,
+                             Opening* opening) noexcept nogil:
+    """opening_choose, of a packet that may open no connection."""
     if not lane_begins(lane) or connection_total(s) >= s.max_connections:
         return False
     table_settle_hash(table, lane.hash)
-    if (table_find4(table, lane.hash, lane.addresses, lane.key) != NIL
-            or not opening_choose(s, lane, opening)):
-        return False
-    if likely(opening_open(s, table, lane, opening), True):
-        return True
-    opening_undo(s, opening)
-    return False
+    return (table_find4(table, lane.hash, lane.addresses, lane.key) == NIL
+            and opening_choose(s, lane, opening))
 
 
 cdef inline uint32_t lanes_open(State* s, Table* table, const Frames* frames, uint32_t first,
@@ -212,7 +207,10 @@ cdef inline uint32_t lanes_open(State* s, Table* table, const Frames* frames, ui
     opening.to = 0
     if not are_plain(s, table) or (frames.mark != NULL and s.services.marks):
         return j
-    while j < count and timestamp[j] == s.now and lane_open(s, table, &lane[j], &opening):
+    while j < count and timestamp[j] == s.now and lane_choose(s, table, &lane[j], &opening):
+        if likely(not opening_open(s, table, &lane[j], &opening), False):
+            opening_undo(s, &opening)
+            break
         c = connection4(table, lane[j].reference >> 1)
         lane_count(s, &lane[j], c, ORIGINAL)
         lane_translate(lane[j].ip, c, ORIGINAL, c.meta.protocol == PROTOCOL_TCP, 0)

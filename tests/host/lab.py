@@ -47,11 +47,11 @@ def request(ttl=64, size=0, port=40000, flags="S", fragment="DF", destination=VI
     )
 
 
-def reply(ttl=64, size=0, flags="SA", server="172.16.1.7"):
+def reply(ttl=64, size=0, flags="SA", server="172.16.1.7", port=40000):
     """The server's answer."""
     return (
         IP(src=server, dst=CLIENT, ttl=ttl, flags="DF", id=7)
-        / TCP(sport=8080, dport=40000, flags=flags, seq=5000, ack=1001)
+        / TCP(sport=8080, dport=port, flags=flags, seq=5000, ack=1001)
         / (b"x" * size)
     )
 

@@ -177,6 +177,47 @@ def test_any_order(kinds):
     both(arrivals)
 
 
+openings = st.tuples(
+    st.sampled_from(["S", "S", "S", "S", "SE", "SA", "SF", "SR", "A"]),
+    st.integers(41000, 41008),
+    st.sampled_from([64, 64, 64, 64, 2, 1]),
+    st.sampled_from(["", "", "", "", "header", "mac", "long", "reply", "udp"]),
+)
+
+
+def opening(flags, port, ttl, how):
+    """(interface, frame) of a packet that may open a connection."""
+    if how == "reply":
+        return "srv", frame(reply(port=port, flags="SA"), "srv", SERVER)
+    if how == "udp":
+        return "cli", frame(IP(src=CLIENT, dst=VIP, ttl=ttl) / UDP(sport=port, dport=53) / b"q")
+    packet = request(port=port, flags=flags, ttl=ttl, size=1600 if how == "long" else 0)
+    if how == "header":
+        packet.chksum = 0x1234
+    if how == "mac":
+        return "cli", bytes(Ether(dst=OTHER, src=ROUTER) / packet)
+    return "cli", frame(packet)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: next(iter(s), "defaults"))
+@given(kinds=st.lists(openings, min_size=1, max_size=40))
+def test_connections_that_open(settings, kinds):
+    arrivals = framed(OPENING)
+    both([*arrivals, *(opening(*kind) for kind in kinds)], settings)
+
+
+def test_a_burst_of_connections():
+    """Request and answer in one vector: the answer's direction is findable when it comes."""
+    arrivals = framed([*OPENING, ("cli", request(port=50000))])
+    for port in range(50001, 50041):
+        arrivals.append(("cli", frame(request(port=port))))
+    for port in range(50001, 50041):
+        arrivals.append(("srv", frame(reply(port=port, flags="SA"), "srv", SERVER)))
+    out, host = both(arrivals)
+    assert len(out) == len(arrivals)
+    assert host.engine.reasons[lvscore.Reason.NEW_CONNECTION] == 42
+
+
 def test_what_is_told_anew_counts_from_then_on():
     """Neighbour, route, address, MTU: nothing that was known before is used."""
     host = made()
