@@ -143,15 +143,20 @@ class Live:
 
         Returns:
             How many frames came in.
+
+        Raises:
+            InterfaceError: an interface is gone.
         """
         wait = 1.0 if timeout is None else min(timeout, 1.0)
-        ready = {descriptor for descriptor, _ in self._poll.poll(wait)}
+        ready = dict(self._poll.poll(wait))
         count = 0
         for interface in self.interfaces.values():
             if interface.fileno() in ready:
                 count += self._drain(interface)
+                if ready[interface.fileno()] & (select.EPOLLERR | select.EPOLLHUP):
+                    interface.recover()
         self._send(self.host.advance(self.now()))
-        for descriptor in ready.intersection(self._readers):
+        for descriptor in self._readers.keys() & ready.keys():
             self._readers[descriptor]()
         for repeated in self._repeated:
             if time.monotonic() >= repeated.due:

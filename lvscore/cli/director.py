@@ -13,6 +13,7 @@ from lvscore.engine import Engine
 from lvscore.errors import ConfigError, LvscoreError, SnapshotError
 from lvscore.host import Host
 from lvscore.io.fanout import Share
+from lvscore.io.interface import interface_mtu
 from lvscore.live import Live, attach
 from lvscore.model import Outcome
 from lvscore.programs import execute, lists_connections
@@ -59,8 +60,13 @@ class Director:
         return bool(self.configuration.inside) or any(s.servers for s in self.engine.services)
 
     def _read(self) -> Configuration:
-        """The file and the options, which win."""
-        return replace(self.options.read(live=True), **self._own)  # type: ignore[arg-type]
+        """The file and the options, which win; an MTU that neither says is the real one's."""
+        read = self.options.read(live=True)
+        interfaces = tuple(
+            entry if entry.mtu else entry._replace(mtu=interface_mtu(entry.name))
+            for entry in read.interfaces
+        )
+        return replace(read, interfaces=interfaces, **self._own)  # type: ignore[arg-type]
 
     def attach(self, stack: ExitStack) -> Live:
         with ExitStack() as opening:

@@ -43,7 +43,7 @@ class InterfaceEntry(NamedTuple):
     where: str
     name: str
     address: tuple[str, ...] = ()
-    mtu: int = 1500
+    mtu: int | None = None  # 1500; live, the real one
     backend: str | None = None
     mode: str | None = None
     persistent: bool = False
@@ -156,7 +156,9 @@ class Configuration:
         """
         for interface in self.interfaces:
             with located(interface.where):
-                host.add_interface(interface.name, addresses=interface.address, mtu=interface.mtu)
+                host.add_interface(
+                    interface.name, addresses=interface.address, mtu=interface.mtu or 1500
+                )
         for route in self.routes:
             with located(route.where):
                 host.add_route(route.to, via=route.via, interface=route.dev, local=route.local)

@@ -103,7 +103,7 @@ def _interfaces(name: str, file: Table) -> tuple[InterfaceEntry, ...]:
                 where,
                 interface,
                 tuple(given.get("address", ())),
-                given.get("mtu", 1500),
+                given.get("mtu"),
                 given.get("backend"),
                 given.get("mode"),
                 given.get("persistent", False),

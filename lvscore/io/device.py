@@ -89,6 +89,17 @@ class LiveInterface(ABC):
         """
         return self._queue.receive(now)
 
+    def recover(self) -> None:
+        """Go on after poll(2) told of an error: the link went down, and may come up again.
+
+        Raises:
+            InterfaceError: the interface is gone.
+        """
+        try:
+            socket.if_nametoindex(self.name)
+        except OSError:
+            raise InterfaceError(19, "the interface is gone", self.name) from None
+
     def write_batch(
         self, batch: FrameBatch, select: npt.NDArray[np.bool_ | np.uint8] | None = None
     ) -> None:

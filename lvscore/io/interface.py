@@ -1,15 +1,17 @@
 """Network interfaces of this machine as sources and sinks of frames."""
 
+import socket
+import struct
 from ipaddress import IPv6Address
 from pathlib import Path
 
 from lvscore.errors import ConfigError, InterfaceError
-from lvscore.io.device import LiveInterface
+from lvscore.io.device import LiveInterface, longest_packet
 from lvscore.io.fanout import Share
 from lvscore.io.packet_socket import PacketInterface
 from lvscore.io.tun import TunInterface
 
-__all__ = ["BACKENDS", "MODES", "kernel_addresses", "open_interface"]
+__all__ = ["BACKENDS", "MODES", "interface_mtu", "kernel_addresses", "open_interface"]
 
 BACKENDS = ("ring", "copy", "tap", "tun")
 """A ring shared with the kernel, recvmmsg(2), and devices whose other end is here."""
@@ -70,6 +72,15 @@ def open_interface(
 
 
 _NO_RING = (12, 22, 92)  # ENOMEM, EINVAL, ENOPROTOOPT
+
+
+def interface_mtu(name: str) -> int | None:
+    """The MTU of an interface, bytes; None: there is none of this name."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        try:
+            return longest_packet(control, name)
+        except (OSError, ValueError, struct.error):
+            return None
 
 
 def kernel_addresses() -> list[str]:

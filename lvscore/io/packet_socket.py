@@ -117,6 +117,11 @@ class PacketInterface(LiveInterface):
         batch = self._queue.receive(now)
         return batch if len(batch) or self._hearing is None else self._hearing.receive(now)
 
+    def recover(self) -> None:
+        self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # or poll(2) tells it for ever
+        if self._socket.getsockname()[0] != self.name:  # another may have the name by now
+            raise InterfaceError(19, "the interface is gone", self.name)
+
     def _write(self, frame: bytes) -> None:
         self._socket.send(_NO_OFFLOADS + frame)
 

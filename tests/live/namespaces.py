@@ -11,6 +11,7 @@
 import hashlib
 import os
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -118,7 +119,9 @@ class Lab:
 
     def curl(self, url: str, *options: str, node: str = "client") -> str:
         """What curl gets, or why it gets nothing."""
-        return self.run(node, "curl", "-sS", "-m", "20", *options, url, check=False, timeout=60)
+        return self.run(
+            node, "curl", "-sS", "--stderr", "-", "-m", "20", *options, url, check=False, timeout=60
+        )
 
     def ask(self, *words: str) -> str:
         """What a program prints that asks the running director."""
@@ -213,7 +216,9 @@ class Lab:
         self.run(node, "ip", *command.split())
 
     def serve(self, node: str, page: str) -> None:
-        """nginx on a node, with one page."""
+        """nginx on a node, with one page, unless it is there."""
+        if node in self.web and self.web[node].poll() is None:
+            return
         root = self.folder / node
         root.mkdir(exist_ok=True)
         (root / "index.html").write_text(page)
@@ -241,6 +246,27 @@ class Lab:
                 return
             time.sleep(0.05)
         raise RuntimeError(f"nginx does not answer on {node}: {(root / 'log').read_text()}")
+
+
+class Download:
+    """A download by the client that has begun, and stands still until the rest is asked for."""
+
+    def __init__(self, lab: Lab, url: str) -> None:
+        self._client = lab.start("client", "curl", "-sS", "-m", "30", url, output=True)
+        self._pipe = self._client.stdout.fileno()
+        self._hash = hashlib.sha256(self._read(1000))
+
+    def rest(self) -> str:
+        """SHA-256 of the whole."""
+        while data := self._read(1 << 20):
+            self._hash.update(data)
+        assert self._client.wait(10) == 0, self._client.stderr.read()
+        return self._hash.hexdigest()
+
+    def _read(self, size: int) -> bytes:
+        ready, _, _ = select.select([self._pipe], [], [], 31)
+        assert ready, "curl does not end"
+        return os.read(self._pipe, size)
 
 
 def digest_of(path: Path) -> str:

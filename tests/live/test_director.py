@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from namespaces import LVS, PAGES, VIP, missing, services
+from namespaces import LVS, PAGES, VIP, Download, missing, services
 
 import lvscore
 
@@ -41,32 +41,10 @@ def file(lab):
     return path, hashlib.sha256(data).hexdigest()
 
 
-class Download:
-    """A download that has begun, and stands still until the rest is asked for."""
-
-    def __init__(self, lab):
-        pipe = lab.folder / "received"
-        pipe.unlink(missing_ok=True)
-        os.mkfifo(pipe)
-        self._client = lab.start(
-            "client", "curl", "-sS", "-m", "30", f"http://{VIP}/file", "-o", str(pipe)
-        )
-        self._stream = pipe.open("rb")
-        self._hash = hashlib.sha256(self._stream.read(1000))
-
-    def rest(self):
-        """SHA-256 of the whole."""
-        with self._stream:
-            for piece in iter(lambda: self._stream.read(1 << 20), b""):
-                self._hash.update(piece)
-        assert self._client.wait(10) == 0, self._client.stderr.read()
-        return self._hash.hexdigest()
-
-
 def test_it_reads_its_file_again_without_losing_a_connection(lab, file):
     path, digest = file
     director = lab.director("-c", str(path))
-    client = Download(lab)
+    client = Download(lab, f"http://{VIP}/file")
     path.write_text(TOML.replace("172.16.1.7", "172.16.1.9") + "wait = 1\n")
     director.send_signal(signal.SIGHUP)
     assert "wait = 1: no such key" in director.stderr.readline()
@@ -83,7 +61,7 @@ def test_it_reads_its_file_again_without_losing_a_connection(lab, file):
 def test_another_process_takes_over(lab, file):
     path, digest = file
     old = lab.director("-c", str(path))
-    client = Download(lab)
+    client = Download(lab, f"http://{VIP}/file")
     new = lab.start("director", sys.executable, "-m", "lvscore", "run", "--takeover",
                     "--control", lab.control, "-c", str(path))  # fmt: skip
     assert old.wait(10) == 0
@@ -102,7 +80,7 @@ def test_one_that_was_killed_is_followed_by_its_state(lab, file):
     state.unlink(missing_ok=True)
     path.write_text(f"[director]\nstate = '{state}'\nstate-interval = 1\n{TOML}")
     first = lab.director("-c", str(path))
-    client = Download(lab)
+    client = Download(lab, f"http://{VIP}/file")
     for _ in range(100):
         if state.exists() and len(lvscore.Engine.load(state).connections):
             break
