@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find lvscore -name '*.pyx' -o -name '*.px[di]') setup.py pyproject.toml
 OUT := out
 
-.PHONY: demo lab test lint bench fuzz clean
+.PHONY: demo lab lab-ipv6 test lint bench fuzz clean
 
 $(VENV)/.installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,6 +22,10 @@ demo: $(VENV)/.installed
 lab: $(VENV)/.installed
 	mkdir -p $(OUT)
 	$(BIN)/python examples/lab/lab.py $(OUT)/captures
+
+lab-ipv6: $(VENV)/.installed
+	mkdir -p $(OUT)
+	$(BIN)/python examples/lab/lab.py --ipv6 $(OUT)/captures-ipv6
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --ignore=tests/live tests

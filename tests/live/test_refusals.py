@@ -1,7 +1,6 @@
 """What `lvscore run` is told wrong: one clear line, a status that is not 0, and nothing is left."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -111,15 +110,3 @@ def test_a_neighbour_that_is_not_there(lab):
     said = lab.run("rs01", "ping", "-c", "1", "-W", "5", "192.0.2.1", check=False)
     assert "From 172.16.1.3 icmp_seq=1 Destination Host Unreachable" in said
     assert lab.stop(director) == 0
-
-
-def test_lab_needs_root(lab):
-    example = os.path.join(os.path.dirname(__file__), "../../examples/lab/lab.py")
-    done = subprocess.run(
-        ["setpriv", "--reuid", "65534", "--clear-groups", sys.executable, example],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if "Permission denied" in done.stderr:  # the checkout is root's alone
-        pytest.skip("the example cannot be read by another user")
-    assert done.returncode == 1
-    assert done.stderr == "the lab makes network namespaces: run it as root\n"
