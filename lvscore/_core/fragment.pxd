@@ -244,6 +244,10 @@ cdef inline uint8_t fragment_add(Fragments* f, const Packet* packet, uint64_t ti
             or (not more and end < d.furthest) or packet.l3 + header > MAX_HEADERS):
         datagram_discard(f, i)
         return REASON_BAD_FRAGMENT
+    # Even a duplicate tells where the datagram ends (ip_frag_queue, nf_ct_frag6_queue).
+    if not more:
+        d.last_seen = True
+        d.total = end
     units = (end + 7) // 8
     already = units_take(d, offset // 8, units)
     if already == units - offset // 8:
@@ -256,9 +260,6 @@ cdef inline uint8_t fragment_add(Fragments* f, const Packet* packet, uint64_t ti
     if end > d.furthest:
         d.furthest = end
     f.bytes += length
-    if not more:
-        d.last_seen = True
-        d.total = end
     if packet.l3_length > d.largest:
         d.largest = packet.l3_length
     d.ecn |= <uint8_t>(1 << ((ip[1] & 3) if packet.family == IPV4 else (ip[1] >> 4) & 3))

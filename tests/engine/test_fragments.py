@@ -110,6 +110,16 @@ def test_a_duplicate_is_dropped_alone(engine):
     assert len(out) == len(raws)
 
 
+def test_a_duplicate_may_tell_where_the_datagram_ends(engine):
+    """As ip_frag_queue, which notes the end before it sees that the bytes are there."""
+    first, second, *rest = fragment(datagram(), 1000)
+    again = second.copy()
+    again.flags, again.len, again.chksum = 0, None, None
+    reasons, out = process(engine, frames([first, second, again, *rest]))
+    assert reasons[2:4] == [Reason.FRAGMENT_DUPLICATE, Reason.BAD_FRAGMENT]
+    assert not out
+
+
 def test_an_overlap_discards_the_datagram(engine):
     first, second, *rest = fragment(datagram(), 1000)
     second.frag -= 1
