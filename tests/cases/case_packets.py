@@ -11,9 +11,9 @@
 stands for a blank. `bytes=a-b` is the fragment with these bytes of what
 follows the IP header; it has MF unless it ends where the datagram does (`mf`, `last` overrule
 that), and `other` gives it other content. `seq`, `ack`, `win` and `scale` (the window's) are
-TCP's, `echo` is the identifier of an echo. `csum=zero` and `csum=wrong` are transport checksums,
-`tcpdata` leaves a protocol's header away, `ext=hop,dest,route` are IPv6 extension headers and
-`opt=rr,nop,lsrr` IPv4 options.
+TCP's, `sack=a-b,c-d` are acknowledged blocks, `echo` is the identifier of an echo. `csum=zero` and
+`csum=wrong` are transport checksums, `tcpdata` leaves a protocol's header away,
+`ext=hop,dest,route` are IPv6 extension headers and `opt=rr,nop,lsrr` IPv4 options.
 """
 
 import re
@@ -91,6 +91,9 @@ def transport(protocol, sport, dport, given, six):
     if protocol == "tcp":
         flags = given.get("flags", "S")
         options = [("WScale", int(given["scale"]))] if "scale" in given else []
+        if "sack" in given:
+            edges = [int(edge) % 2**32 for edge in re.split("[-,]", given["sack"])]
+            options += [("NOP", None), ("NOP", None), ("SAck", tuple(edges))]
         layer = TCP(
             sport=sport,
             dport=dport,

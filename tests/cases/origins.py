@@ -15,7 +15,8 @@ HEAD = """\
 `tests/cases/*.toml` tells situations that other projects test: what goes in, what comes out, and
 why, in our own words and with our own values; the expectation is netfilter's and IPVS's. Each names
 its original, which was read. This page is written by `python tests/cases/origins.py`, and a test
-compares it with the files; another lets each case of NAT fail by taking its rules away.
+compares it with the files; another lets each case of NAT fail by taking its rules away. What of a
+suite is not told, and why, stands at the head of its file.
 
 """
 
