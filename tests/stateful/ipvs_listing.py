@@ -1,9 +1,10 @@
 """What `ipvsadm -L -n` prints of a model, by its description."""
 
-from ipvs_packets import ADDRESS, TCP
+from ipvs_packets import ADDRESS, SCTP, TCP, UDP
 
-SCHEDULER_FLAGS = (("fallback", "sh-fallback"), ("with_port", "sh-port"))
-FORWARD = {"masquerade": "Masq", "route": "Route"}
+SCHEDULER_FLAGS = (("fallback", "fallback"), ("with_port", "port"))
+PROTOCOLS = {TCP: "TCP", UDP: "UDP", SCTP: "SCTP"}
+FORWARD = {"masquerade": "Masq", "route": "Route", "tunnel": "Tunnel"}
 TITLES = {
     "": "  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn",
     "--persistent-conn": "  -> RemoteAddress:Port",
@@ -21,10 +22,10 @@ def service_line(model, service):
     if service.mark:
         line = f"FWM  {service.mark}" + (" IPv6" if model.family == 6 else "")
     else:
-        line = f"{'TCP' if protocol == TCP else 'UDP':4} {name(model, address, port)}"
+        line = f"{PROTOCOLS[protocol]:4} {name(model, address, port)}"
     line += f" {service.scheduler.kind}"
-    if service.scheduler.kind == "sh":
-        flags = [text for attribute, text in SCHEDULER_FLAGS
+    if service.scheduler.kind in ("sh", "mh"):
+        flags = [f"{service.scheduler.kind}-{text}" for attribute, text in SCHEDULER_FLAGS
                  if getattr(service.scheduler, attribute)]  # fmt: skip
         line += f" ({','.join(flags)})" if flags else ""
     if service.persistence:

@@ -4,63 +4,22 @@ connections, templates, states and time. Slow and short; it knows nothing of the
 Times are milliseconds, addresses integers. Every timer ends at its nominal time.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import ipvs_states
 import scheduler_models
-from ipvs_packets import TCP, UDP, Packet
+from ipvs_packets import TCP, UDP, IcmpError, Packet
 
 SECOND = 1000
 REARMED = 60 * SECOND  # of a template that others still depend on
 TRASH = 120 * SECOND  # for which a removed server is remembered once nothing holds it
 INVALID_PORT = 65535
 FTP_DATA = 20
-
-NAMES = {
-    "NO": "NONE", "ES": "ESTABLISHED", "SS": "SYN_SENT", "SR": "SYN_RECV", "FW": "FIN_WAIT",
-    "TW": "TIME_WAIT", "CL": "CLOSE", "CW": "CLOSE_WAIT", "LA": "LAST_ACK", "LI": "LISTEN",
-    "SA": "SYNACK",
-}  # fmt: skip
-ACTIVE = {"ES", "SS", "SR", "SA"}
-TCP_TIMEOUTS = {
-    "NO": 2, "ES": 900, "SS": 120, "SR": 60, "FW": 120, "TW": 120, "CL": 10, "CW": 60, "LA": 30,
-    "LI": 120, "SA": 120,
-}  # fmt: skip
-
-
-def rows(text):
-    """``{event: {state: next state}}`` of a table as the description prints it."""
-    columns = list(NAMES)
-    lines = (line.split() for line in text.strip().splitlines())
-    return {event: dict(zip(columns, states, strict=True)) for event, *states in lines}
-
-
-TABLES = {
-    "input": rows("""
-        S SR ES ES SR SR SR SR SR SR SR SR
-        F CL CW SS TW TW TW CL CW LA LI TW
-        A ES ES SS ES FW TW CL CW CL LI ES
-        R CL CL CL SR CL CL CL CL LA LI SR
-    """),
-    "output": rows("""
-        S SS ES SS SR SS SS SS SS SS LI SR
-        F TW FW SS TW FW TW CL TW LA LI TW
-        A ES ES SS ES FW TW CL CW LA ES ES
-        R CL CL SS CL CL TW CL CL CL CL CL
-    """),
-    "input-only": rows("""
-        S SR ES ES SR SR SR SR SR SR SR SR
-        F CL FW SS TW FW TW CL CW LA LI TW
-        A ES ES SS ES FW TW CL CW CL LI ES
-        R CL CL CL SR CL CL CL CL LA LI CL
-    """),
-}
-
-
-def next_state(table, state, flags):
-    """The first of RST, SYN, FIN, ACK decides; a segment with none of them closes."""
-    event = next((letter for letter in "RSFA" if letter in flags), None)
-    return "CL" if event is None else TABLES[table][event][state]
+NEW = 3 * SECOND  # of a connection before its first packet
+DROP_RATE = 10
+PARAMETER_PROBLEM = 12
+WORD = 2**64 - 1
 
 
 @dataclass(eq=False)
@@ -68,13 +27,10 @@ class Dest(scheduler_models.Server):
     """A real server, which outlives its removal while something may refer to it."""
 
     method: str = "masquerade"
+    tunnel: object = None
     persistent: int = 0
     service: object = None
     counts: list = field(default_factory=lambda: [0] * 5)
-
-    @property
-    def held(self):
-        return self.active + self.inactive + self.persistent > 0
 
 
 @dataclass(eq=False)
@@ -126,10 +82,13 @@ class Outcome(NamedTuple):
     verdict: str
     reason: str
     packet: Packet
+    tunnel_to: Dest | None = None  # the packet left in a tunnel to this server
 
 
 class Model:
-    def __init__(self, family):
+    """`seed` is the engine's, which everything is drawn from."""
+
+    def __init__(self, family, seed):
         self.family = family
         self.bits = 32 if family == 4 else 128
         self.services = {}
@@ -139,16 +98,29 @@ class Model:
         self.local = set()
         self.counts = [0] * 5
         self.sysctl = dict.fromkeys(
-            ("sloppy_tcp", "expire_nodest_conn", "expire_quiescent_template"), 0
-        )
+            ("sloppy_tcp", "sloppy_sctp", "expire_nodest_conn", "expire_quiescent_template",
+             "schedule_icmp", "secure_tcp", "drop_packet"), 0,
+        )  # fmt: skip
         self.sysctl["conn_reuse_mode"] = 1
+        self.until_drop = 0
+        self.chance = seed
+        self.draw()
         self.timeouts = {"tcp": 900, "tcp_fin": 120, "udp": 300}
         self.now = 0
+
+    def draw(self):
+        """The next number of SplitMix64 (Steele, Lea, Flood 2014)."""
+        self.chance = z = (self.chance + 0x9E3779B97F4A7C15) & WORD
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & WORD
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & WORD
+        return z ^ z >> 31
 
     # configuration
 
     def add_service(self, key, kind, flags, persistence, prefix, one_packet):
-        scheduler = scheduler_models.Service(kind, "sh-fallback" in flags, "sh-port" in flags)
+        scheduler = scheduler_models.Service(
+            kind, f"{kind}-fallback" in flags, f"{kind}-port" in flags, self.draw
+        )
         scheduler.start(self.now)
         self.services[key] = Service(key, scheduler, persistence, prefix, one_packet)
 
@@ -157,38 +129,63 @@ class Model:
         service.persistence, service.prefix = persistence, prefix
         service.one_packet = one_packet
         scheduler = service.scheduler
-        scheduler.fallback, scheduler.with_port = "sh-fallback" in flags, "sh-port" in flags
+        scheduler.fallback = f"{kind}-fallback" in flags
+        scheduler.with_port = f"{kind}-port" in flags
         if scheduler.kind != kind:
+            self.forget_localities(scheduler)
             scheduler.kind = kind
             scheduler.start(self.now)
+
+    def forget_localities(self, scheduler):
+        """lblc and lblcr hold servers, also such as were removed."""
+        for entry in scheduler.cache.values():
+            for dest in entry.servers:
+                dest.idle_since = self.now
+        scheduler.cache = {}
 
     def remove_service(self, key):
         service = self.services[key]
         for dest in list(service.dests):
             self.remove_dest(service, dest)
+        self.forget_localities(service.scheduler)
         del self.services[key]
 
-    def add_dest(self, service, address, port, weight, upper, lower, method):
+    def add_dest(self, service, address, port, weight, upper, lower, method, tunnel):
         dest = self.remembered(service.key, address, port)
         if dest is None:
             dest = Dest(address, port)
         if dest.service is not service:
             dest.service, dest.counts = service, [0] * 5
-        dest.available, dest.last_weight, dest.method = True, 0, method
+        dest.available, dest.last_weight = True, 0
+        dest.method, dest.tunnel = method, tunnel
         dest.edit(weight, upper, lower)
         service.dests.insert(0, dest)
         service.scheduler.changed()
 
+    def is_held(self, dest):
+        """Whether connections, templates or what a scheduler remembers are of a server."""
+        return dest.active + dest.inactive + dest.persistent > 0 or any(
+            dest in entry.servers
+            for service in self.services.values()
+            for entry in service.scheduler.cache.values()
+        )
+
+    def keep_house(self):
+        """What schedulers forget, and with it the servers that nothing holds any more."""
+        for service in self.services.values():
+            service.scheduler.housekeep(self.now)
+
     def remembered(self, key, address, port):
-        self.trash = [d for d in self.trash if d.held or self.now < d.idle_since + TRASH]
+        self.keep_house()
+        self.trash = [d for d in self.trash if self.is_held(d) or self.now < d.idle_since + TRASH]
         for dest in self.trash:
             if (dest.service.key, dest.address, dest.port) == (key, address, port):
                 self.trash.remove(dest)
                 return dest
         return None
 
-    def edit_dest(self, service, dest, weight, upper, lower, method):
-        dest.method = method
+    def edit_dest(self, service, dest, weight, upper, lower, method, tunnel):
+        dest.method, dest.tunnel = method, tunnel
         service.scheduler.edit(dest, weight, upper, lower)
 
     def remove_dest(self, service, dest):
@@ -241,6 +238,8 @@ class Model:
     def process(self, packet, now):
         """What becomes of a packet."""
         self.advance(now)
+        if isinstance(packet, IcmpError):
+            return self.icmp_error(packet)
         connection = self.answered(packet)
         if connection:
             return self.reply(connection, packet)
@@ -279,8 +278,7 @@ class Model:
         return Outcome("FORWARD", "REPLY", packet)
 
     def request(self, c, packet):
-        opening = c.protocol == TCP and "S" in packet.flags
-        if opening and (
+        if ipvs_states.opens(packet) and (
             (self.sysctl["expire_nodest_conn"] and c.dest.weight == 0) or self.is_over(c)
         ):
             return self.schedule(packet, c)
@@ -296,7 +294,9 @@ class Model:
         mode = self.sysctl["conn_reuse_mode"]
         if mode == 0 or c.template:
             return False
-        return c.state in ("TW", "CL") or (mode & 2 and c.state == "FW" and c.no_output)
+        if c.state in ipvs_states.OVER.get(c.protocol, ()):
+            return True
+        return mode & 2 and c.protocol == TCP and c.state == "FW" and c.no_output
 
     def service_for(self, packet):
         keys = [
@@ -316,7 +316,7 @@ class Model:
         if old:
             self.end(old, self.now)
         if refusal:
-            return Outcome("LOCAL", refusal, packet)
+            return Outcome("DROP" if refusal == "DROP_RATE" else "LOCAL", refusal, packet)
         if choice is None:
             return Outcome("DROP", "NO_REAL_SERVER", packet)
         dest, dport, template = choice
@@ -328,8 +328,8 @@ class Model:
             return self.transmit(dest.method, dest, dport, packet, "REQUEST")
         c = Connection(
             packet.protocol, (packet.source, packet.sport), (packet.destination, packet.dport),
-            dest, dport, dest.method, "NO", 0, no_output=dest.method != "masquerade",
-            template=template,
+            dest, dport, dest.method, "UDP" if packet.protocol == UDP else "NO", 0,
+            no_output=dest.method != "masquerade", template=template,
         )  # fmt: skip
         self.connections.append(c)
         self.count_new(dest)
@@ -341,11 +341,23 @@ class Model:
     def refusal(self, service, packet):
         if service is None:
             return "LOCAL_ADDRESS"
-        if packet.protocol == TCP and (
-            "R" in packet.flags or not ("S" in packet.flags or self.sysctl["sloppy_tcp"])
-        ):
-            return "TCP_NOT_SYN"
+        if packet.protocol != UDP:
+            sloppy = self.sysctl["sloppy_tcp" if packet.protocol == TCP else "sloppy_sctp"]
+            if ipvs_states.aborts(packet) or not (ipvs_states.opens(packet) or sloppy):
+                return "TCP_NOT_SYN" if packet.protocol == TCP else "SCTP_NOT_INIT"
+        if self.drops():
+            return "DROP_RATE"
         return "SOURCE_PORT_20" if packet.sport == FTP_DATA else None
+
+    def drops(self):
+        """drop_packet, always on: of the packets that would open something every tenth."""
+        if self.sysctl["drop_packet"] != 3:
+            return False
+        self.until_drop -= 1
+        if self.until_drop > 0:
+            return False
+        self.until_drop = DROP_RATE
+        return True
 
     def choose(self, service, packet):
         """Server, its port, and the template; None if there is no server."""
@@ -386,25 +398,80 @@ class Model:
         return service.scheduler.pick(about, self.now)
 
     def track(self, c, packet, table):
-        if c.protocol == UDP:
-            c.state, c.timeout = "UDP", self.timeouts["udp"] * SECOND
-        else:
-            state = next_state(table, c.state, packet.flags)
-            if c.inactive == (state in ACTIVE):
+        if c.protocol != UDP:
+            secure = self.sysctl["secure_tcp"] == 3
+            state = ipvs_states.next_state(packet, table, c.state, secure)
+            if c.inactive == (state in ipvs_states.ACTIVE[c.protocol]):
                 change = 1 if c.inactive else -1
                 c.dest.active += change
                 c.dest.inactive -= change
                 c.inactive = not c.inactive
             if c.template and state == "ES" and c.state != "ES":
                 c.template.state = "ASSURED"
-            changed = {"ES": self.timeouts["tcp"], "FW": self.timeouts["tcp_fin"]}
-            c.state, c.timeout = state, changed.get(state, TCP_TIMEOUTS[state]) * SECOND
+            c.state = state
+        c.timeout = ipvs_states.timeout(c.protocol, c.state, self.timeouts) * SECOND
         c.deadline = self.now + c.timeout
 
     def transmit(self, method, dest, dport, packet, reason):
+        if method == "tunnel":
+            self.draw()  # an identification
+            return Outcome("STOLEN", reason, packet, dest)
         if method == "masquerade":
             packet = packet.with_destination(dest.address, dport)
         return Outcome("FORWARD", reason, packet)
+
+    # ICMP errors
+
+    def icmp_error(self, error):
+        """One about a packet of a connection, which goes back the way the packet came."""
+        about = error.about
+        back = replace(
+            about, source=about.destination, sport=about.dport, destination=about.source,
+            dport=about.sport, mark=error.mark,
+        )  # fmt: skip
+        local = error.destination in self.local
+        known = not (error.family == 4 and error.kind == PARAMETER_PROBLEM)
+        from_server = self.answered(back) if known else None
+        c = from_server or (self.asked(back) if known else None)
+        if c is None and local and self.sysctl["schedule_icmp"]:
+            c = self.schedule_about(back)
+            if isinstance(c, str):
+                return Outcome("DROP", c, error)
+        if c is None:
+            return Outcome("LOCAL" if local else "PASS", "ICMP_NOT_RELATED", error)
+        if error.broken:
+            return Outcome("DROP", "BAD_ICMP_CHECKSUM", error)
+        self.count(c, error, 1 if from_server else 0)
+        if c.method != "masquerade":
+            if from_server:
+                return Outcome("FORWARD", "RELATED_ICMP", error)
+            return self.transmit(c.method, c.dest, c.dport, error, "RELATED_ICMP")
+        if from_server:
+            error = replace(error, source=c.virtual[0], about=about.with_destination(*c.virtual))
+        else:
+            inside = about.with_source(c.dest.address, c.dport)
+            error = replace(error, destination=c.dest.address, about=inside)
+        return Outcome("FORWARD", "RELATED_ICMP", replace(error, transport=about))
+
+    def schedule_about(self, back):
+        """schedule_icmp: the connection that an error is about, opened now, or None, or why it is
+        not opened. It has seen no packet yet."""
+        service = self.service_for(back)
+        if service is None or back.sport == FTP_DATA:
+            return None
+        choice = self.choose(service, back)
+        if choice is None:
+            return "NO_REAL_SERVER"
+        dest, dport, template = choice
+        self.bind(dest)
+        c = Connection(
+            back.protocol, (back.source, back.sport), (back.destination, back.dport), dest, dport,
+            dest.method, "UDP" if back.protocol == UDP else "NO", NEW, self.now + NEW,
+            no_output=dest.method != "masquerade", template=template,
+        )  # fmt: skip
+        self.connections.append(c)
+        self.count_new(dest)
+        return c
 
     # counters: connections, packets in and out, bytes in and out
 
