@@ -11,8 +11,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from lvscore._core.bytes cimport htons, load16, load_be16, ntohs, store16
-from lvscore._core.checksum cimport checksum_finish, sum_bytes
+from lvscore._core.bytes cimport htons, load16, load_be16, ntohs
 from lvscore._core.clock cimport clock_set, state_expire
 from lvscore._core.connection cimport (
     Extension, FLAG_ASSURED, FLAG_EXTENDED, FLAG_NO_CPORT, FLAG_SEEN_REPLY, FLAG_SERVICE,
@@ -54,6 +53,7 @@ from lvscore._core.locality cimport (
 )
 from lvscore._core.machine cimport likely
 from lvscore._core.nfct cimport nfct_forget, nfct_knows
+from lvscore._core.offload cimport VNET_HEADER, VNET_NEEDS_CSUM, checksum_complete
 from lvscore._core.path cimport paths_clear
 from lvscore._core.pipeline cimport (
     batch_process, frame_count, frame_process, packet_output, packet_process,

@@ -147,20 +147,6 @@ def host_receive(EngineCore engine not None, bytearray frame not None, uint32_t 
 
 cdef enum:
     QUOTED = 600                # bytes of a packet that an ICMP error quotes at most, and more
-    VNET_HEADER = 10            # struct virtio_net_hdr (linux/virtio_net.h)
-    VNET_NEEDS_CSUM = 1
-
-
-cdef void checksum_complete(uint8_t* frame, uint32_t length) noexcept nogil:
-    """Finish a partial checksum, where the frame's virtio_net_hdr says, and say so there."""
-    cdef uint8_t* header = frame - VNET_HEADER
-    cdef uint32_t start = load16(header + 6)
-    cdef uint32_t field = start + load16(header + 8)
-    cdef uint16_t checksum
-    if header[0] & VNET_NEEDS_CSUM and field + 2 <= length and start < length:
-        checksum = checksum_finish(sum_bytes(frame + start, length - start, 0))
-        store16(frame + field, checksum if checksum else 0xFFFF)
-        memset(header, 0, VNET_HEADER)
 
 
 cdef bint offloads_read(State* s, FrameBatch batch, uint32_t i) noexcept nogil:

@@ -9,6 +9,7 @@ __all__ = [
     "atomic_strip",
     "compile_options",
     "is_martian",
+    "offloads_guessed",
     "sequence_adjust",
     "ttl_decrease",
     "tunnel",
@@ -55,4 +56,5 @@ def compile_options(
     local: Iterable[bytes] = (),
     source_route: bool = False,
 ) -> tuple[int, int, bytes]: ...
+def offloads_guessed(frame: bytes) -> tuple[bytes, bytes]: ...
 def vnet_header_before(batch: FrameBatch) -> None: ...

@@ -18,14 +18,15 @@ from lvscore._core.forward cimport (
     Forward, address_is_martian, atomic_strip as _atomic_strip, options_compile,
     ttl_decrease as _ttl_decrease,
 )
+from lvscore._core.offload cimport VNET_HEADER, checksum_complete, offloads_guess
 from lvscore._core.route cimport Routes, local_add, routes_free, routes_init
 from lvscore._core.server cimport Server
 from lvscore._core.tunnel cimport MAX_TUNNEL_HEADERS, tunnel_overhead, tunnel_write
 from lvscore._core.wire cimport Packet, packet_parse
 
 __all__ = [
-    "Fragments", "Sequence", "atomic_strip", "compile_options", "is_martian", "sequence_adjust",
-    "ttl_decrease", "tunnel", "vnet_header_before",
+    "Fragments", "Sequence", "atomic_strip", "compile_options", "is_martian", "offloads_guessed",
+    "sequence_adjust", "ttl_decrease", "tunnel", "vnet_header_before",
 ]
 
 
@@ -231,6 +232,17 @@ def compile_options(frame, bytes own, int64_t now=0, local=(), bint source_route
 
 
 # What an interface says of its frames
+
+def offloads_guessed(bytes frame not None):
+    """The virtio_net_hdr that is guessed of an Ethernet frame, and the frame with what it says
+    is undone done."""
+    cdef bytearray room = bytearray(VNET_HEADER) + frame
+    cdef uint8_t* data = <uint8_t*>room + VNET_HEADER
+    offloads_guess(data, <uint32_t>len(frame))
+    header = bytes(room[:VNET_HEADER])
+    checksum_complete(data, <uint32_t>len(frame))
+    return header, bytes(room[VNET_HEADER:])
+
 
 def vnet_header_before(FrameBatch batch not None):
     """Say that a virtio_net_hdr of 10 bytes lies before each frame, as io._packet does."""

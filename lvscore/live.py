@@ -1,6 +1,7 @@
 """A Host on real interfaces: frames from the wire, time from the clock."""
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Live", "attach"]
 
-_SECOND = 1_000_000_000
+_ANNOUNCE_INTERVAL = 2.0  # seconds
 _ROUNDS = 16  # batches that one interface may have before the others, and the clock, are looked at
 
 
@@ -83,6 +84,7 @@ class Live:
         self.host = host
         self.interfaces: dict[str, LiveInterface] = {}
         self._announces = announce
+        self._again = math.inf  # when to announce once more
         self._stopped = False
         self._numbers: dict[int, LiveInterface] = {}
         self._readers: dict[int, Callable[[], None]] = {}
@@ -114,9 +116,11 @@ class Live:
             _refuse_longer(host, interface)
 
     def announce(self) -> None:
-        """Tell the neighbours of all addresses, unless another process does."""
+        """Tell the neighbours of all addresses, and 2 s later once more (RFC 5227, section 2.3):
+        a port that has just come up may lose the first. Unless another process does."""
         if self._announces:
             self._send(self.host.announce())
+            self._again = time.monotonic() + _ANNOUNCE_INTERVAL
 
     def _adopt(self, interface: LiveInterface) -> None:
         name = interface.name
@@ -156,6 +160,9 @@ class Live:
                 if ready[interface.fileno()] & (select.EPOLLERR | select.EPOLLHUP):
                     interface.recover()
         self._send(self.host.advance(self.now()))
+        if time.monotonic() >= self._again:
+            self._again = math.inf
+            self._send(self.host.announce())
         for descriptor in self._readers.keys() & ready.keys():
             self._readers[descriptor]()
         for repeated in self._repeated:

@@ -14,7 +14,7 @@ CORE_LAYERS = [
     {"consts", "bytes", "machine"},
     {"checksum", "crc32c", "hash", "jiffies"},
     {"wire"},
-    {"flow", "segment", "sequence", "track_sctp"},
+    {"flow", "offload", "segment", "sequence", "track_sctp"},
     {"estimator", "expect", "ftp"},
     {"index", "sip", "wheel", "route", "track", "server", "emit", "fragment", "port_pool"},
     {"locality", "rule_sctp", "tcp_window", "verify"},

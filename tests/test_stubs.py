@@ -8,7 +8,7 @@ import pytest
 MODULES = [
     "_engine", "_frames", "_probe", "_probe_frame", "_probe_ftp", "_probe_packet",
     "_probe_payload", "_probe_scheduler", "_probe_server", "_probe_store", "_probe_window",
-    "io._packet", "io._pcap", "io._pcap_writer", "io._tun",
+    "io._packet", "io._pcap", "io._pcap_writer", "io._tun", "io._xdp",
 ]  # fmt: skip
 
 

@@ -86,9 +86,9 @@ cdef inline uint16_t udp_checksum_update(uint16_t checksum, uint16_t delta) noex
     return updated if updated else 0xFFFF
 
 
-cdef inline uint64_t transport_sum(const uint8_t* ip, const uint8_t* l4, uint8_t family,
-                                   uint8_t protocol, uint32_t length) noexcept nogil:
-    """The sum of a pseudo-header and of the ``length`` bytes behind it (RFC 9293, RFC 8200)."""
+cdef inline uint64_t pseudo_sum(const uint8_t* ip, uint8_t family, uint8_t protocol,
+                                uint32_t length) noexcept nogil:
+    """The sum of a pseudo-header before ``length`` bytes (RFC 9293, RFC 8200)."""
     cdef uint64_t total
     if family == IPV4:
         total = sum_bytes(ip + 12, 8, 0)
@@ -96,5 +96,10 @@ cdef inline uint64_t transport_sum(const uint8_t* ip, const uint8_t* l4, uint8_t
         total = sum_bytes(ip + 8, 32, 0)
     total += htons(protocol)
     total += htons(<uint16_t>length)
-    total += htons(<uint16_t>(length >> 16))
-    return sum_bytes(l4, length, total)
+    return total + htons(<uint16_t>(length >> 16))
+
+
+cdef inline uint64_t transport_sum(const uint8_t* ip, const uint8_t* l4, uint8_t family,
+                                   uint8_t protocol, uint32_t length) noexcept nogil:
+    """The sum of a pseudo-header and of the ``length`` bytes behind it."""
+    return sum_bytes(l4, length, pseudo_sum(ip, family, protocol, length))

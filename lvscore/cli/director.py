@@ -190,4 +190,5 @@ def _contains(network: Network, address: Address) -> bool:
 
 def say(message: str) -> None:
     """Tell whoever started the director."""
-    print(f"lvscore: {message}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"lvscore: {message}\n")  # at once: workers write to the same
+    sys.stderr.flush()

@@ -95,9 +95,9 @@ def _work(director: Director, takeover: bool = False) -> None:
         director.resume(takeover)
         director.listen(stack, replace=takeover or director.worker is not None)
         live.add_signal_handler(signal.SIGHUP, director.reload)
-        director.begin()
         names = ", ".join(map(str, live.interfaces.values()))
         say(f"{who}takes its share of {names}" if who else f"running on {names}")
+        director.begin()
         live.run()
         for interface in live.interfaces.values():
             counts = ", ".join(f"{n} {what}" for what, n in interface.statistics.items())

@@ -10,11 +10,12 @@ from lvscore.io.device import LiveInterface, longest_packet
 from lvscore.io.fanout import Share
 from lvscore.io.packet_socket import PacketInterface
 from lvscore.io.tun import TunInterface
+from lvscore.io.xdp import XdpInterface
 
 __all__ = ["BACKENDS", "MODES", "interface_mtu", "kernel_addresses", "open_interface"]
 
-BACKENDS = ("ring", "copy", "tap", "tun")
-"""A ring shared with the kernel, recvmmsg(2), and devices whose other end is here."""
+BACKENDS = ("ring", "copy", "tap", "tun", "xdp")
+"""A ring shared with the kernel, recvmmsg(2), devices whose other end is here, and AF_XDP."""
 MODES = ("latency", "throughput")
 
 
@@ -34,9 +35,9 @@ def open_interface(
     Args:
         name: of an Ethernet interface, ``"eth1"``.
         backend: ``"ring"`` (a ring of a packet socket), ``"copy"`` (recvmmsg), ``"tap"`` or
-            ``"tun"`` (the other end of such a device, which is made if it is not there), or
-            ``"auto"``: the first of ring and copy that works;
-            :attr:`LiveInterface.backend` says which.
+            ``"tun"`` (the other end of such a device, which is made if it is not there), ``"xdp"``
+            (AF_XDP: the kernel sees nothing of the interface meanwhile), or ``"auto"``: the
+            first of ring and copy that works; :attr:`LiveInterface.backend` says which.
         mode: of a ring. ``"latency"``: TPACKET_V2, a frame is there as soon as it has come;
             ``"throughput"``: TPACKET_V3, which takes less time for each frame, and keeps frames
             for up to a millisecond. :attr:`LiveInterface.mode` says which.
@@ -61,6 +62,8 @@ def open_interface(
         return TunInterface(name, backend, persistent)
     if persistent:
         raise ConfigError(f"backend {backend!r}: only tap and tun devices can be left behind")
+    if backend == "xdp":
+        return XdpInterface(name)
     if backend != "auto":
         return PacketInterface(name, backend, mode, share)
     try:

@@ -61,6 +61,7 @@ class PacketInterface(LiveInterface):
         self._hearing: PacketQueue | None = None
         self._ring: mmap.mmap | None = None
         self._socket = self._closing.enter_context(_opened(name))
+        self._sockets = [self._socket]
         self._descriptor = self._socket.fileno()
         try:
             self.mac = link_address(self._socket, name)
@@ -92,6 +93,7 @@ class PacketInterface(LiveInterface):
             self.share(share.inside)
             return
         hearing = self._closing.enter_context(_opened(self.name))
+        self._sockets.append(hearing)
         _filter(hearing, neighbour_filter())
         hearing.bind((self.name, _ETH_P_ALL))
         self._hearing = PacketQueue(hearing.fileno(), None)
@@ -115,10 +117,16 @@ class PacketInterface(LiveInterface):
 
     def receive(self, now: int) -> FrameBatch:
         batch = self._queue.receive(now)
-        return batch if len(batch) or self._hearing is None else self._hearing.receive(now)
+        if len(batch) or self._hearing is None:
+            return batch
+        batch = self._hearing.receive(now)
+        if not len(batch):
+            self.recover()  # an error of two sockets is not told by what one waits on
+        return batch
 
     def recover(self) -> None:
-        self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # or poll(2) tells it for ever
+        for opened in self._sockets:  # or poll(2) tells it for ever
+            opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if self._socket.getsockname()[0] != self.name:  # another may have the name by now
             raise InterfaceError(19, "the interface is gone", self.name)
 

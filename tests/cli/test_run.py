@@ -24,7 +24,7 @@ def test_a_wrong_option_is_told(options, said):
 
 
 def test_a_backend_that_is_not_there():
-    with pytest.raises(lvscore.ConfigError, match="auto, ring, copy, tap, tun"):
+    with pytest.raises(lvscore.ConfigError, match="auto, ring, copy, tap, tun, xdp"):
         open_interface("lo", backend="tape")
 
 
