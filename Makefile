@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find lvscore -name '*.pyx' -o -name '*.px[di]') setup.py pyproject.toml
 OUT := out
 
-.PHONY: demo lab lab-ipv6 test lint bench fuzz clean
+.PHONY: demo lab lab-ipv6 test lint bench bench-live fuzz clean
 
 $(VENV)/.installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -45,6 +45,10 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m pytest benchmarks --benchmark-json=$(OUT)/benchmarks.json
 	$(BIN)/python benchmarks/table.py $(OUT)/benchmarks.json
 	$(BIN)/python benchmarks/plot.py $(OUT)/benchmarks.json $(OUT)/benchmarks.png
+
+bench-live: $(VENV)/.installed
+	mkdir -p $(OUT)
+	$(BIN)/python benchmarks/live/live.py --json $(OUT)/bench-live.json $(BENCH_LIVE)
 
 fuzz:
 	tests/fuzz/run.sh 60

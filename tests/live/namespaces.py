@@ -129,6 +129,15 @@ class Lab:
             "client", sys.executable, "-m", "lvscore", *words, "--control", self.control
         )
 
+    def processes(self) -> list[int]:
+        """All that run on the nodes."""
+        listed = [
+            subprocess.run(["ip", "netns", "pids", self._prefix + node], capture_output=True,
+                           text=True, check=True).stdout.split()
+            for node in _NODES
+        ]  # fmt: skip
+        return [int(process) for node in listed for process in node]
+
     def mac(self, node: str, interface: str) -> str:
         """The link address of an interface."""
         return self.run(node, "cat", f"/sys/class/net/{interface}/address").strip()
