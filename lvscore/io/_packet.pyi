@@ -4,7 +4,6 @@ from typing import Self, final
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import Buffer
 
 from lvscore._frames import FrameBatch
 
@@ -12,7 +11,7 @@ __all__ = ["PacketQueue"]
 
 @final
 class PacketQueue:
-    def __new__(cls, descriptor: int, ring: Buffer | None, version: int = 2) -> Self: ...
+    def __new__(cls, descriptor: int, slots: int = 0, size: int = 0, version: int = 2) -> Self: ...
     @property
     def received(self) -> int: ...
     @property

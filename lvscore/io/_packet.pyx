@@ -8,7 +8,7 @@ cimport cython
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memmove, memset
+from libc.string cimport memmove, memset, strerror
 
 from lvscore._frames cimport FrameBatch
 
@@ -67,6 +67,7 @@ cdef extern from "<linux/if_packet.h>" nogil:
         PACKET_AUXDATA
         PACKET_OTHERHOST
         PACKET_OUTGOING
+        TP_STATUS_COPY
         TP_STATUS_KERNEL
         TP_STATUS_USER
         TP_STATUS_VLAN_VALID
@@ -98,11 +99,23 @@ cdef extern from "<sys/socket.h>" nogil:
         MSG_DONTWAIT
         MSG_TRUNC
 
+cdef extern from "<sys/mman.h>" nogil:
+    void* mmap(void* address, size_t length, int protection, int flags, int fd, long offset)
+    int munmap(void* address, size_t length)
+    enum:
+        MAP_ANONYMOUS
+        MAP_FIXED
+        MAP_NORESERVE
+        MAP_PRIVATE
+        MAP_SHARED
+        PROT_READ
+        PROT_WRITE
+
 cdef enum:
     BATCH = 64
     VNET_HEADER = 10            # struct virtio_net_hdr (linux/virtio_net.h)
     VNET_NEEDS_CSUM = 1
-    SLOT = 131072               # a super-frame of 64 KiB and its headers
+    COPY = 131072               # a super-frame of 64 KiB and its headers
     BLOCK = 1048576             # of TPACKET_V3, for as many frames as fit
     ROOM = 64                   # in front of a copied frame
     CONTROL = 64                # bytes of ancillary data for each
@@ -116,17 +129,21 @@ cdef class PacketQueue:
 
     Args:
         descriptor: the socket, bound, with PACKET_VNET_HDR; it stays the caller's.
-        ring: the mapped ring, or None: frames are copied.
-        version: of the ring: 2 is TPACKET_V2 with slots of 128 KiB, 3 is TPACKET_V3 with blocks
-            of 1 MiB.
+        slots: of its ring, or blocks; 0: it has none, frames are copied.
+        size: bytes of a slot or block.
+        version: of the ring: 2 is TPACKET_V2, with PACKET_COPY_THRESH: a frame longer than a slot
+            is copied; 3 is TPACKET_V3.
+
+    Raises:
+        OSError: the ring cannot be mapped.
+        MemoryError: there is none for the copies.
     """
     cdef:
         int descriptor
-        object ring
-        const uint8_t[::1] mapped
-        uint8_t* data
+        uint8_t* data           # the ring, then room for copies
+        uint64_t ring           # bytes of the ring
+        uint64_t size           # of a slot
         uint8_t* control
-        bint copied
         int version
         uint32_t slots          # of the ring, or blocks
         uint32_t head           # the slot that is looked at next, or the block
@@ -140,32 +157,34 @@ cdef class PacketQueue:
         sockaddr_ll* senders
         readonly uint64_t received, sent, refused, skipped
 
-    def __cinit__(self, int descriptor, ring, int version=2):
-        cdef uint8_t[::1] view
-        cdef uint32_t size = BLOCK if version == 3 else SLOT
+    def __cinit__(self, int descriptor, uint32_t slots=0, uint32_t size=0, int version=2):
+        cdef void* place
+        cdef uint64_t all
         self.descriptor = descriptor
         self.version = version
+        self.slots = slots
+        self.size = size
+        self.ring = <uint64_t>slots * size
+        all = self.ring + <uint64_t>BATCH * COPY
         self.senders = <sockaddr_ll*>calloc(BATCH, 32)
-        self.copied = ring is None
-        if ring is None:
-            self.slots = BATCH
-            self.data = <uint8_t*>calloc(BATCH, SLOT)
-            self.control = <uint8_t*>calloc(BATCH, CONTROL)
-        else:
-            view = ring
-            self.ring = ring
-            self.data = &view[0]
-            self.slots = <uint32_t>(view.shape[0] // size)
-        if self.data == NULL or self.senders == NULL or (self.copied and self.control == NULL):
+        self.control = <uint8_t*>calloc(BATCH, CONTROL)
+        # One stretch, so that one batch has frames of both; a page is there when it is touched.
+        place = mmap(NULL, all, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        if place == <void*>-1 or self.senders == NULL or self.control == NULL:
             raise MemoryError()
-        self.batch = FrameBatch.over(self, self.data, <uint64_t>self.slots * size, BATCH, 1)
+        self.data = <uint8_t*>place
+        if slots and mmap(place, self.ring, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                          descriptor, 0) == <void*>-1:
+            raise OSError(errno, strerror(errno).decode())
+        self.batch = FrameBatch.over(self, self.data, all, BATCH, 1)
         self.batch.vnet_header = True
 
     def __dealloc__(self):
         free(self.senders)
         free(self.control)
-        if self.copied:
-            free(self.data)
+        if self.data != NULL:
+            munmap(self.data, self.ring + <uint64_t>BATCH * COPY)
 
     def receive(self, int64_t now):
         """What has come in, up to 64 frames; they are valid until the next call.
@@ -175,7 +194,7 @@ cdef class PacketQueue:
         """
         self.batch.count = 0
         with nogil:
-            if self.copied:
+            if not self.slots:
                 self.receive_copies(now)
             elif self.version == 3:
                 self.receive_block(now)
@@ -190,26 +209,64 @@ cdef class PacketQueue:
         cdef uint32_t slot
         while self.held:
             slot = (self.head + self.slots - self.held) % self.slots
-            lvs_release(&(<tpacket2_hdr*>(self.data + <uint64_t>slot * SLOT)).tp_status,
+            lvs_release(&(<tpacket2_hdr*>(self.data + slot * self.size)).tp_status,
                         TP_STATUS_KERNEL)
             self.held -= 1
 
     cdef void receive_ring(self, int64_t now) noexcept nogil:
-        cdef tpacket2_hdr* header
-        cdef uint64_t start
+        cdef uint32_t first = self.head
+        cdef uint32_t copies = 0
+        cdef uint32_t copied
+        cdef uint32_t k
         cdef uint32_t status
         while self.held < BATCH:
-            start = <uint64_t>self.head * SLOT
-            header = <tpacket2_hdr*>(self.data + start)
-            status = lvs_acquire(&header.tp_status)
+            status = lvs_acquire(&(<tpacket2_hdr*>(self.data + self.head * self.size)).tp_status)
             if not status & TP_STATUS_USER:
-                return
+                break
+            copies += status & TP_STATUS_COPY != 0
             self.head = (self.head + 1) % self.slots
             self.held += 1
-            self.take(start + header.tp_mac, header.tp_snaplen, header.tp_len,
-                      (<sockaddr_ll*>(self.data + start + SENDER)).sll_pkttype,
-                      status & TP_STATUS_VLAN_VALID != 0, header.tp_vlan_tci,
-                      header.tp_vlan_tpid, now)
+        copied = self.read_copies(copies) if copies else 0
+        copies = 0
+        for k in range(self.held):
+            copies += self.take_slot(((first + k) % self.slots) * self.size, copies, copied, now)
+
+    cdef uint32_t take_slot(self, uint64_t start, uint32_t copy, uint32_t copies,
+                            int64_t now) noexcept nogil:
+        """Add the frame of a slot, or the copy of it that has the number ``copy``, to the batch;
+        1: there is such a copy."""
+        cdef tpacket2_hdr* header = <tpacket2_hdr*>(self.data + start)
+        cdef uint64_t offset = start + header.tp_mac
+        cdef uint32_t length = header.tp_snaplen
+        cdef bint longer = header.tp_status & TP_STATUS_COPY != 0
+        if longer and copy < copies and not self.messages[copy].msg_hdr.msg_flags & MSG_TRUNC:
+            offset = self.ring + <uint64_t>copy * COPY + ROOM
+            length = self.messages[copy].msg_len - VNET_HEADER
+        self.take(offset, length, header.tp_len,
+                  (<sockaddr_ll*>(self.data + start + SENDER)).sll_pkttype,
+                  header.tp_status & TP_STATUS_VLAN_VALID != 0, header.tp_vlan_tci,
+                  header.tp_vlan_tpid, now)
+        return longer
+
+    cdef uint32_t read_copies(self, uint32_t count) noexcept nogil:
+        """Read frames that wait beside the ring, or instead of it; how many there were."""
+        cdef msghdr* message
+        cdef uint32_t k
+        cdef int read
+        for k in range(count):
+            self.vectors[k].iov_base = (self.data + self.ring + <uint64_t>k * COPY
+                                        + ROOM - VNET_HEADER)
+            self.vectors[k].iov_len = COPY - ROOM
+            message = &self.messages[k].msg_hdr
+            memset(message, 0, sizeof(msghdr))
+            message.msg_iov = &self.vectors[k]
+            message.msg_iovlen = 1
+            message.msg_name = <uint8_t*>self.senders + k * 32
+            message.msg_namelen = 32
+            message.msg_control = self.control + k * CONTROL
+            message.msg_controllen = CONTROL
+        read = recvmmsg(self.descriptor, self.messages, count, MSG_DONTWAIT, NULL)
+        return 0 if read < 0 else read
 
     cdef void receive_block(self, int64_t now) noexcept nogil:
         """Take frames of the block that is open, or else of the next one."""
@@ -244,23 +301,8 @@ cdef class PacketQueue:
         cdef cmsghdr* control
         cdef tpacket_auxdata* aux
         cdef uint32_t k
-        cdef int count
         cdef uint32_t length
-        for k in range(BATCH):
-            self.vectors[k].iov_base = self.data + <uint64_t>k * SLOT + ROOM - VNET_HEADER
-            self.vectors[k].iov_len = SLOT - ROOM
-            message = &self.messages[k].msg_hdr
-            memset(message, 0, sizeof(msghdr))
-            message.msg_iov = &self.vectors[k]
-            message.msg_iovlen = 1
-            message.msg_name = <uint8_t*>self.senders + k * 32
-            message.msg_namelen = 32
-            message.msg_control = self.control + k * CONTROL
-            message.msg_controllen = CONTROL
-        count = recvmmsg(self.descriptor, self.messages, BATCH, MSG_DONTWAIT, NULL)
-        if count < 0:
-            return
-        for k in range(<uint32_t>count):
+        for k in range(self.read_copies(BATCH)):
             message = &self.messages[k].msg_hdr
             length = self.messages[k].msg_len
             if length < VNET_HEADER:
@@ -271,7 +313,7 @@ cdef class PacketQueue:
             if (control != NULL and control.cmsg_level == SOL_PACKET
                     and control.cmsg_type == PACKET_AUXDATA):
                 aux = <tpacket_auxdata*>CMSG_DATA(control)
-            self.take(<uint64_t>k * SLOT + ROOM, length,
+            self.take(<uint64_t>k * COPY + ROOM, length,
                       length + 1 if message.msg_flags & MSG_TRUNC else length,
                       (<sockaddr_ll*>message.msg_name).sll_pkttype,
                       aux != NULL and aux.tp_status & TP_STATUS_VLAN_VALID != 0,

@@ -78,10 +78,10 @@ _NO_RING = (12, 22, 92)  # ENOMEM, EINVAL, ENOPROTOOPT
 
 
 def interface_mtu(name: str) -> int | None:
-    """The MTU of an interface, bytes; None: there is none of this name."""
+    """The longest IP packet of an interface, bytes; None: there is none of this name."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         try:
-            return longest_packet(control, name)
+            return min(longest_packet(control, name), 65535)  # loopback has one more
         except (OSError, ValueError, struct.error):
             return None
 

@@ -1,7 +1,6 @@
 """Packet sockets (packet(7)): every network interface of Ethernet has them."""
 
 import contextlib
-import mmap
 import select
 import socket
 import struct
@@ -32,10 +31,13 @@ _TPACKET_V2, _TPACKET_V3 = 1, 2
 _ETH_P_ALL = 3
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
-_SLOT, _SLOTS = 1 << 17, 512
+_COPY_THRESHOLD = 7
+_HEAD = 128  # of a slot, before the frame
+_SLOTS, _RING = 4096, 64 << 20  # at most, slots and bytes
+_PIECE = 1 << 17  # of memory in one piece, at least
 _BLOCK, _BLOCKS, _FRAME = 1 << 20, 32, 2048
 _RETIRE = 1  # milliseconds: the least there is
-_BUFFER = 8 << 20
+_BUFFER = 32 << 20
 _NO_OFFLOADS = bytes(10)  # struct virtio_net_hdr
 
 
@@ -59,7 +61,6 @@ class PacketInterface(LiveInterface):
         self._closing = contextlib.ExitStack()
         self._first = False
         self._hearing: PacketQueue | None = None
-        self._ring: mmap.mmap | None = None
         self._socket = self._closing.enter_context(_opened(name))
         self._sockets = [self._socket]
         self._descriptor = self._socket.fileno()
@@ -67,12 +68,15 @@ class PacketInterface(LiveInterface):
             self.mac = link_address(self._socket, name)
             self.mtu = longest_packet(self._socket, name)
             version = 3 if mode == "throughput" else 2
-            if backend == "ring":
-                self._ring = (_blocks if version == 3 else _slots)(self._socket)
+            slots, size = 0, 0
+            if backend == "ring" and version == 3:
+                slots, size = _blocks(self._socket)
+            elif backend == "ring":
+                slots, size = _slots(self._socket, self.mtu)
             if share is not None:
                 _filter(self._socket, nothing_filter())
             self._socket.bind((name, _ETH_P_ALL))
-            self._queue = PacketQueue(self._socket.fileno(), self._ring, version)
+            self._queue = PacketQueue(self._socket.fileno(), slots, size, version)
             if share is not None:
                 self._join(share)
         except OSError as error:
@@ -96,7 +100,7 @@ class PacketInterface(LiveInterface):
         self._sockets.append(hearing)
         _filter(hearing, neighbour_filter())
         hearing.bind((self.name, _ETH_P_ALL))
-        self._hearing = PacketQueue(hearing.fileno(), None)
+        self._hearing = PacketQueue(hearing.fileno())
         both = self._closing.enter_context(select.epoll())
         both.register(self._socket, select.EPOLLIN)
         both.register(hearing, select.EPOLLIN)
@@ -171,18 +175,23 @@ def _opened(name: str) -> socket.socket:
     return opened
 
 
-def _slots(opened: socket.socket) -> mmap.mmap:
-    """A ring of slots, each for one frame, which is there as soon as it has come."""
+def _slots(opened: socket.socket, mtu: int) -> tuple[int, int]:
+    """A ring of slots, each for one frame, which is there as soon as it has come; a frame that is
+    longer than the MTU has it, a super-frame, waits beside the ring."""
+    size = 1 << (mtu + _HEAD - 1).bit_length()
     opened.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V2)
-    opened.setsockopt(_SOL_PACKET, _RX_RING, struct.pack("4I", _SLOT, _SLOTS, _SLOT, _SLOTS))
-    return mmap.mmap(opened.fileno(), _SLOT * _SLOTS, mmap.MAP_SHARED)
+    opened.setsockopt(_SOL_PACKET, _COPY_THRESHOLD, 1)
+    slots, block = min(_SLOTS, _RING // size), max(size, _PIECE)
+    request = struct.pack("4I", block, slots * size // block, size, slots)  # struct tpacket_req
+    opened.setsockopt(_SOL_PACKET, _RX_RING, request)
+    return slots, size
 
 
-def _blocks(opened: socket.socket) -> mmap.mmap:
+def _blocks(opened: socket.socket) -> tuple[int, int]:
     """A ring of blocks of frames, each there when it is full or a millisecond has passed."""
     opened.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V3)
     request = struct.pack(
         "7I", _BLOCK, _BLOCKS, _FRAME, _BLOCK // _FRAME * _BLOCKS, _RETIRE, 0, 0
     )  # struct tpacket_req3
     opened.setsockopt(_SOL_PACKET, _RX_RING, request)
-    return mmap.mmap(opened.fileno(), _BLOCK * _BLOCKS, mmap.MAP_SHARED)
+    return _BLOCKS, _BLOCK

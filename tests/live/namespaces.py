@@ -19,6 +19,7 @@ import sys
 import time
 from contextlib import contextmanager
 from ipaddress import ip_address
+from itertools import count
 from pathlib import Path
 
 VIP, VIP6 = "172.16.1.100", "2001:db8:1::100"
@@ -33,6 +34,7 @@ _NODES = ("lan", "client", "route", "director", "rs01", "rs02")
 _PORTS = (("client", "eth0"), ("route", "eth1"), ("director", "eth1"), ("rs01", "eth1"),
           ("rs02", "eth1"))  # fmt: skip
 _OPEN_FILES = 16384
+_NUMBER = count()
 
 
 def services(protocol: str = "t", port: int = 80) -> list[str]:
@@ -64,7 +66,7 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.control = str(folder / "director.sock")
-        self._prefix = f"lvl{os.getpid()}-"
+        self._prefix = f"lvl{os.getpid()}-{next(_NUMBER)}-"
         self.web: dict[str, subprocess.Popen] = {}
         self._started: list[subprocess.Popen] = []
         self._director: subprocess.Popen | None = None

@@ -190,7 +190,8 @@ def test_af_xdp_has_a_socket_for_each_queue(lab):
         """
         import os, socket, subprocess, time
         subprocess.run("ip link add x0 numrxqueues 3 numtxqueues 3 type veth peer name x1 "
-                       "numrxqueues 3 numtxqueues 3; ip link set x0 up; ip link set x1 up",
+                       "numrxqueues 3 numtxqueues 3; sysctl -qw net.ipv6.conf.x1.disable_ipv6=1; "
+                       "ip link set x0 up; ip link set x1 up",
                        shell=True, check=True)
         with lvscore.open_interface("x0", backend="xdp") as a:
             b = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)

@@ -72,9 +72,7 @@ def test_2000_connections_at_once_have_no_error(lab, director):
     assert "Non-2xx" not in said
     assert int(re.search(r"(\d+) requests in", said)[1]) > 2000
     opened = re.findall(r"-> 172\S+\s+(\d+)", lab.ask("ipvsadm", "-Ln", "--stats"))
-    first, second = (int(count) for count in opened[:2])
-    assert first + second > 1500
-    assert abs(first - second) <= 1
+    assert sorted(opened[:2]) == ["1000", "1001"]  # the one is a trial of wrk's
 
 
 @pytest.fixture
