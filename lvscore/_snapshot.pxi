@@ -224,6 +224,11 @@ def snapshot_layouts():
         whole("control", <char*>&x.extension.control - start, sizeof(x.extension.control)),
         whole("controls", <char*>&x.extension.controls - start, sizeof(x.extension.controls)),
         whole("timeout", <char*>&x.extension.timeout - start, sizeof(x.extension.timeout)),
+        ("asked", "V16", <char*>&x.extension.asked - start),
+        whole("asked_port", <char*>&x.extension.asked_port - start,
+              sizeof(x.extension.asked_port)),
+        whole("is_redirected", <char*>&x.extension.is_redirected - start,
+              sizeof(x.extension.is_redirected)),
     ], sizeof(x))
     start = <char*>&e
     layouts["entries"] = layout_of([

@@ -5,7 +5,7 @@ a flow that no rule changes still keeps its tuples, which others may then not ta
 that fits no flow and may open none is INVALID: it goes its way as if there were no rules.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from lvscore._core.connection cimport (
     FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_TRACKED, FLAG_UNTRANSLATED,
@@ -33,7 +33,7 @@ from lvscore._core.lifetime cimport connection_end, connection_timer_set
 from lvscore._core.nat cimport (
     ports_take, rule_evict, rule_postrouting, rule_prerouting, search_begin, seen_fill,
 )
-from lvscore._core.nfct cimport nfct_follow
+from lvscore._core.nfct cimport nfct_follow, nfct_redirect
 from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits, opening_store
 from lvscore._core.route cimport Route, address_is_local, route_find
 from lvscore._core.rule_ftp cimport (
@@ -104,19 +104,28 @@ cdef inline uint8_t rule_schedule_local(State* s, Packet* packet, const Tuple* t
     """A packet that a DNAT rule sent to a virtual service.
 
     With conntrack=0 IPVS takes it from netfilter, which forgets it: the next packet goes
-    through the rules again (ip_vs_xmit.c, ip_vs_notrack).
+    through the rules again, and answers are the virtual service's (ip_vs_xmit.c,
+    ip_vs_notrack). With conntrack=1 the flow is as the client began it.
     """
-    cdef uint32_t reference = table_find(table_of(s, t.family), tuple_hash(&s.key, translated),
-                                         translated)
+    cdef Table* table = table_of(s, t.family)
+    cdef uint64_t hash = tuple_hash(&s.key, translated)
+    cdef uint32_t reference = table_find(table, hash, translated)
+    cdef uint8_t verdict
     packet_translate(packet, t, translated, False)
     trace_step(s, TRACE_TRANSLATED, 0, 0, translated)
-    if reference != NIL and table_meta(table_of(s, t.family), reference >> 1).flags & FLAG_SERVICE:
+    if reference != NIL and table_meta(table, reference >> 1).flags & FLAG_SERVICE:
         trace_step(s, TRACE_FOUND, reference, 0, translated)
-        if table_meta(table_of(s, t.family), reference >> 1).flags & FLAG_TRACKED:
-            return nfct_packet(s, packet, translated, reference, True, reason)
-        return service_packet(s, packet, translated, reference, reason)
-    return service_schedule(s, packet, translated, service_of(s, packet, translated), NIL,
-                            reason)
+        if not table_meta(table, reference >> 1).flags & FLAG_TRACKED:
+            return service_packet(s, packet, translated, reference, reason)
+        verdict = nfct_packet(s, packet, translated, reference, True, reason)
+    else:
+        verdict = service_schedule(s, packet, translated, service_of(s, packet, translated), NIL,
+                                   reason)
+    reference = table_find(table, hash, translated)
+    if (verdict == VERDICT_FORWARD and reference != NIL and reference & 1 == ORIGINAL
+            and table_meta(table, reference >> 1).flags & FLAG_SERVICE):
+        nfct_redirect(s, table, t, reference >> 1)
+    return verdict
 
 
 cdef inline uint8_t nfct_packet(State* s, Packet* packet, const Tuple* t, uint32_t reference,

@@ -7,7 +7,7 @@ this direction translates is replaced, whoever sent the error (ip_vs_core.c,
 ip_vs_nat_icmp; nf_nat_core.c, nf_nat_icmp_reply_translation).
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from lvscore._core.bytes cimport htons, load16, store16
 from lvscore._core.checksum cimport checksum_update, delta_finish
@@ -21,10 +21,12 @@ from lvscore._core.consts cimport (
     VERDICT_PASS,
 )
 from lvscore._core.flow cimport (
-    Tuple, address_equal, ports_source, transport_ports, tuple_hash, tuple_inverse, tuple_load,
+    Tuple, address_equal, ports_make, ports_source, transport_ports, tuple_hash, tuple_inverse,
+    tuple_load,
 )
 from lvscore._core.forward cimport forward_pass, forward_request
 from lvscore._core.load cimport load_bind, load_unbind
+from lvscore._core.nfct cimport asked_set, is_redirected, nfct_knows
 from lvscore._core.quote cimport (
     ICMP_PARAMETER_PROBLEM, ICMP_REDIRECT, quote_parse, quote_translate,
 )
@@ -114,6 +116,7 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
     cdef Server* server
     cdef uint64_t delta
     cdef uint8_t* icmp = packet_l4(packet)
+    cdef uint16_t port
     cdef bint quoting, local
     cdef uint8_t failed, verdict
     quoting = quote_parse(packet, &quote)
@@ -178,6 +181,14 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
     if direction == REPLY:
         s.forward.rerouted = s.sysctl[SYSCTL_SNAT_REROUTE] != 0
     delta = quote_translate(&quote, &quoted, &sent, True)
+    if direction == REPLY and nfct_knows(s, table, reference >> 1) and is_redirected(
+            table, reference >> 1):
+        # Behind IPVS netfilter puts back what its DNAT did (nf_nat_icmp_reply_translation).
+        about = sent
+        asked_set(table, reference >> 1, &about.destination, &port)
+        about.ports = ports_make(ports_source(about.ports), port)
+        outer.source = about.destination
+        delta += quote_translate(&quote, &sent, &about, False)
     if packet.family == IPV6:
         delta += addresses_delta(t, &outer)
     store16(icmp + 2, checksum_update(load16(icmp + 2), delta_finish(delta)))

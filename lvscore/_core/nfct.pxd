@@ -8,12 +8,12 @@ A connection of one-packet scheduling ends with its packet, its flow does not: c
 in a record of its own, as one of the rules.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 from lvscore._core.connection cimport (
-    FLAG_ASSURED, FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SLOW, FLAG_TRACKED, Meta, Table,
-    connection_count, connection_method, connection_open, connection_translated,
-    connection_tuple, table_find_direction, table_meta,
+    Extension, FLAG_ASSURED, FLAG_EXTENDED, FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SLOW,
+    FLAG_TRACKED, Meta, Table, connection_count, connection_extension, connection_method,
+    connection_open, connection_translated, connection_tuple, table_find_direction, table_meta,
     table_remove_direction,
 )
 from lvscore._core.consts cimport (
@@ -59,6 +59,13 @@ cdef inline bint nfct_knows(const State* s, const Table* table, uint32_t i) noex
     return entry.state != 0 and <int32_t>(entry.deadline - <uint32_t>s.tick) > 0
 
 
+cdef inline bint nfct_is_old(const State* s, const Table* table, uint32_t i) noexcept nogil:
+    """Whether the packet at hand is of a flow that conntrack knew before it
+    (ip_vs_conn_uses_old_conntrack)."""
+    return (table_meta(table, i).flags & FLAG_TRACKED
+            and nfct_entry(s, table, i).packet == ENTRY_TAKEN)
+
+
 cdef inline bint source_is_translated(const Table* table, uint32_t i) noexcept nogil:
     cdef Tuple original, reply
     connection_tuple(table, i, ORIGINAL, &original)
@@ -76,12 +83,54 @@ cdef inline void source_restore(const Table* table, uint32_t i, Tuple* translate
                                   ports_destination(translated.ports))
 
 
+cdef inline bint is_redirected(const Table* table, uint32_t i) noexcept nogil:
+    """Whether a DNAT rule led a connection's requests to its service, so that conntrack's flow
+    began with another destination."""
+    return (table_meta(table, i).flags & FLAG_EXTENDED
+            and table.extensions[table.extension_of[i]].is_redirected)
+
+
+cdef inline void nfct_redirect(const State* s, Table* table, const Tuple* t,
+                               uint32_t i) noexcept nogil:
+    """A request of tuple ``t`` has been led to its service: if conntrack's flow begins with it,
+    the answers come from where it went."""
+    cdef Extension* extension
+    if nfct_knows(s, table, i) and nfct_entry(s, table, i).packet == ENTRY_NEW:
+        extension = connection_extension(table, i)
+        extension.asked = t.destination
+        extension.asked_port = ports_destination(t.ports)
+        extension.is_redirected = True
+
+
+cdef inline void redirect_end(Table* table, uint32_t i) noexcept nogil:
+    if is_redirected(table, i):
+        connection_extension(table, i).is_redirected = False
+
+
+cdef inline void asked_set(const Table* table, uint32_t i, Address* address,
+                           uint16_t* port) noexcept nogil:
+    """Put in where the requests of a redirected connection went."""
+    cdef const Extension* extension = &table.extensions[table.extension_of[i]]
+    address[0] = extension.asked
+    port[0] = extension.asked_port
+
+
+cdef inline void nfct_answered(const State* s, const Table* table, uint32_t i,
+                               Tuple* translated) noexcept nogil:
+    """An answer's tuple behind IPVS: source NAT takes back what DNAT did (nf_nat_packet)."""
+    cdef uint16_t port
+    if is_redirected(table, i) and nfct_is_old(s, table, i):
+        asked_set(table, i, &translated.source, &port)
+        translated.ports = ports_make(port, ports_destination(translated.ports))
+
+
 cdef inline bint nfct_forget(State* s, Table* table, uint32_t i) noexcept nogil:
     """Conntrack forgets a connection, IPVS does not; its source is translated no more. False if
     the index is too crowded for the tuple that it had before."""
     cdef Tuple request, reply
     nfct_entry(s, table, i).state = 0
     nfct_entry(s, table, i).reversed = False
+    redirect_end(table, i)
     ports_give(s, nfct_entry(s, table, i))
     table_meta(table, i).flags &= ~<uint32_t>(FLAG_SEEN_REPLY | FLAG_ASSURED)
     if not source_is_translated(table, i):
@@ -120,13 +169,6 @@ cdef inline bint nfct_follow(State* s, Table* table, const Packet* packet, uint3
     if seen == REPLY:
         meta.flags |= FLAG_SEEN_REPLY
     return True
-
-
-cdef inline bint nfct_is_old(const State* s, const Table* table, uint32_t i) noexcept nogil:
-    """Whether the packet at hand is of a flow that conntrack knew before it
-    (ip_vs_conn_uses_old_conntrack)."""
-    return (table_meta(table, i).flags & FLAG_TRACKED
-            and nfct_entry(s, table, i).packet == ENTRY_TAKEN)
 
 
 cdef inline uint8_t nfct_postrouting(State* s, Table* table, const Packet* packet,
@@ -188,6 +230,7 @@ cdef inline uint8_t nfct_open(State* s, Table* table, const Packet* packet, cons
     failed = nfct_source(s, table, packet, i, &opening)
     if failed:
         return failed
+    redirect_end(table, i)
     entry.created = table.wheel.tick
     entry.state = opening.state
     entry.deadline = s.tick_up + opening.timeout
