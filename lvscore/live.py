@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from lvscore._frames import FrameBatch
-from lvscore.constants import Verdict
 from lvscore.errors import ConfigError, InterfaceError
 from lvscore.io.device import LiveInterface
 from lvscore.io.interface import kernel_addresses, open_interface
@@ -87,6 +86,7 @@ class Live:
         self._again = math.inf  # when to announce once more
         self._stopped = False
         self._numbers: dict[int, LiveInterface] = {}
+        self._chosen = np.zeros(64, dtype=np.uint8)
         self._readers: dict[int, Callable[[], None]] = {}
         self._repeated: list[_Repeated] = []
         # Seconds and days as of the epoch, but with no step back when the clock is set.
@@ -250,22 +250,12 @@ class Live:
         return count
 
     def _forward(self, batch: FrameBatch, start: int, end: int) -> None:
-        leaving = np.zeros(len(batch), dtype=np.uint8)
-        leaving[start:end] = batch.verdict[start:end] == Verdict.FORWARD
-        if not leaving.any():
-            return
-        if len(self._numbers) == 1:
-            self._only.write_batch(batch, leaving)
-            return
-        egress = batch.egress
+        if len(batch) > len(self._chosen):
+            self._chosen = np.zeros(len(batch), dtype=np.uint8)
+        chosen = self._chosen[: len(batch)]
         for number, interface in self._numbers.items():
-            chosen = leaving & (egress == number)
-            if chosen.any():
+            if batch.forwarded(chosen, start, end, number):
                 interface.write_batch(batch, chosen)
-
-    @property
-    def _only(self) -> LiveInterface:
-        return next(iter(self._numbers.values()))
 
     def _send(self, frames: list[tuple[str, bytes]]) -> None:
         for name, frame in frames:

@@ -11,7 +11,9 @@ __all__ = ["PacketQueue"]
 
 @final
 class PacketQueue:
-    def __new__(cls, descriptor: int, slots: int = 0, size: int = 0, version: int = 2) -> Self: ...
+    def __new__(
+        cls, descriptor: int, sender: int, slots: int = 0, size: int = 0, version: int = 2
+    ) -> Self: ...
     @property
     def received(self) -> int: ...
     @property

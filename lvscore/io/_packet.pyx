@@ -129,6 +129,7 @@ cdef class PacketQueue:
 
     Args:
         descriptor: the socket, bound, with PACKET_VNET_HDR; it stays the caller's.
+        sender: one to send by; a socket that is waited for would wake up at every frame sent.
         slots: of its ring, or blocks; 0: it has none, frames are copied.
         size: bytes of a slot or block.
         version: of the ring: 2 is TPACKET_V2, with PACKET_COPY_THRESH: a frame longer than a slot
@@ -140,6 +141,7 @@ cdef class PacketQueue:
     """
     cdef:
         int descriptor
+        int sender
         uint8_t* data           # the ring, then room for copies
         uint64_t ring           # bytes of the ring
         uint64_t size           # of a slot
@@ -157,10 +159,12 @@ cdef class PacketQueue:
         sockaddr_ll* senders
         readonly uint64_t received, sent, refused, skipped
 
-    def __cinit__(self, int descriptor, uint32_t slots=0, uint32_t size=0, int version=2):
+    def __cinit__(self, int descriptor, int sender, uint32_t slots=0, uint32_t size=0,
+                  int version=2):
         cdef void* place
         cdef uint64_t all
         self.descriptor = descriptor
+        self.sender = sender
         self.version = version
         self.slots = slots
         self.size = size
@@ -375,7 +379,7 @@ cdef class PacketQueue:
         cdef uint32_t done = 0
         cdef int sent
         while done < count:
-            sent = sendmmsg(self.descriptor, &self.messages[done], count - done, 0)
+            sent = sendmmsg(self.sender, &self.messages[done], count - done, 0)
             if sent > 0:
                 self.sent += sent
                 done += sent

@@ -104,8 +104,9 @@ class LiveInterface(ABC):
         self, batch: FrameBatch, select: npt.NDArray[np.bool_ | np.uint8] | None = None
     ) -> None:
         """Send the frames of a batch of an interface, or those of which ``select`` is true."""
-        chosen = np.ones(len(batch), np.uint8) if select is None else select.astype(np.uint8)
-        self._queue.send(batch, chosen)
+        if select is None:
+            select = np.ones(len(batch), np.uint8)
+        self._queue.send(batch, select.view(np.uint8))
 
     def write(self, frames: Iterable[bytes]) -> None:
         """Send whole frames; what the kernel refuses is counted."""

@@ -63,6 +63,7 @@ class PacketInterface(LiveInterface):
         self._hearing: PacketQueue | None = None
         self._socket = self._closing.enter_context(_opened(name))
         self._sockets = [self._socket]
+        self._sender = self._closing.enter_context(_opened(name, hears=False))
         self._descriptor = self._socket.fileno()
         try:
             self.mac = link_address(self._socket, name)
@@ -76,7 +77,9 @@ class PacketInterface(LiveInterface):
             if share is not None:
                 _filter(self._socket, nothing_filter())
             self._socket.bind((name, _ETH_P_ALL))
-            self._queue = PacketQueue(self._socket.fileno(), slots, size, version)
+            self._sender.bind((name, 0))
+            descriptors = self._socket.fileno(), self._sender.fileno()
+            self._queue = PacketQueue(*descriptors, slots, size, version)
             if share is not None:
                 self._join(share)
         except OSError as error:
@@ -100,7 +103,7 @@ class PacketInterface(LiveInterface):
         self._sockets.append(hearing)
         _filter(hearing, neighbour_filter())
         hearing.bind((self.name, _ETH_P_ALL))
-        self._hearing = PacketQueue(hearing.fileno())
+        self._hearing = PacketQueue(hearing.fileno(), self._sender.fileno())
         both = self._closing.enter_context(select.epoll())
         both.register(self._socket, select.EPOLLIN)
         both.register(hearing, select.EPOLLIN)
@@ -135,7 +138,7 @@ class PacketInterface(LiveInterface):
             raise InterfaceError(19, "the interface is gone", self.name)
 
     def _write(self, frame: bytes) -> None:
-        self._socket.send(_NO_OFFLOADS + frame)
+        self._sender.send(_NO_OFFLOADS + frame)
 
     def close(self) -> None:
         self._closing.close()
@@ -147,8 +150,8 @@ def _filter(opened: socket.socket, program: bytes) -> None:
     del held
 
 
-def _opened(name: str) -> socket.socket:
-    """A packet socket that hears of nothing yet."""
+def _opened(name: str, hears: bool = True) -> socket.socket:
+    """A packet socket that hears of nothing yet, or never."""
     try:
         socket.if_nametoindex(name)
     except (OSError, ValueError):
@@ -162,8 +165,8 @@ def _opened(name: str) -> socket.socket:
         opened.setsockopt(_SOL_PACKET, _VNET_HDR, 1)
         opened.setsockopt(_SOL_PACKET, _AUXDATA, 1)
         opened.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
-        # Solicitations for IPv6 addresses go to groups.
-        opened.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, member)
+        if hears:  # solicitations for IPv6 addresses go to groups
+            opened.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, member)
     except OSError as error:
         opened.close()
         raise InterfaceError(error.errno, error.strerror, name) from error
