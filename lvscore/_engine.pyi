@@ -23,6 +23,7 @@ __all__ = [
     "ftp_ports",
     "ftp_ports_set",
     "host_emitted",
+    "host_neighbour",
     "host_output",
     "host_own",
     "host_receive",
@@ -132,6 +133,9 @@ def host_set(
     interfaces: list[tuple[int, int, bytes, bool, int, bool, bool, bool, bool, list[bytes | None]]],
     routes: list[tuple[int, int, bytes, int, int, bytes | None, bytes | None]],
     neighbours: list[tuple[int, bytes, int, bytes]],
+) -> None: ...
+def host_neighbour(
+    engine: EngineCore, family: int, address: bytes, interface: int, mac: bytes | None
 ) -> None: ...
 def host_own(engine: EngineCore, family: int, address: bytes, change: int) -> None: ...
 def host_receive(

@@ -38,6 +38,18 @@ cdef int route_fill(Route* route, object given) except -1:
     return 0
 
 
+cdef int neighbour_tell(State* s, uint8_t family, const Address* address, uint32_t interface,
+                        bytes mac) except -1:
+    cdef Neighbour entry
+    entry.family = family
+    entry.address = address[0]
+    entry.interface = interface
+    memcpy(entry.mac, PyBytes_AS_STRING(mac), 6)
+    if not neighbour_put(&s.routes, &entry):
+        raise MemoryError("no memory for neighbours")
+    return 0
+
+
 def host_set(EngineCore engine not None, list interfaces, list routes, list neighbours):
     """Replace what a Host has told, and let only its addresses be local.
 
@@ -49,24 +61,21 @@ def host_set(EngineCore engine not None, list interfaces, list routes, list neig
     interface, mac).
     """
     cdef State* s = engine.enter()
-    cdef uint32_t mask = 1
     cdef uint32_t k, number
     cdef Interface* interface
     cdef Neighbour* table
-    cdef Neighbour entry
     cdef Address address
     if len(routes) > MAX_ROUTES:
         raise LimitError(f"{len(routes)} routes; at most {MAX_ROUTES}")
     if any(given[0] >= MAX_INTERFACES for given in interfaces):
         raise LimitError(f"more than {MAX_INTERFACES} interfaces")
-    while mask < 2 * <uint32_t>len(neighbours):
-        mask = 2 * mask + 1
-    table = <Neighbour*>calloc(<size_t>mask + 1, sizeof(Neighbour))
+    table = <Neighbour*>calloc(2, sizeof(Neighbour))
     if table == NULL:
-        raise MemoryError(f"no memory for {len(neighbours)} neighbours")
+        raise MemoryError("no memory for neighbours")
     free(s.routes.neighbour)
     s.routes.neighbour = table
-    s.routes.neighbour_mask = mask
+    s.routes.neighbour_mask = 1
+    s.routes.neighbour_count = 0
     s.routes.hosted = True
     memset(s.routes.interface, 0, sizeof(s.routes.interface))
     for given in interfaces:
@@ -88,11 +97,18 @@ def host_set(EngineCore engine not None, list interfaces, list routes, list neig
         s.services.server[k].flags &= ~<uint32_t>SERVER_ROUTED
     for family, packed, number, mac in neighbours:
         address = address_from(packed)
-        entry.family = family
-        entry.address = address
-        entry.interface = number
-        memcpy(entry.mac, PyBytes_AS_STRING(mac), 6)
-        table[neighbour_slot(&s.routes, entry.family, number, &address)] = entry
+        neighbour_tell(s, family, &address, number, mac)
+    paths_clear(&s.paths)
+
+
+def host_neighbour(EngineCore engine not None, int family, bytes address, uint32_t interface, mac):
+    """Tell a neighbour's link address on an interface; None: it is not known any more."""
+    cdef State* s = engine.enter()
+    cdef Address a = address_from(address)
+    if mac is None:
+        neighbour_remove(&s.routes, family, interface, &a)
+    else:
+        neighbour_tell(s, family, &a, interface, mac)
     paths_clear(&s.paths)
 
 

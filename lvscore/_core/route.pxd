@@ -69,6 +69,7 @@ cdef struct Routes:
     uint32_t local_mask
     uint32_t local_taken
     uint32_t neighbour_mask
+    uint32_t neighbour_count
     uint32_t count
     bint hosted             # a Host has filled the tables
     Interface interface[256]
@@ -246,3 +247,51 @@ cdef inline const Neighbour* neighbour_find(const Routes* routes, uint8_t family
         address = &any_address
     entry = &routes.neighbour[neighbour_slot(routes, family, interface, address)]
     return entry if entry.family else NULL
+
+
+cdef inline bint neighbour_grow(Routes* routes) noexcept nogil:
+    cdef Neighbour* old = routes.neighbour
+    cdef uint32_t size = routes.neighbour_mask + 1
+    cdef uint32_t i
+    cdef Neighbour* new = <Neighbour*>calloc(2 * <size_t>size, sizeof(Neighbour))
+    if new == NULL:
+        return False
+    routes.neighbour = new
+    routes.neighbour_mask = 2 * size - 1
+    for i in range(size):
+        if old[i].family:
+            new[neighbour_slot(routes, old[i].family, old[i].interface, &old[i].address)] = old[i]
+    free(old)
+    return True
+
+
+cdef inline bint neighbour_put(Routes* routes, const Neighbour* given) noexcept nogil:
+    """Add a neighbour, or replace it; False if memory ends."""
+    cdef Neighbour* entry
+    if 2 * (routes.neighbour_count + 1) > routes.neighbour_mask and not neighbour_grow(routes):
+        return False
+    entry = &routes.neighbour[
+        neighbour_slot(routes, given.family, given.interface, &given.address)]
+    if entry.family == 0:
+        routes.neighbour_count += 1
+    entry[0] = given[0]
+    return True
+
+
+cdef inline void neighbour_remove(Routes* routes, uint8_t family, uint32_t interface,
+                                  const Address* address) noexcept nogil:
+    """Remove a neighbour, if it is there; those behind it are put where they are looked for."""
+    cdef uint32_t slot = neighbour_slot(routes, family, interface, address)
+    cdef Neighbour moved
+    if routes.neighbour[slot].family == 0:
+        return
+    routes.neighbour[slot].family = 0
+    routes.neighbour_count -= 1
+    while True:
+        slot = (slot + 1) & routes.neighbour_mask
+        moved = routes.neighbour[slot]
+        if moved.family == 0:
+            return
+        routes.neighbour[slot].family = 0
+        routes.neighbour[
+            neighbour_slot(routes, moved.family, moved.interface, &moved.address)] = moved

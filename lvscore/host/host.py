@@ -141,7 +141,7 @@ class Host:
         del self._interfaces[name]
         self._settings.remove_interface(name)
         self._routes = [route for route in self._routes if route.interface != name]
-        self._machine.forget(interface.number)
+        self._machine.neighbours.forget(interface.number)
         self._update()
 
     def add_address(self, interface: str, address: str) -> None:
@@ -247,8 +247,7 @@ class Host:
             ConfigError: the address or the link address is not valid.
         """
         number = self._interface(interface).number
-        self._machine.neighbours.known[number, parse_address(address)] = _mac(mac)
-        self._update()
+        self._machine.neighbours.add((number, parse_address(address)), _mac(mac))
 
     def remove_neighbour(self, address: str | Address, interface: str) -> None:
         """Forget a neighbour's link address.
@@ -257,9 +256,9 @@ class Host:
             NotFoundError: there is no such interface, or it has no such neighbour.
         """
         key = self._interface(interface).number, parse_address(address)
-        if self._machine.neighbours.known.pop(key, None) is None:
+        if key not in self._machine.neighbours:
             raise NotFoundError(f"interface {interface} has no neighbour {key[1]}")
-        self._update()
+        self._machine.neighbours.remove(key)
 
     def set_mtu(self, interface: str, mtu: int) -> None:
         """Set the longest IP packet of an interface.

@@ -10,7 +10,7 @@ from lvscore._frames import FrameBatch
 from lvscore.addresses import Address, Network
 from lvscore.constants import Reason, Verdict
 from lvscore.host import answers, neighbours, sctp
-from lvscore.host.neighbours import Neighbours
+from lvscore.host.neighbour_table import Failed, NeighbourTable, Question
 from lvscore.host.packets import ICMPV6, SCTP, Packet, fragments
 from lvscore.host.settings import HostSettings
 
@@ -65,7 +65,7 @@ class Machine:
         self.engine = engine
         self.settings = settings
         self.modules: set[str] = set()
-        self.neighbours = Neighbours()
+        self.neighbours = NeighbourTable(settings, self._compile)
         self.now = 0
         self._interfaces: dict[int, InterfaceLike] = {}
         self._own: set[Address] = set()
@@ -116,18 +116,17 @@ class Machine:
             packed,
             [
                 (address.version, address.packed, number, mac)
-                for (number, address), mac in self.neighbours.known.items()
+                for (number, address), mac in self.neighbours.compiled()
             ] + [
                 (version, bytes(size), i.number, i.peer)
                 for i in interfaces if i.peer is not None for version, size in ((4, 4), (6, 16))
             ],
         )  # fmt: skip
 
-    def forget(self, number: int) -> None:
-        """Forget the neighbours of an interface."""
-        for table in (self.neighbours.known, self.neighbours.waiting):
-            for key in [key for key in table if key[0] == number]:
-                del table[key]
+    def _compile(self, key: tuple[int, Address], mac: bytes | None) -> None:
+        """Tell the compiled stage of one neighbour."""
+        number, address = key
+        _engine.host_neighbour(self.engine, address.version, address.packed, number, mac)
 
     def take(self) -> list[tuple[str, bytes]]:
         """What has been sent since the last call."""
@@ -320,13 +319,13 @@ class Machine:
     def _transmit(self, number: int, next_hop: Address, packet: bytes) -> None:
         """Put a packet in frames for the next hop, when its link address is known."""
         interface = self._interfaces[number]
-        mac = interface.peer or self.neighbours.known.get((number, next_hop))
+        mac = interface.peer or self.neighbours.resolve((number, next_hop), self.now)
         if mac is None:
             source = self._asking_address(interface, next_hop, packet)
-            if source is not None and self.neighbours.wait(
-                number, next_hop, source, packet, self.now
-            ):
-                self._ask(interface, source, next_hop)
+            if source is not None:
+                question = self.neighbours.wait((number, next_hop), source, packet, self.now)
+                if question is not None:
+                    self._ask(question)
             return
         for piece in fragments(packet, interface.mtu):
             self._sent.append((interface.name, neighbours.ethernet(mac, interface.mac, piece)))
@@ -354,29 +353,36 @@ class Machine:
     # Neighbours
 
     def _asking_address(
-        self, interface: InterfaceLike, target: Address, packet: bytes
+        self, interface: InterfaceLike, target: Address, packet: bytes | None
     ) -> Address | None:
         """The address to ask from: the packet's own if it is ours, else one of that wire."""
-        source = Packet.parse(packet).source
-        if source.version == 4 and source in self._own:
-            return source
+        if packet is not None:
+            source = Packet.parse(packet).source
+            if source.version == 4 and source in self._own:
+                return source
         candidates = [a for a in interface.addresses if a.version == target.version]
         near = [a.ip for a in candidates if target in a.network]
         return near[0] if near else candidates[0].ip if candidates else None
 
-    def _ask(self, interface: InterfaceLike, source: Address, target: Address) -> None:
-        self._sent.append((interface.name, neighbours.question(interface.mac, source, target)))
+    def _ask(self, question: Question) -> None:
+        interface = self._interfaces[question.interface]
+        source = question.source
+        if source is None:
+            source = self._asking_address(interface, question.address, None)
+        if source is not None:
+            frame = neighbours.question(interface.mac, source, question.address, question.mac)
+            self._sent.append((interface.name, frame))
 
     def advance(self, now: int) -> None:
         """Let time pass: ask again, give up, expire."""
-        for time, number, address, waiting in self.neighbours.due(now):
-            self.now = max(self.now, time)
-            if waiting.questions <= neighbours.QUESTIONS:
-                self._ask(self._interfaces[number], waiting.source, address)
-                continue
-            for packet in waiting.packets:
-                unreachable = (3, 1) if address.version == 4 else (1, 3)
-                self.send_error(number, Packet.parse(packet), *unreachable, 0)
+        for due in self.neighbours.due(now):
+            self.now = max(self.now, due.time)
+            if isinstance(due, Failed):
+                unreachable = (3, 1) if due.address.version == 4 else (1, 3)
+                for packet in due.packets:
+                    self.send_error(due.interface, Packet.parse(packet), *unreachable, 0)
+            else:
+                self._ask(due)
         self.now = max(self.now, now)
         self.engine.expire(now)
         for _, reason, frame in _engine.host_emitted(self.engine):
@@ -402,15 +408,14 @@ class Machine:
             return
         operation, mac, sender, target = parsed
         interface = self._interfaces[number]
-        asker = IPv4Address(sender)
-        if not self.is_own(ip_address(target)) or not any(sender):
-            if self.neighbours.known.get((number, asker), mac) != mac:
-                self._learn(number, asker, mac, True)  # it has moved (arp_process)
-            return
-        if operation == 1:
+        own = self.is_own(ip_address(target)) and any(sender)
+        if own and operation == 1:
             reply = neighbours.arp(2, (interface.mac, target), (mac, sender))
             self._sent.append((interface.name, reply))
-        self._learn(number, asker, mac, operation == 2)
+        # An asker is taken as a neighbour; of others only news is (arp_process).
+        answered = operation == 2 and frame[:6] == interface.mac
+        self._learn((number, IPv4Address(sender)), mac, confirmed=answered,
+                    made=own and operation == 1, locked=sender != target)  # fmt: skip
 
     def _discovery(self, number: int, packet: Packet) -> bool:
         """Neighbor Discovery (RFC 4861): answer solicitations, learn from advertisements."""
@@ -421,25 +426,33 @@ class Machine:
         target = ip_address(message[8:24])
         option = message[24:32] if len(message) >= 32 else b""
         if message[0] == 136:
-            mac = option[2:8] if option[:2] == b"\2\1" else b""
+            key = number, target
+            if option[:2] == b"\2\1":
+                mac = option[2:8]
+            elif key in self.neighbours:  # an answer to one that is asked alone may leave it away
+                mac = self.neighbours[key].mac
+            else:
+                return True
             if mac:
-                self._learn(number, target, mac, True)
+                self._learn(key, mac, confirmed=bool(message[4] & 0x40),
+                            overrides=bool(message[4] & 0x20))  # fmt: skip
             return True
         if self.is_own(target) and option[:2] == b"\1\1" and not packet.source.is_unspecified:
             frame = neighbours.advertise(interface.mac, target, option[2:8], packet.source)
             self._sent.append((interface.name, frame))
-            self._learn(number, packet.source, option[2:8], False)
+            self._learn((number, packet.source), option[2:8], made=True)
         return True
 
-    def _learn(self, number: int, address: Address, mac: bytes, answered: bool) -> None:
-        """Take a link address that was asked for, or that an asker told about itself."""
-        key = number, address
-        asked = key in self.neighbours.waiting
-        if not asked and answered and key not in self.neighbours.known:
-            return  # nobody asked
-        for packet in self.neighbours.learn(number, address, mac):
-            self._transmit(number, address, packet)
-        self.configure(list(self._interfaces.values()), self._entries)
+    def _learn(
+        self, key: tuple[int, Address], mac: bytes, *, confirmed: bool = False,
+        made: bool = False, overrides: bool = True, locked: bool = False,
+    ) -> None:  # fmt: skip
+        """Take a link address, and send what waited for it."""
+        waited = self.neighbours.learn(
+            key, mac, self.now, confirmed=confirmed, made=made, overrides=overrides, locked=locked
+        )
+        for packet in waited:
+            self._transmit(*key, packet)
 
 
 _ERRORS = {

@@ -14,6 +14,23 @@ _GLOBAL = {
     "net.ipv6.conf.all.forwarding": Setting(0),
     "net.ipv6.conf.all.hop_limit": Setting(64, 1, 255),
 }
+# Of all neighbours (neighbour.c, arp.c, ndisc.c); times in the unit of the kernel's name.
+_NEIGHBOURS = {
+    "base_reachable_time_ms": Setting(30000, 1, 2**31 - 1),
+    "delay_first_probe_time": Setting(5, 1, 86400),
+    "gc_interval": Setting(30, 1, 86400),
+    "gc_stale_time": Setting(60, 1, 86400),
+    "gc_thresh1": Setting(128, 0, 2**31 - 1),
+    "gc_thresh2": Setting(512, 1, 2**31 - 1),
+    "gc_thresh3": Setting(1024, 1, 2**31 - 1),
+    "mcast_solicit": Setting(3, 1, 255),
+    "retrans_time_ms": Setting(1000, 1, 2**31 - 1),
+    "ucast_solicit": Setting(3, 0, 255),
+    "unres_qlen": Setting(101, 1, 2**31 - 1),
+}
+for _version in (4, 6):
+    for _name, _setting in _NEIGHBOURS.items():
+        _GLOBAL[f"net.ipv{_version}.neigh.default.{_name}"] = _setting
 # Of each interface; "all" has a value of its own, "default" is for interfaces to come.
 _CONF = {
     "rp_filter": Setting(0, 0, 2),
