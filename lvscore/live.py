@@ -18,6 +18,7 @@ from lvscore._frames import FrameBatch
 from lvscore.errors import ConfigError, InterfaceError
 from lvscore.io.device import LiveInterface
 from lvscore.io.interface import kernel_addresses, open_interface
+from lvscore.io.shield import Shield
 
 if TYPE_CHECKING:
     from lvscore.host import Host
@@ -36,6 +37,7 @@ def attach(
     only: Iterable[str] | None = None,
     opened: Iterable[LiveInterface] = (),
     announce: bool = True,
+    shield: bool = False,
 ) -> "Live":
     """Put a Host on the interfaces of this machine that have the names of its own.
 
@@ -48,6 +50,7 @@ def attach(
         only: names of the interfaces to attach; all by default.
         opened: interfaces that are open already, and belong to what is returned from now on.
         announce: tell the neighbours; False: another process does, with the same addresses.
+        shield: keep the kernel from packets for addresses that it has, too (needs Linux 6.6).
 
     Raises:
         ConfigError: the Host has no interface, not one that is open, or one with a larger MTU
@@ -62,11 +65,13 @@ def attach(
         for name in there:
             host.number(name)
         for name in list(host.interfaces) if only is None else only:
-            _refuse_shared(host, name)
+            # What the kernel sends to itself does not come by the wire, which ends here.
+            if not shield or (name in there and there[name].backend in ("tap", "tun")):
+                _refuse_shared(host, name)
             if name not in there:
                 there[name] = open_interface(name, backend=backend, mode=mode)
                 stack.callback(there[name].close)
-        live = Live(host, list(there.values()), announce)
+        live = Live(host, list(there.values()), announce, shield)
         stack.pop_all()
     return live
 
@@ -77,12 +82,15 @@ class Live:
     Nothing of the machine is changed: when the process ends, in whatever way, nothing is left.
     """
 
-    def __init__(self, host: "Host", interfaces: list[LiveInterface], announce: bool) -> None:
+    def __init__(
+        self, host: "Host", interfaces: list[LiveInterface], announce: bool, shield: bool
+    ) -> None:
         if not interfaces:
             raise ConfigError("the host has no interface to attach")
         self.host = host
         self.interfaces: dict[str, LiveInterface] = {}
         self._announces = announce
+        self._shield: Shield | None = None
         self._again = math.inf  # when to announce once more
         self._stopped = False
         self._numbers: dict[int, LiveInterface] = {}
@@ -99,6 +107,10 @@ class Live:
             self._poll.register(self._wake, select.EPOLLIN)
             for interface in interfaces:
                 self._adopt(interface)
+            if shield:
+                self._shield = Shield(self.interfaces)
+                opened.callback(self._shield.close)
+                self.shield()
             self.announce()
             for interface in interfaces:
                 opened.callback(interface.close)
@@ -112,8 +124,14 @@ class Live:
             InterfaceError: the kernel has one of its addresses.
         """
         for name, interface in self.interfaces.items():
-            _refuse_shared(host, name)
+            if self._shield is None:
+                _refuse_shared(host, name)
             _refuse_longer(host, interface)
+
+    def shield(self) -> None:
+        """Keep the kernel from those addresses that the Host has now, where it is to be kept."""
+        if self._shield is not None:
+            self._shield.set(a.ip for name in self.interfaces for a in self.host.addresses(name))
 
     def announce(self) -> None:
         """Tell the neighbours of all addresses, and 2 s later once more (RFC 5227, section 2.3):
@@ -199,6 +217,7 @@ class Live:
             _introduce(host, interface)
         self._numbers = {host.number(name): i for name, i in self.interfaces.items()}
         self.host = host
+        self.shield()
 
     def add_signal_handler(self, number: int, callback: Callable[[], None]) -> None:
         """Let :meth:`step` call ``callback`` between two batches after a signal (in the main
@@ -277,7 +296,8 @@ def _refuse_shared(host: "Host", name: str) -> None:
     if shared:
         raise InterfaceError(
             98, f"the kernel has {', '.join(sorted(shared))} itself, and would answer too: "
-            "remove the address from the machine (ip address del)", name,
+            "remove it from the machine (ip address del), or keep the kernel from it (shield)",
+            name,
         )  # fmt: skip
 
 

@@ -78,7 +78,10 @@ class Director:
             ]
             opening.pop_all()
         first = self.worker is None or self.worker.number == 0
-        self.live = stack.enter_context(attach(self.host, opened=opened, announce=first))
+        shield = self.configuration.shield
+        self.live = stack.enter_context(
+            attach(self.host, opened=opened, announce=first, shield=shield)
+        )
         return self.live
 
     def _share(self, interface: str) -> Share | None:
@@ -171,6 +174,7 @@ class Director:
             return
         self.configuration = after
         self._share_anew()
+        self.live.shield()
         self.live.announce()
         say(f"has read {file} again")
 

@@ -57,9 +57,14 @@ __all__ = ["run"]
     multiple=True,
     help="With --workers: where no client is; the servers' networks always are.",
 )
+@click.option(
+    "--shield",
+    is_flag=True,
+    help="Keep the kernel from packets for the addresses, which it may then have, too.",
+)
 def run(
     backend: str | None, mode: str | None, control: str | None, state: str | None,
-    takeover: bool, workers: int | None, inside: tuple[str, ...], **options: Any,
+    takeover: bool, workers: int | None, inside: tuple[str, ...], shield: bool, **options: Any,
 ) -> int:  # fmt: skip
     """Be a director on real interfaces, until SIGINT or SIGTERM.
 
@@ -75,7 +80,7 @@ def run(
     """
     own = {
         "backend": backend, "mode": mode, "control": control, "state": state, "workers": workers,
-        "inside": inside or None,
+        "inside": inside or None, "shield": shield or None,
     }  # fmt: skip
     given = Options(**options)
     director = Director(given, own)

@@ -79,8 +79,8 @@ class Configuration:
         helpers: ports by the name of a helper.
         port_quota: see :attr:`lvscore.PortPools.quota`.
         modules: see :attr:`lvscore.Host.modules`.
-        backend, mode, control, state, state_interval, max_connections, seed, workers, inside:
-            how ``lvscore run`` starts.
+        backend, mode, control, state, state_interval, max_connections, seed, workers, inside,
+            shield: how ``lvscore run`` starts.
     """
 
     name: str
@@ -101,6 +101,7 @@ class Configuration:
     seed: int | None = None
     workers: int = 1
     inside: tuple[str, ...] = ()
+    shield: bool = False
 
     def apply(self, engine: "Engine") -> None:
         """Give an engine without a Host what concerns it.

@@ -22,7 +22,7 @@ __all__ = ["adopt", "change_engine", "reload"]
 
 _AT_START = (
     "backend", "mode", "control", "max_connections", "seed", "state", "state_interval", "workers",
-    "inside",
+    "inside", "shield",
 )  # fmt: skip
 
 

@@ -83,6 +83,7 @@ def read(given: Table, name: str = "director.toml") -> Configuration:
         seed=director.get("seed"),
         workers=director.get("workers", 1),
         inside=tuple(director.get("inside", ())),
+        shield=director.get("shield", False),
     )
 
 
@@ -308,6 +309,7 @@ _DIRECTOR: Mapping[str, Check] = {
     "max-connections": _number(1, 33554432),
     "seed": _number(0, 2**63 - 1),
     "workers": _number(1, 256),
+    "shield": _flag,
     "inside": _list_of(_readable(parse_network, 'a network, as in "172.16.1.0/24"')),
     "port-quota": _number(1, 2**32 - 1),
     "modules": _list_of(_text),

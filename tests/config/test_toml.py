@@ -58,7 +58,7 @@ def test_what_stands_in_its_comments_is_right_too():
         words = line.removeprefix("# ")
         key = words.split("=")[0].strip()
         lines.append(words if line.startswith("# ") and _is_code(words, key) else line)
-    assert sum(a != b for a, b in zip(lines, EXAMPLE.read_text().splitlines(), strict=True)) == 16
+    assert sum(a != b for a, b in zip(lines, EXAMPLE.read_text().splitlines(), strict=True)) == 17
     found = toml.parse("\n".join(lines))
     assert (found.seed, found.port_quota, found.modules) == (1, 1000, ("sctp",))
     assert (found.interfaces[0].backend, found.interfaces[0].persistent) == ("tap", True)
