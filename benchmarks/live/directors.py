@@ -244,4 +244,5 @@ WEB = (
     Lvscore("lvscore ring"),
     Lvscore("lvscore ring, throughput", options=("--mode", "throughput")),
     Lvscore("lvscore copy", options=("--backend", "copy")),
+    Lvscore("lvscore xdp", options=("--backend", "xdp")),
 )

@@ -192,4 +192,5 @@ FORWARDERS = (
     Lvscore("lvscore ring"),
     Lvscore("lvscore ring, throughput", options=("--mode", "throughput")),
     Lvscore("lvscore copy", options=("--backend", "copy")),
+    Lvscore("lvscore xdp", options=("--backend", "xdp")),
 )
