@@ -42,10 +42,12 @@ class LiveInterface(ABC):
         mac: the link address on this side.
         mtu: longest IP packet, bytes.
         group: of the sockets that share its frames (:class:`Share`), or None.
+        zero_copy: frames are where the driver put them, with AF_XDP.
         peer: on a wire without link addresses (TUN), the one that stands for all neighbours.
     """
 
     peer: bytes | None = None
+    zero_copy: bool = False
 
     def __init__(self, name: str, backend: str, mode: str = "latency") -> None:
         self.name = name

@@ -62,7 +62,7 @@ def test_neighbours_that_are_used_for_long_are_asked_without_a_pause(lab):
 STEADY = """
 import socket, sys, time
 with socket.create_connection((sys.argv[1], 80), 5) as one:
-    until = time.monotonic() + 5
+    until = time.monotonic() + 4
     while time.monotonic() < until:
         before = time.monotonic()
         one.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")

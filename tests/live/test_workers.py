@@ -79,11 +79,10 @@ def counted(lab, worker=None):
     return int(re.search(rf"TCP  {VIP}:80 +(\d+) ", listing)[1])
 
 
-@pytest.mark.parametrize("backend", ["ring", "copy"])
-def test_both_directions_meet_one_engine(lab, backend):
+def test_both_directions_meet_one_engine(lab):
     path = lab.folder / "director.toml"
     path.write_text(TOML)
-    program = lab.director("-c", str(path), "--backend", backend)
+    program = lab.director("-c", str(path))
     for target, sources, count in (
         (VIP, [f"10.0.0.{101 + n}" for n in range(CLIENTS)], 200),
         (VIP6, [f"2001:db8:0::1:{n:x}" for n in range(CLIENTS)], 100),
