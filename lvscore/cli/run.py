@@ -1,7 +1,7 @@
 """``lvscore run``: a director at work on real interfaces."""
 
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import click
@@ -9,7 +9,7 @@ import click
 from lvscore.cli.director import Director, say
 from lvscore.cli.setup import Options, engine_options
 from lvscore.control import DEFAULT_PATH, ControlServer
-from lvscore.errors import ConfigError
+from lvscore.errors import ConfigError, ControlError
 from lvscore.io.interface import BACKENDS, MODES
 from lvscore.workers import Worker, Workers
 
@@ -131,5 +131,6 @@ def _run_workers(director: Director, given: Options, own: dict[str, Any], takeov
         say(f"running on {names} with {configuration.workers} workers")
         status = workers.run(server)
         if status == 0:
-            print(workers.execute(["ipvsadm", "-L", "-n"]).stdout, end="")
+            with suppress(ControlError):  # they may have been ended as well
+                print(workers.execute(["ipvsadm", "-L", "-n"]).stdout, end="")
     return status

@@ -73,13 +73,13 @@ class Workers:
 
     def __init__(self, count: int, control: str, work: Callable[[Worker], None]) -> None:
         self.control = control
-        self._children: list[tuple[int, socket.socket]] = []
+        self._children: dict[int, tuple[int, socket.socket]] = {}
         groups: dict[str, Any] = {}
         try:
             for number in range(count):
                 said = self._begin(number, groups, work)
                 groups = groups or said
-            for _, line in self._children:
+            for _, line in self._children.values():
                 line.sendall(_GO)
         except BaseException:
             self.close()
@@ -102,7 +102,7 @@ class Workers:
 
         child = fork(begin, keep=there.fileno())
         there.close()
-        self._children.append((child, here))
+        self._children[number] = child, here
         with here.makefile("rb") as stream:
             said = stream.readline()
         if not said:
@@ -119,7 +119,7 @@ class Workers:
         if argv[0] == HANDOVER:
             return Outcome(1, "", "a director with workers cannot hand over\n")
         asked = ask(argv)
-        outcomes = [call(self.path(number), asked, stdin) for number in range(len(self._children))]
+        outcomes = [call(self.path(number), asked, stdin) for number in self._children]
         return merged(argv, outcomes)
 
     def run(self, server: ControlServer) -> int:
@@ -141,7 +141,7 @@ class Workers:
             with selectors.DefaultSelector() as selector:
                 selector.register(wake, selectors.EVENT_READ)
                 selector.register(server.fileno(), selectors.EVENT_READ)
-                lines = {line.fileno(): child for child, line in self._children}
+                lines = {line.fileno(): n for n, (_, line) in self._children.items()}
                 for line in lines:
                     selector.register(line, selectors.EVENT_READ)
                 while not arrived & {signal.SIGINT, signal.SIGTERM}:
@@ -152,7 +152,7 @@ class Workers:
                         os.eventfd_read(wake)
                     if signal.SIGHUP in arrived:
                         arrived.discard(signal.SIGHUP)
-                        for child, _ in self._children:
+                        for child, _ in self._children.values():
                             os.kill(child, signal.SIGHUP)
                     server.step()
             return 0
@@ -161,11 +161,11 @@ class Workers:
                 signal.signal(number, handler)
             os.close(wake)
 
-    def _ended(self, child: int) -> int:
+    def _ended(self, number: int) -> int:
         """A worker has closed its line: how it ended."""
+        child, line = self._children.pop(number)
+        line.close()
         _, status = os.waitpid(child, 0)
-        number = [pid for pid, _ in self._children].index(child)
-        del self._children[number]
         code = os.waitstatus_to_exitcode(status)
         if code:
             how = f"with status {code}" if code > 0 else f"by signal {-code}"
@@ -174,12 +174,12 @@ class Workers:
 
     def close(self) -> None:
         """Let all workers end, and wait for them."""
-        for _, line in self._children:
+        for _, line in self._children.values():
             line.close()
-        for child, _ in self._children:
+        for child, _ in self._children.values():
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child, 0)
-        self._children = []
+        self._children = {}
 
     def __enter__(self) -> "Workers":
         return self

@@ -181,6 +181,12 @@ def test_all_end_with_one(lab):
     os.kill(int(children[1]), signal.SIGKILL)
     assert program.wait(10) == 1
     assert "worker 1 ended by signal 9; all end" in program.stderr.read()
+    # A service manager may tell all of them.
+    program = lab.director("-c", str(path))
+    children = lab.run("director", "pgrep", "-P", str(program.pid)).split()
+    for process in (*children, program.pid):
+        os.kill(int(process), signal.SIGTERM)
+    assert program.wait(10) == 0
     # And the workers go with who held them together.
     program = lab.director("-c", str(path))
     children = lab.run("director", "pgrep", "-P", str(program.pid)).split()
