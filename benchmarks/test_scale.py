@@ -8,10 +8,11 @@ import time
 
 import numpy as np
 import pytest
-from test_pipeline import aligned, batches, established
-from traffic import frames
+from test_pipeline import aligned, batches, director, establish, established
+from traffic import frames, frames6
 
 import lvscore
+from lvscore import _probe
 
 PACKETS = 500_000
 
@@ -34,10 +35,22 @@ def run(engine, work):
         engine.process_batch(batch)
 
 
+def established6(connections):
+    """An engine with a service of IPv6 that has so many connections."""
+    engine = lvscore.Engine(seed=1, max_connections=connections)
+    service = engine.add_service("tcp", "[2001:db8::1]:80", scheduler="rr")
+    for i in range(64):
+        service.add_server(f"[2001:db8:1::{i + 1:x}]:8080")
+    run(engine, batches(frames6(np.arange(connections), flags=0x02)))
+    assert len(engine.connections) == connections
+    return engine
+
+
 @pytest.mark.benchmark(group="memory", timer=time.thread_time)
-def test_memory(benchmark):
-    """Bytes per IPv4 connection, both directions, timers and counters included."""
-    engine = benchmark.pedantic(established, args=(1_000_000,), rounds=1)
+@pytest.mark.parametrize("make", [established, established6], ids=["IPv4", "IPv6"])
+def test_memory(benchmark, make):
+    """Bytes per connection, both directions, timers and counters included."""
+    engine = benchmark.pedantic(make, args=(1_000_000,), rounds=1)
     used = sum(engine.memory_usage().values())
     benchmark.extra_info.update(
         connections=1_000_000, bytes_per_connection=round(used / 1_000_000, 1)
@@ -108,6 +121,35 @@ def test_services(benchmark):
     benchmark.extra_info.update(services=10_000, servers=50_000)
 
 
+@pytest.mark.benchmark(group="service look-up", timer=time.thread_time)
+@pytest.mark.parametrize(("services", "used"), [(1, 1), (10_000, 1), (10_000, 10_000)])
+def test_service_lookup(benchmark, services, used):
+    """A new connection where there is one service, and where there are many: if all of them are
+    used, what they and their 50,000 servers need is in no cache."""
+    random = np.random.default_rng(1)
+    place = random.integers(0, used, 20_000)
+    array = aligned(frames(np.arange(20_000), flags=0x02, service=place))
+    original = array.copy()
+    work = batches(array)
+
+    def fresh():
+        array[:] = original
+        engine = lvscore.Engine(seed=1, max_connections=20_000)
+        for i in range(services):
+            service = engine.add_service(
+                "tcp", f"10.0.{(i + 1) >> 8}.{(i + 1) & 255}:80", scheduler="rr"
+            )
+            for j in range(5):
+                service.add_server(f"192.168.0.{j + 1}:8080")
+        return (engine, work), {}
+
+    benchmark.pedantic(run, setup=fresh, rounds=3)
+    nanoseconds = benchmark.stats.stats.median * 1e9 / 20_000
+    benchmark.extra_info.update(
+        services=services, used=used, ns_per_connection=round(nanoseconds, 1)
+    )
+
+
 @pytest.mark.benchmark(group="flood", timer=time.thread_time)
 @pytest.mark.parametrize("attacked", [False, True])
 def test_flood(benchmark, attacked):
@@ -132,3 +174,35 @@ def test_flood(benchmark, attacked):
     rates = []
     benchmark.pedantic(once, setup=restore, rounds=7, warmup_rounds=1)
     benchmark.extra_info.update(attacked=attacked, mpps=round(float(np.median(rates)) / 1e6, 2))
+
+
+def colliding(count, seed):
+    """Clients whose requests share one bucket in sixteen with this seed."""
+    chosen = []
+    for flow in range(1 << 26):
+        client, port = 0x0B000000 + flow // 50_000, 1024 + flow % 50_000
+        request = (6, client.to_bytes(4), port, bytes([10, 0, 0, 1]), 80)
+        if _probe.hash_tuple(seed, request) & 15 == 0:
+            chosen.append(flow)
+            if len(chosen) == count:
+                return np.array(chosen)
+    raise LookupError(count)
+
+
+@pytest.mark.benchmark(group="hash flooding", timer=time.thread_time)
+@pytest.mark.parametrize("keys", ["any", "chosen for another seed"])
+def test_hash_flooding(benchmark, keys):
+    """Established packets of connections whose keys collide with another seed than the engine's."""
+    count = 65_536
+    clients = np.arange(count) if keys == "any" else colliding(count, seed=2)
+    engine = director(count)
+    establish(engine, count, make=lambda flows, **how: frames(clients[flows], **how))
+    array = aligned(frames(clients[np.random.default_rng(1).integers(0, count, PACKETS)]))
+    original = array.copy()
+
+    def restore():
+        array[:] = original
+
+    benchmark.pedantic(run, args=(engine, batches(array)), setup=restore, rounds=7, warmup_rounds=1)
+    nanoseconds = benchmark.stats.stats.median * 1e9 / PACKETS
+    benchmark.extra_info.update(keys=keys, ns_per_packet=round(nanoseconds, 1))

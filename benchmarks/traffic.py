@@ -17,11 +17,12 @@ def fold(total):
 SERVERS = 64
 
 
-def frames(flows, size=64, *, flags=0x10, reply=False):
+def frames(flows, size=64, *, flags=0x10, reply=False, service=0):
     """An array of (len(flows), size) bytes: Ethernet, IPv4, TCP; ``flows`` numbers the clients.
 
-    A request goes to 10.0.0.1:80; where ``reply`` is true, the frame is the answer of real
-    server ``flow % SERVERS``, 192.168.0.1 and following, port 8080.
+    A request goes to port 80 of 10.0.0.1, or of the address so many after it as ``service`` says;
+    where ``reply`` is true, the frame is the answer of real server ``flow % SERVERS``,
+    192.168.0.1 and following, port 8080.
     """
     count = len(flows)
     reply = np.broadcast_to(reply, count)
@@ -35,7 +36,7 @@ def frames(flows, size=64, *, flags=0x10, reply=False):
     words[:, 11] = 64 << 8 | 6
     client, port = 0x0B000000 + flows // 50_000, 1024 + flows % 50_000
     source = np.where(reply, 0xC0A80001 + flows % SERVERS, client)
-    destination = np.where(reply, client, 0x0A000001)
+    destination = np.where(reply, client, 0x0A000001 + service)
     words[:, 13], words[:, 14] = source >> 16, source & 0xFFFF
     words[:, 15], words[:, 16] = destination >> 16, destination & 0xFFFF
     words[:, 17], words[:, 18] = np.where(reply, 8080, port), np.where(reply, port, 80)
@@ -43,6 +44,25 @@ def frames(flows, size=64, *, flags=0x10, reply=False):
     sums = words.astype(np.uint32)
     words[:, 12] = 0xFFFF - fold(sums[:, 7:17].sum(1))
     words[:, 25] = 0xFFFF - fold(sums[:, 13:].sum(1) + 6 + size - 34)
+    return out
+
+
+def frames6(flows, size=84, *, flags=0x10):
+    """The same requests over IPv6, from 2001:db8:f:: and following to [2001:db8::1]:80."""
+    count = len(flows)
+    out = np.zeros((count, size), np.uint8)
+    words = out.view(">u2")
+    out[:, :12] = 2
+    words[:, 6], words[:, 7] = 0x86DD, 0x6000
+    words[:, 9], words[:, 10] = size - 54, 6 << 8 | 64
+    words[:, 11:14] = 0x2001, 0xDB8, 0xF
+    words[:, 18] = flows // 50_000
+    words[:, 19:21] = 0x2001, 0xDB8
+    words[:, 26] = 1
+    words[:, 27], words[:, 28] = 1024 + flows % 50_000, 80
+    words[:, 33], words[:, 34] = 0x5000 | flags, 0xFFFF
+    sums = words.astype(np.uint32)
+    words[:, 35] = 0xFFFF - fold(sums[:, 11:].sum(1) + 6 + size - 54)
     return out
 
 

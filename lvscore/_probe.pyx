@@ -41,20 +41,17 @@ from lvscore._core.machine cimport lowest_bit, lowest_bit64, match_tags, multipl
 from lvscore._core.route cimport (
     Routes, address_is_local, local_add, local_remove, prefix_matches, routes_free, routes_init,
 )
-from lvscore._core.selfcheck cimport index_check, table_check, wheel_check
+from lvscore._core.selfcheck cimport index_check, table_check
 from lvscore._core.track cimport Tracker as Tracker_t
 from lvscore._core.track cimport rule_flow_state as _rule_flow_state
 from lvscore._core.track cimport state_is_active, tracker_init, tracker_secure
 from lvscore._core.track_sctp cimport sctp_event as _sctp_event
 from lvscore._core.translate cimport packet_translate
-from lvscore._core.wheel cimport (
-    NO_EVENT, Timer, wheel_init, wheel_link, wheel_next_event, wheel_pop, wheel_unlink,
-)
-from lvscore._core.wheel cimport Wheel as Wheel_t
+from lvscore._core.wheel cimport Timer
 from lvscore._core.wire cimport Packet, packet_parse
 
 __all__ = [
-    "Index", "Locals", "Table", "Tracker", "Wheel", "address_choose", "checksum",
+    "Index", "Locals", "Table", "Tracker", "address_choose", "checksum",
     "checksum_update", "constants", "crc32c", "delta", "delta_inverse", "hash_tuple",
     "inverse", "jhash2", "load_be", "lowest_bits", "match", "multiply", "parse",
     "prefix_match", "random_numbers", "repeat_checksum", "repeat_crc32c", "repeat_parse",
@@ -363,53 +360,6 @@ cdef class Index:
 
     def check(self):
         return index_check(&self.index)
-
-
-# wheel.pxd
-
-@cython.final
-cdef class Wheel:
-    """``count`` timers; a popped or unlinked one may be linked again."""
-
-    cdef Wheel_t wheel
-    cdef Timer* timers
-
-    def __cinit__(self, count, start=0):
-        self.timers = <Timer*>calloc(count, sizeof(Timer))
-        if self.timers == NULL:
-            raise MemoryError()
-        wheel_init(&self.wheel, <uint8_t*>self.timers, sizeof(Timer))
-        self.wheel.tick = start
-
-    def __dealloc__(self):
-        free(self.timers)
-
-    @property
-    def tick(self):
-        return self.wheel.tick
-
-    def link(self, uint32_t i, deadline):
-        self.timers[i].deadline = deadline & 0xFFFFFFFF
-        wheel_link(&self.wheel, i)
-
-    def postpone(self, uint32_t i, deadline):
-        """Only write the deadline, which must not be earlier than the present one."""
-        self.timers[i].deadline = deadline & 0xFFFFFFFF
-
-    def unlink(self, uint32_t i):
-        wheel_unlink(&self.wheel, i)
-
-    def pop(self, uint64_t until):
-        cdef uint32_t i = wheel_pop(&self.wheel, until)
-        return None if i == NIL else i
-
-    def next_event(self):
-        cdef uint64_t event = wheel_next_event(&self.wheel)
-        return None if event == <uint64_t>NO_EVENT else event
-
-    def check(self):
-        cdef uint64_t linked
-        return wheel_check(&self.wheel, &linked), linked
 
 
 # connection.pxd, rules.pxd

@@ -1,5 +1,5 @@
-"""What the engine keeps beside its connections, for tests: port pools, emitted frames, and
-where addresses lead."""
+"""What the engine keeps beside its connections, for tests: port pools, emitted frames, where
+addresses lead, and the timer wheel."""
 
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -16,8 +16,13 @@ from lvscore._core.hash cimport HashKey, hash_key_init
 from lvscore._core.route cimport (
     Neighbour, Routes, local_add, local_slot, neighbour_slot, routes_free, routes_init,
 )
+from lvscore._core.selfcheck cimport wheel_check
+from lvscore._core.wheel cimport (
+    NO_EVENT, Timer, slot_at, wheel_init, wheel_link, wheel_next_event, wheel_pop, wheel_unlink,
+)
+from lvscore._core.wheel cimport Wheel as Wheel_t
 
-__all__ = ["Emitted", "Paths", "Pools"]
+__all__ = ["Emitted", "Paths", "Pools", "Wheel"]
 
 
 cdef _pool.Pool pool_from(object given) except *:
@@ -193,8 +198,72 @@ cdef class Paths:
         """(local, martian, unicast, link address or None, MTU)"""
         cdef uint32_t word
         memcpy(&word, <const char*>address, 4)
-        path = _path.path_of(self.paths, self.routes, word)
+        return self.told(_path.path_of(self.paths, self.routes, word))
+
+    def of_pair(self, bytes server, bytes service):
+        """The same of a server's address, and whether a service's is local."""
+        cdef uint32_t words[2]
+        memcpy(&words[0], <const char*>server, 4)
+        memcpy(&words[1], <const char*>service, 4)
+        path = _path.path_of_pair(self.paths, self.routes, words[0], words[1])
+        return self.told(path), bool(path.flags & _path.PATH_SERVED)
+
+    cdef tuple told(self, const _path.Path* path):
+        foreign = not path.flags & (_path.PATH_LOCAL | _path.PATH_MARTIAN)
+        resolved = path.flags & _path.PATH_UNICAST and path.flags & _path.PATH_RESOLVED
+        if (bool(path.flags & _path.PATH_SOURCE) != foreign or bool(path.flags & _path.PATH_LEADS)
+                != bool(resolved and not path.flags & _path.PATH_LOCAL)):
+            raise AssertionError(f"flags {path.flags}")
         return (bool(path.flags & _path.PATH_LOCAL), bool(path.flags & _path.PATH_MARTIAN),
                 bool(path.flags & _path.PATH_UNICAST),
                 (<const char*>path.link)[:6] if path.flags & _path.PATH_RESOLVED else None,
                 path.mtu)
+
+
+@cython.final
+cdef class Wheel:
+    """``count`` timers; a popped or unlinked one may be linked again."""
+
+    cdef Wheel_t wheel
+    cdef Timer* timers
+
+    def __cinit__(self, count, start=0):
+        self.timers = <Timer*>calloc(count, sizeof(Timer))
+        if self.timers == NULL:
+            raise MemoryError()
+        wheel_init(&self.wheel, <uint8_t*>self.timers, sizeof(Timer))
+        self.wheel.tick = start
+
+    def __dealloc__(self):
+        free(self.timers)
+
+    @property
+    def tick(self):
+        return self.wheel.tick
+
+    def link(self, uint32_t i, deadline):
+        self.timers[i].deadline = deadline & 0xFFFFFFFF
+        wheel_link(&self.wheel, i)
+
+    def postpone(self, uint32_t i, deadline):
+        """Only write the deadline, which must not be earlier than the present one."""
+        self.timers[i].deadline = deadline & 0xFFFFFFFF
+
+    def unlink(self, uint32_t i):
+        wheel_unlink(&self.wheel, i)
+
+    def pop(self, uint64_t until):
+        cdef uint32_t i = wheel_pop(&self.wheel, until)
+        return None if i == NIL else i
+
+    def linked(self, uint32_t level, uint64_t tick):
+        """How many timers the slot of a level holds that comes up next at or before a tick."""
+        return self.wheel.slot[slot_at(level, tick)].linked
+
+    def next_event(self):
+        cdef uint64_t event = wheel_next_event(&self.wheel)
+        return None if event == <uint64_t>NO_EVENT else event
+
+    def check(self):
+        cdef uint64_t linked
+        return wheel_check(&self.wheel, &linked), linked

@@ -32,7 +32,8 @@ cdef struct SavedEntry:
 # A timer, in the order of the wheel's slots.
 cdef struct SavedTimer:
     uint32_t record
-    uint32_t slot               # level << 8 | slot
+    uint32_t slot               # its number over all levels
+    uint32_t linked             # what the slot says of how many it holds
 
 
 # A flow of the rules that a helper looks after.
@@ -249,6 +250,7 @@ def snapshot_layouts():
     layouts["timers"] = layout_of([
         whole("record", <char*>&t.record - start, sizeof(t.record)),
         whole("slot", <char*>&t.slot - start, sizeof(t.slot)),
+        whole("linked", <char*>&t.linked - start, sizeof(t.linked)),
     ], sizeof(t))
     start = <char*>&b
     layouts["index"] = layout_of([
@@ -351,7 +353,7 @@ cdef SavedTable table_take(const Table* table) noexcept:
 cdef dict table_rows(Table* table):
     """A table's connections, and the orders they are in."""
     cdef uint32_t extended = 0
-    cdef uint32_t i, level, slot, b
+    cdef uint32_t i, slot, b
     cdef const Bucket* bucket
     for i in range(table.used):
         extended += (table_meta(table, i).protocol != 0
@@ -384,14 +386,14 @@ cdef dict table_rows(Table* table):
             next_free[0] = i
             next_free += 1
             i = table_meta(table, i).timer.next
-        for level in range(LEVELS):
-            for slot in range(WHEEL_SLOTS):
-                i = table.wheel.head[level][slot]
-                while i != NIL:
-                    timer.record = i
-                    timer.slot = level << 8 | slot
-                    timer += 1
-                    i = table_meta(table, i).timer.next
+        for slot in range(WHEEL_SLOTS):
+            i = table.wheel.slot[slot].head
+            while i != NIL:
+                timer.record = i
+                timer.slot = slot
+                timer.linked = table.wheel.slot[slot].linked
+                timer += 1
+                i = table_meta(table, i).timer.next
         for b in range(table.index.base + table.index.split + SPARE_BUCKETS):
             bucket = &table.index.bucket[b]
             for slot in range(SLOTS):

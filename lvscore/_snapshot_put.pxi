@@ -285,26 +285,14 @@ cdef int extensions_put(Table* table, bytes block) except -1:
 cdef int timers_put(Table* table, bytes block) except -1:
     cdef const SavedTimer* row = <const SavedTimer*>PyBytes_AS_STRING(block)
     cdef Py_ssize_t k
-    cdef uint32_t level, slot
     for k in range(len(block) // <Py_ssize_t>sizeof(SavedTimer) - 1, -1, -1):
-        level, slot = row[k].slot >> 8, row[k].slot & 255
-        need(level < LEVELS and row[k].record < table.used
+        need(row[k].slot < <uint32_t>WHEEL_SLOTS and row[k].record < table.used
              and table_meta(table, row[k].record).protocol != 0
              and table_meta(table, row[k].record).timer.previous == NIL,
              f"the timer of connection {row[k].record}")
-        timer_put(&table.wheel, row[k].record, level, slot)
+        wheel_put(&table.wheel, row[k].slot, row[k].record)
+        table.wheel.slot[row[k].slot].linked = row[k].linked
     return 0
-
-
-cdef void timer_put(Wheel* wheel, uint32_t i, uint32_t level, uint32_t slot) noexcept:
-    """Put a timer at the head of the slot where it was."""
-    cdef Timer* timer = wheel_timer(wheel, i)
-    timer.next = wheel.head[level][slot]
-    timer.previous = AT_HEAD | level << 8 | slot
-    if timer.next != NIL:
-        wheel_timer(wheel, timer.next).previous = i
-    wheel.head[level][slot] = i
-    wheel.occupied[level][slot >> 6] |= <uint64_t>1 << (slot & 63)
 
 
 cdef int index_put(Table* table, const HashKey* key, bytes block) except -1:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["dump", "load", "parse", "save"]
 
-_FORMAT = 1
+_FORMAT = 2
 _TITLE = b"lvscore snapshot "
 _Loaded = TypeVar("_Loaded", bound="Engine")
 

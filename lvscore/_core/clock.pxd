@@ -19,7 +19,7 @@ from lvscore._core.machine cimport likely, prefetch_write
 from lvscore._core.route cimport address_is_local
 from lvscore._core.service cimport services_estimate
 from lvscore._core.state cimport State, SYSCTL_RUN_ESTIMATION, TABLES
-from lvscore._core.wheel cimport wheel_peek, wheel_pop, wheel_timer
+from lvscore._core.wheel cimport wheel_peek, wheel_pop, wheel_stand, wheel_timer
 
 
 cdef inline uint64_t state_expire(State* s) noexcept nogil:
@@ -133,7 +133,7 @@ cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
         if s.tick >= s.table[f].wheel.event:
             return state_expire(s)
     for f in range(TABLES):
-        s.table[f].wheel.tick = s.tick
+        wheel_stand(&s.table[f].wheel, s.tick)
     return 0
 
 

@@ -22,9 +22,11 @@ from lvscore._core.flow cimport (
 from lvscore._core.hash cimport HashKey
 from lvscore._core.index cimport (
     Cursor, Index, hash_tag, index_copy, index_free, index_home, index_init, index_insert,
-    index_next, index_remove, index_replace, index_seek,
+    index_next, index_populate, index_remove, index_replace, index_seek,
 )
-from lvscore._core.machine cimport likely, memory_release, memory_reserve, prefetch_write
+from lvscore._core.machine cimport (
+    likely, memory_populate, memory_release, memory_reserve, prefetch_write,
+)
 from lvscore._core.wheel cimport Timer, Wheel, wheel_init, wheel_link, wheel_rebase, wheel_unlink
 
 cdef enum ConnectionFlag:
@@ -151,6 +153,12 @@ cdef inline bint table_reserve(Table* table) noexcept nogil:
         return False
     wheel_init(&table.wheel, table.records + table.meta_offset, table.record_size)
     return True
+
+
+cdef inline bint table_populate(Table* table, uint32_t connections) noexcept nogil:
+    """Take the memory of so many connections now; False if it ends."""
+    return (memory_populate(table.records, <size_t>connections * table.record_size)
+            and index_populate(&table.index, 2 * connections))
 
 
 cdef inline void table_free(Table* table) noexcept nogil:

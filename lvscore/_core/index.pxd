@@ -14,7 +14,9 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from lvscore._core.consts cimport MAX_DISPLACEMENT, NIL
-from lvscore._core.machine cimport lowest_bit, match_tags, memory_release, memory_reserve
+from lvscore._core.machine cimport (
+    lowest_bit, match_tags, memory_populate, memory_release, memory_reserve,
+)
 
 cdef enum:
     SLOTS = 7
@@ -72,6 +74,14 @@ cdef inline size_t index_reserved(const Index* index) noexcept nogil:
 cdef inline size_t index_used(const Index* index) noexcept nogil:
     """Bytes from the start that may hold entries."""
     return (<size_t>index.base + index.split + SPARE_BUCKETS) * sizeof(Bucket)
+
+
+cdef inline bint index_populate(Index* index, uint64_t entries) noexcept nogil:
+    """Take the memory now that so many entries will need; False if it ends."""
+    cdef size_t buckets = index.base
+    while buckets < index.limit and buckets * FULL_PER_BUCKET < entries:
+        buckets *= 2
+    return memory_populate(index.bucket, (buckets + SPARE_BUCKETS) * sizeof(Bucket))
 
 
 cdef inline void index_free(Index* index) noexcept nogil:

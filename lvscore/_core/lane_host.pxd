@@ -10,7 +10,7 @@ from lvscore._core.bytes cimport htons, load16, load32, store16
 from lvscore._core.checksum cimport sum_fold
 from lvscore._core.connection cimport Connection4, Table, connection4
 from lvscore._core.consts cimport (
-    IPV4, ORIGINAL, PROTOCOL_TCP, REASON_NEW_CONNECTION, REASON_REPLY, REASON_REQUEST,
+    IPV4, ORIGINAL, PROTOCOL_TCP, REASON_NEW_CONNECTION, REASON_REPLY, REASON_REQUEST, REPLY,
     VERDICT_FORWARD,
 )
 from lvscore._core.lane cimport (
@@ -21,7 +21,7 @@ from lvscore._core.lane_open cimport (
 )
 from lvscore._core.machine cimport likely
 from lvscore._core.path cimport (
-    PATH_LOCAL, PATH_MARTIAN, PATH_RESOLVED, PATH_UNICAST, Path, path_of,
+    PATH_LEADS, PATH_SERVED, PATH_SOURCE, PATH_UNICAST, Path, path_of, path_of_pair,
 )
 from lvscore._core.route cimport Interface, NO_INTERFACE
 from lvscore._core.server cimport SERVER_ROUTED
@@ -39,8 +39,15 @@ cdef struct Ingress:
     uint32_t mac_begin          # as it lies in memory
     uint16_t mac_end
     uint8_t rp_filter
-    uint32_t no_replies         # 1: this host is no router
-    uint32_t redirects          # 1: who could have sent straight on is told so
+    bint redirects              # who could have sent straight on is told so
+    uint32_t needs[2]           # by direction: flags of both ends, see ends_of
+
+
+cdef enum:
+    # Where the flags of the client's path and of its server lie among those of both ends.
+    CLIENT = 8
+    STATUS = 16
+    NEVER = 0x80000000U
 
 
 cdef inline Ingress ingress_of(const State* s, uint32_t number) noexcept nogil:
@@ -50,53 +57,55 @@ cdef inline Ingress ingress_of(const State* s, uint32_t number) noexcept nogil:
     ingress.mac_begin = load32(interface.mac)
     ingress.mac_end = load16(interface.mac + 4)
     ingress.rp_filter = interface.rp_filter
-    ingress.no_replies = not interface.forwarding[0]
     ingress.redirects = interface.send_redirects
+    # Requests are for this host, and what is asked of replies (forward_pass) is not of them.
+    ingress.needs[ORIGINAL] = (PATH_SOURCE << CLIENT | PATH_LEADS | PATH_SERVED
+                               | SERVER_ROUTED << STATUS)
+    ingress.needs[REPLY] = PATH_SOURCE | PATH_LEADS << CLIENT
+    if not interface.forwarding[0]:     # this host is no router
+        ingress.needs[REPLY] = NEVER
     return ingress
 
 
 cdef inline bint header_is_right(const uint8_t* ip) noexcept nogil:
-    """Whether the checksum of an IPv4 header without options is right."""
+    """Whether the checksum of an IPv4 header without options is right: whether 65,535 divides the
+    sum of its words, and a multiple of an odd number times its inverse is small (Granlund and
+    Montgomery 1994)."""
     cdef uint64_t total = <uint64_t>load32(ip) + load32(ip + 4) + load32(ip + 8)
     total += <uint64_t>load32(ip + 12) + load32(ip + 16)
-    total = (total & 0xFFFFFFFFU) + (total >> 32)
-    total = (total & 0xFFFF) + (total >> 16)
-    return (total & 0xFFFF) + (total >> 16) == 0xFFFF
+    return total * <uint64_t>0xFFFEFFFEFFFEFFFFULL <= <uint64_t>0x0001000100010001ULL
 
 
-cdef inline bint lane_comes_in(State* s, const Ingress* ingress, const Lane* lane,
-                               const uint8_t* frame) noexcept nogil:
-    """Whether forward_receive would let a packet in: addressed to this host, with a right header
-    checksum and a source that may come in by here."""
-    cdef const Path* source
-    if likely(lane.ip != frame + ETHERNET_HEADER or load32(frame) != ingress.mac_begin
-              or load16(frame + 4) != ingress.mac_end or not header_is_right(lane.ip), False):
-        return False
-    source = path_of(&s.paths, &s.routes, <uint32_t>lane.addresses)
-    if likely(source.flags & (PATH_LOCAL | PATH_MARTIAN), False):
-        return False
-    return likely(not ingress.rp_filter, True) or (
-        source.flags & PATH_UNICAST != 0
-        and (ingress.rp_filter == 2 or source.egress == ingress.number))
+cdef inline bint lane_arrives(const Ingress* ingress, const Lane* lane,
+                              const uint8_t* frame) noexcept nogil:
+    """Whether a packet is addressed to this host, and its header checksum right."""
+    return likely(lane.ip == frame + ETHERNET_HEADER and load32(frame) == ingress.mac_begin
+                  and load16(frame + 4) == ingress.mac_end and header_is_right(lane.ip), True)
+
+
+cdef inline bint path_reverses(const Ingress* ingress, const Path* source) noexcept nogil:
+    """Whether the reverse path filter lets packets of a source in (RFC 3704)."""
+    return source.flags & PATH_UNICAST != 0 and (
+        ingress.rp_filter == 2 or source.egress == ingress.number)
 
 
 cdef inline const Path* lane_path(State* s, const Ingress* ingress, const Lane* lane,
                                   const Connection4* c) noexcept nogil:
-    """Where a packet of a connection leaves; NULL if that takes the general way to say.
-
-    Requests are for this host, and what is asked of replies (forward_pass) is not asked of them.
-    Directions come at random: a branch would go wrong every other time.
-    """
+    """Where a packet of a connection leaves; NULL if it may not come in, or if that takes the
+    general way to say. Directions come at random: a branch would go wrong every other time."""
     cdef uint32_t reply = lane.reference & 1
-    cdef uint32_t local = path_of(&s.paths, &s.routes,
-                                  <uint32_t>(lane.addresses >> 32)).flags & PATH_LOCAL
-    cdef const Path* to = path_of(&s.paths, &s.routes, <uint32_t>(c.addresses[reply] >> 32))
-    cdef uint32_t routed = s.services.server[c.meta.server].flags & SERVER_ROUTED != 0
-    cdef uint32_t wrong = local ^ reply ^ 1
-    wrong |= (routed | reply) ^ 1
-    wrong |= reply & (ingress.no_replies | (ingress.redirects & (to.egress == ingress.number)))
-    if likely(wrong != 0 or to.flags & (PATH_LOCAL | PATH_UNICAST | PATH_RESOLVED)
-              != (PATH_UNICAST | PATH_RESOLVED) or lane.ip[8] <= 1, False):
+    cdef const Path* client = path_of(&s.paths, &s.routes, <uint32_t>(c.addresses[REPLY] >> 32))
+    cdef const Path* server = path_of_pair(
+        &s.paths, &s.routes, <uint32_t>(c.addresses[ORIGINAL] >> 32),
+        <uint32_t>c.addresses[REPLY])
+    cdef uint32_t ends = server.flags | <uint32_t>client.flags << CLIENT
+    cdef const Path* to = client if reply else server
+    ends |= s.services.server[c.meta.server].flags << STATUS
+    if likely(~ends & ingress.needs[reply] or lane.ip[8] <= 1, False):
+        return NULL
+    if ingress.rp_filter and not path_reverses(ingress, server if reply else client):
+        return NULL
+    if ingress.redirects and reply and to.egress == ingress.number:
         return NULL
     return to
 
@@ -142,6 +151,7 @@ cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames, uint32
     cdef uint8_t* reason = frames.reason + first
     cdef bint vnet_header = frames.vnet_header
     cdef int64_t now = s.now
+    cdef uint64_t pending = table.pending_bits
     cdef uint64_t total = 0
     cdef uint32_t begin = j
     cdef uint32_t replies = 0
@@ -150,12 +160,11 @@ cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames, uint32
     cdef uint8_t* frame
     cdef Connection4* c
     cdef const Path* to
-    cdef uint64_t pending = table.pending_bits
     if not is_hooked(s, IPV4):
         return j
     while j < count:
         frame = data + offset[j]
-        if likely(timestamp[j] != now or not lane_comes_in(s, &ingress, &lane[j], frame), False):
+        if likely(timestamp[j] != now or not lane_arrives(&ingress, &lane[j], frame), False):
             break
         if likely(pending != 0, False) and pending >> (lane[j].tag & 63) & 1:
             break
@@ -191,18 +200,19 @@ cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames, uint32
 cdef inline const Path* opening_path(State* s, const Ingress* ingress, const Lane* lane,
                                      const uint8_t* frame, const Opening* opening,
                                      uint32_t segment_size) noexcept nogil:
-    """Where a packet leaves that opens a connection; NULL if that takes the general way to say."""
-    cdef const Path* to
-    if (not lane_comes_in(s, ingress, lane, frame)
-            or not path_of(&s.paths, &s.routes,
-                           <uint32_t>(lane.addresses >> 32)).flags & PATH_LOCAL
-            or not s.services.server[opening.server].flags & SERVER_ROUTED or lane.ip[8] <= 1):
+    """Where a packet leaves that opens a connection; NULL if it may not come in, or if that takes
+    the general way to say."""
+    cdef const Path* client = path_of(&s.paths, &s.routes, <uint32_t>lane.addresses)
+    cdef const Path* server = path_of_pair(&s.paths, &s.routes, opening.address,
+                                           <uint32_t>(lane.addresses >> 32))
+    cdef uint32_t ends = server.flags | <uint32_t>client.flags << CLIENT
+    ends |= s.services.server[opening.server].flags << STATUS
+    if (~ends & ingress.needs[ORIGINAL] or lane.ip[8] <= 1
+            or not lane_arrives(ingress, lane, frame)
+            or (ingress.rp_filter and not path_reverses(ingress, client))
+            or not lane_fits(lane, server.mtu, segment_size)):
         return NULL
-    to = path_of(&s.paths, &s.routes, opening.address)
-    if (to.flags & (PATH_LOCAL | PATH_UNICAST | PATH_RESOLVED) != (PATH_UNICAST | PATH_RESOLVED)
-            or not lane_fits(lane, to.mtu, segment_size)):
-        return NULL
-    return to
+    return server
 
 
 cdef inline uint32_t lanes_open_hosted(State* s, const Frames* frames, uint32_t number,

@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from *:
     """
+    #include <errno.h>
     #include <stdint.h>
     #include <string.h>
     #include <sys/mman.h>
@@ -74,6 +75,17 @@ cdef extern from *:
             madvise(start + LVS_HUGE_PAGE, size - LVS_HUGE_PAGE, MADV_HUGEPAGE);
         return start;
     }
+    /* Take pages now that would be taken when first touched; 0 if memory ends. */
+    static inline int lvs_populate(void *start, size_t size)
+    {
+        uint8_t *page = (uint8_t *)start, *end = page + size;
+    #if defined(MADV_POPULATE_WRITE)
+        if (madvise(start, size, MADV_POPULATE_WRITE) == 0) return 1;
+        if (errno == ENOMEM || errno == EHWPOISON) return 0;
+    #endif
+        for (; page < end; page += 4096) *(volatile uint8_t *)page = *(volatile uint8_t *)page;
+        return 1;
+    }
     static inline void lvs_release(void *start, size_t size)
     { if (start) munmap(start, (size + 4095) & ~(size_t)4095); }
     """
@@ -84,5 +96,6 @@ cdef extern from *:
     void prefetch "lvs_prefetch"(const void* p) noexcept nogil
     void prefetch_write "lvs_prefetch_write"(const void* p) noexcept nogil
     void* memory_reserve "lvs_reserve"(size_t size) noexcept nogil
+    bint memory_populate "lvs_populate"(void* start, size_t size) noexcept nogil
     void memory_release "lvs_release"(void* start, size_t size) noexcept nogil
     bint likely "__builtin_expect"(bint condition, bint expected) noexcept nogil

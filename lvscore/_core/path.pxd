@@ -2,7 +2,8 @@
 
 It says what route.pxd and forward.pxd would, and is emptied when routes, addresses, interfaces or
 neighbours are told anew. An address has two places to be at, one cache line: the newest of those
-that want them are there.
+that want them are there. Of a server's address it is known together with a service's, since
+requests to the one come for the other.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -18,6 +19,7 @@ from lvscore._core.route cimport (
 
 cdef enum:
     PATH_BITS = 11              # of the number of a line
+    PAIR_BITS = 9
     PATH_USED = 0x100000000     # in a key: not even that of 0.0.0.0 is 0
 
 
@@ -26,10 +28,13 @@ cdef enum PathFlag:
     PATH_MARTIAN = 2
     PATH_UNICAST = 4            # there is a way, which leaves by ``egress``
     PATH_RESOLVED = 8           # the next hop's link address is known
+    PATH_SERVED = 16            # of a pair: the service's address is local
+    PATH_SOURCE = 32            # neither local nor martian: packets may come from there
+    PATH_LEADS = 64             # unicast, resolved, not local: packets for it can leave
 
 
 cdef struct Path:
-    uint64_t key                # the address as it lies in memory, and PATH_USED; 0: empty
+    uint64_t key                # address and PATH_USED; of a pair, both addresses; 0: empty
     uint8_t link[12]            # addresses of an Ethernet frame towards it
     uint32_t mtu
     uint16_t egress
@@ -38,6 +43,7 @@ cdef struct Path:
 
 cdef struct Paths:
     Path path[4096]
+    Path pair[1024]
 
 
 cdef inline void paths_clear(Paths* paths) noexcept nogil:
@@ -57,6 +63,8 @@ cdef inline void path_fill(Path* path, const Routes* routes, uint32_t address) n
         path.flags |= PATH_MARTIAN
     if address_is_local(routes, IPV4, &a):
         path.flags |= PATH_LOCAL
+    if not path.flags:
+        path.flags |= PATH_SOURCE
     route = route_find(routes, IPV4, &a)
     if route == NULL or route.kind != ROUTE_UNICAST:
         return
@@ -69,6 +77,8 @@ cdef inline void path_fill(Path* path, const Routes* routes, uint32_t address) n
     if neighbour != NULL:
         memcpy(path.link, neighbour.mac, 6)
         path.flags |= PATH_RESOLVED
+        if not path.flags & PATH_LOCAL:
+            path.flags |= PATH_LEADS
 
 
 cdef inline const Path* path_of(Paths* paths, const Routes* routes,
@@ -80,4 +90,23 @@ cdef inline const Path* path_of(Paths* paths, const Routes* routes,
     if likely(path.key != key, False):
         path[1] = path[0]
         path_fill(path, routes, address)
+    return path
+
+
+cdef inline const Path* path_of_pair(Paths* paths, const Routes* routes, uint32_t server,
+                                     uint32_t service) noexcept nogil:
+    """What is known of a server's address, and whether a service's is local; neither is 0."""
+    cdef uint64_t key = <uint64_t>server << 32 | service
+    cdef Address a
+    cdef Path* path = &paths.pair[
+        2 * (((server ^ service) * <uint32_t>0x9E3779B1) >> (32 - PAIR_BITS))]
+    path += path[1].key == key
+    if likely(path.key != key, False):
+        path[1] = path[0]
+        path_fill(path, routes, server)
+        path.key = key
+        memset(&a, 0, sizeof(Address))
+        memcpy(&a, &service, 4)
+        if address_is_local(routes, IPV4, &a):
+            path.flags |= PATH_SERVED
     return path

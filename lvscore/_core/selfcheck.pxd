@@ -24,7 +24,7 @@ from lvscore._core.scheduler_load cimport is_ranked, match_play, standing_of
 from lvscore._core.scheduler_types cimport Ranking, Scheduler, Standing
 from lvscore._core.server cimport SERVER_MOVED, SERVER_RANKED, Server
 from lvscore._core.state cimport State, TABLES, TEMPLATES
-from lvscore._core.wheel cimport AT_HEAD, LEVELS, WHEEL_SLOTS, Timer, Wheel, wheel_timer
+from lvscore._core.wheel cimport AT_HEAD, LEVELS, LEVEL_SLOTS, Timer, Wheel, wheel_timer
 
 cdef enum Fault:
     FAULT_NONE = 0
@@ -143,14 +143,14 @@ cdef inline int wheel_check(const Wheel* wheel, uint64_t* linked) noexcept nogil
     cdef const Timer* timer
     linked[0] = 0
     for level in range(LEVELS):
-        for slot in range(WHEEL_SLOTS):
-            i = wheel.head[level][slot]
-            if (i != NIL) != ((wheel.occupied[level][slot >> 6] >> (slot & 63)) & 1):
+        for slot in range(level * LEVEL_SLOTS, (level + 1) * LEVEL_SLOTS):
+            i = wheel.slot[slot].head
+            if (i != NIL) != ((wheel.occupied[slot >> 6] >> (slot & 63)) & 1):
                 return FAULT_WHEEL_LINKS
-            previous = AT_HEAD | level << 8 | slot
-            turn = (slot - <uint32_t>(wheel.tick >> (8 * level))) & 255
+            previous = AT_HEAD | slot
+            turn = (slot - <uint32_t>(wheel.tick >> (8 * level))) & (LEVEL_SLOTS - 1)
             if level > 0 and turn == 0:
-                turn = 256
+                turn = LEVEL_SLOTS
             due = ((wheel.tick >> (8 * level)) + turn) << (8 * level)
             while i != NIL:
                 timer = wheel_timer(wheel, i)

@@ -36,3 +36,19 @@ def test_more_addresses_than_there_are_places():
         for n in range(20_000):
             address = bytes([10, n >> 8 & 255, n & 255, n & 255])
             assert paths.of(address) == truth(address)
+
+
+@given(st.lists(st.tuples(ADDRESSES, ADDRESSES), max_size=60))
+def test_a_servers_address_together_with_a_services(asked):
+    paths = Paths(NEIGHBOURS.items(), [OWN])
+    for server, service in asked:
+        if bytes(4) not in (server, service):
+            assert paths.of_pair(server, service) == (truth(server), service == OWN)
+
+
+def test_more_pairs_than_there_are_places():
+    paths = Paths(NEIGHBOURS.items(), [OWN])
+    for _ in range(2):
+        for n in range(1, 5000):
+            server, service = bytes([10, n >> 8, n & 255, n & 255]), (OWN, b"\n\0\1\1")[n & 1]
+            assert paths.of_pair(server, service) == (truth(server), service == OWN)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvscore import _probe
+from lvscore._probe_store import Wheel
 
 DAY = 86_400_000
 COUNT = 40
@@ -29,7 +29,7 @@ operations = st.lists(
 
 
 def run(steps, start):
-    wheel = _probe.Wheel(COUNT, start)
+    wheel = Wheel(COUNT, start)
     due: dict[int, int] = {}
     for operation, i, delay in steps:
         now = wheel.tick
@@ -97,7 +97,7 @@ def test_long_random_runs(start):
 
 
 def test_the_wrap_of_32_bits():
-    wheel = _probe.Wheel(3, 2**32 - 100)
+    wheel = Wheel(3, 2**32 - 100)
     wheel.link(0, 2**32 + 50)
     wheel.link(1, 2**32 - 1)
     wheel.link(2, 2**32 + 20 * DAY)
@@ -110,7 +110,7 @@ def test_the_wrap_of_32_bits():
 
 
 def test_a_jump_of_years_takes_no_time_and_loses_nothing():
-    wheel = _probe.Wheel(100)
+    wheel = Wheel(100)
     for i in range(100):
         wheel.link(i, (i * 7919) % 50 * DAY // 2)
     popped = []
@@ -122,8 +122,26 @@ def test_a_jump_of_years_takes_no_time_and_loses_nothing():
 
 
 def test_what_is_past_comes_up_at_once():
-    wheel = _probe.Wheel(2, 1_000_000)
+    wheel = Wheel(2, 1_000_000)
     wheel.link(0, 999_000)
     assert wheel.next_event() == 1_000_000
     assert wheel.pop(1_000_000) == 0
     assert wheel.tick == 1_000_000
+
+
+def test_the_timers_of_a_slot_are_linked_anew_little_by_little():
+    """All in one slot of a minute, whose turn comes: no millisecond takes more than its share."""
+    count, minute = 50_000, 65_536
+    wheel = Wheel(count, minute - 10)
+    for i in range(count):
+        wheel.link(i, 2 * minute + i)
+    left = wheel.linked(2, 2 * minute)
+    assert left == count
+    for tick in range(minute - 9, 2 * minute):
+        assert wheel.pop(tick) is None
+        now = wheel.linked(2, 2 * minute)
+        assert left - now <= 2
+        left = now
+    assert left == 0
+    assert wheel.check() == (0, count)
+    assert [wheel.pop(2 * minute + count) for _ in range(count)] == list(range(count))

@@ -1,6 +1,8 @@
 """Time, bounds, errors and threads."""
 
+import resource
 import threading
+from pathlib import Path
 
 import numpy
 import pytest
@@ -274,3 +276,29 @@ def test_snapshot_iteration_and_find_agree():
     kept = snapshot.copy()
     engine.expire(DAY)
     assert (snapshot == kept).all()  # a copy, not a view
+
+
+def resident():
+    """Memory of this process, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.parametrize(("family", "size"), [(4, 98), (6, 162)])
+def test_prefault_takes_the_memory_of_connections_at_once(family, size):
+    engine = lvscore.Engine(seed=1, max_connections=300_000)
+    before = resident()
+    engine.prefault(300_000, family)
+    assert resident() - before > 0.9 * 300_000 * size
+    assert engine._selfcheck() == 0
+    assert len(engine.connections) == 0
+
+
+def test_prefault_refuses_what_there_cannot_be():
+    engine = lvscore.Engine(seed=1, max_connections=10)
+    with pytest.raises(lvscore.LimitError, match="11 connections; max_connections is 10"):
+        engine.prefault(11)
+    with pytest.raises(ValueError, match="-1 connections: expected 0 or more"):
+        engine.prefault(-1)
+    with pytest.raises(ValueError, match="family 5: expected 4 or 6"):
+        engine.prefault(1, 5)
+    engine.prefault(0)
