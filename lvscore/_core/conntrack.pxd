@@ -8,8 +8,8 @@ that fits no flow and may open none is INVALID: it goes its way as if there were
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from lvscore._core.connection cimport (
-    FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SERVICE, FLAG_SLOW, FLAG_TRACKED, FLAG_UNTRANSLATED,
-    Meta, Table, connection_count, connection_helper, connection_open, connection_translated,
+    FLAG_ONE_PACKET, FLAG_SERVICE, FLAG_SLOW, FLAG_TRACKED, FLAG_UNTRANSLATED, Table,
+    connection_count, connection_helper, connection_open, connection_translated,
     table_find, table_meta,
 )
 from lvscore._core.consts cimport (
@@ -29,12 +29,12 @@ from lvscore._core.flow cimport (
     Address, Tuple, ports_destination, ports_make, ports_source, tuple_hash, tuple_inverse,
 )
 from lvscore._core.forward cimport forward_pass, forward_record
-from lvscore._core.lifetime cimport connection_end, connection_timer_set
+from lvscore._core.lifetime cimport connection_end
 from lvscore._core.nat cimport (
     ports_take, rule_evict, rule_postrouting, rule_prerouting, search_begin, seen_fill,
 )
-from lvscore._core.nfct cimport nfct_follow, nfct_redirect
-from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits, opening_store
+from lvscore._core.nfct cimport nfct_follow, nfct_redirect, rule_track
+from lvscore._core.progress cimport Opening, opening_admits, opening_store
 from lvscore._core.route cimport Route, address_is_local, route_find
 from lvscore._core.rule_ftp cimport (
     Follow, follow_find, follow_master, helper_attach, rule_help,
@@ -42,10 +42,10 @@ from lvscore._core.rule_ftp cimport (
 from lvscore._core.rules cimport Search, Seen, chain_pass, reply_is_free, tuple_keep
 from lvscore._core.schedule cimport service_of
 from lvscore._core.state cimport (
-    State, TRACE_FOUND, TRACE_LOCAL, TRACE_NO_SERVICE, TRACE_OPENED, TRACE_REUSED, TRACE_STATE,
-    TRACE_TIMEOUT, TRACE_TRANSLATED, is_hooked, is_hosted, table_of, trace_step,
+    State, TRACE_FOUND, TRACE_LOCAL, TRACE_NO_SERVICE, TRACE_OPENED, TRACE_REUSED,
+    TRACE_TRANSLATED, is_hooked, is_hosted, table_of, trace_step,
 )
-from lvscore._core.tcp_window cimport FIT_INVALID, FIT_REOPENS, FIT_TAKEN
+from lvscore._core.tcp_window cimport FIT_INVALID, FIT_REOPENS
 from lvscore._core.translate cimport packet_translate
 from lvscore._core.verify cimport transport_checksum_good
 from lvscore._core.wire cimport Packet
@@ -254,39 +254,6 @@ cdef inline uint8_t rule_forward(State* s, Table* table, Packet* packet, const T
             and s.forward.egress + 1 != masquerade):
         return REASON_EGRESS_CHANGED
     return failed
-
-
-cdef inline uint8_t rule_track(State* s, Table* table, const Packet* packet, const Tuple* t,
-                               uint32_t reference, bint received, bint* ends) noexcept nogil:
-    """Take a packet into its flow's state; how it fits.
-
-    ``received``: it came in, else it is this host's own, whose checksum is not looked at.
-    ``ends``: the flow is over with this packet.
-    """
-    cdef uint32_t i = reference >> 1
-    cdef uint32_t direction = reference & 1
-    cdef Meta* meta = table_meta(table, i)
-    cdef uint8_t old = meta.state
-    cdef Progress progress
-    ends[0] = False
-    flow_progress(s, table, packet, i, direction, received, old, meta.timer.deadline, &progress)
-    if packet.protocol == PROTOCOL_SCTP:
-        meta.state = progress.state
-    if progress.fit == FIT_INVALID and progress.renews:
-        connection_timer_set(table, i, s.tick_up + progress.timeout)
-    if progress.fit == FIT_INVALID or progress.fit == FIT_REOPENS:
-        return progress.fit
-    connection_count(table, i, direction, packet.l3_length)
-    if direction == REPLY:
-        meta.flags |= FLAG_SEEN_REPLY
-    if progress.fit == FIT_TAKEN:
-        ends[0] = progress.ends
-        trace_step(s, TRACE_STATE, old, progress.state, t)
-        meta.state = progress.state
-        if progress.renews:
-            trace_step(s, TRACE_TIMEOUT, progress.timeout, 0, t)
-            connection_timer_set(table, i, s.tick_up + progress.timeout)
-    return progress.fit
 
 
 cdef inline void rule_pass(State* s, const Packet* packet, const Tuple* t) noexcept nogil:

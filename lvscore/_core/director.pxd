@@ -23,7 +23,7 @@ from lvscore._core.lifetime cimport (
 )
 from lvscore._core.load cimport load_bind, load_unbind
 from lvscore._core.nfct cimport (
-    nfct_answer, nfct_answered, nfct_dropped, nfct_is_old, nfct_once, nfct_open, nfct_translated,
+    nfct_answer, nfct_dropped, nfct_is_old, nfct_once, nfct_open, nfct_translated,
 )
 from lvscore._core.persistence cimport template_touch
 from lvscore._core.schedule cimport (
@@ -288,12 +288,14 @@ cdef inline uint8_t reply_packet(State* s, Packet* packet, const Tuple* t, uint3
         reason[0] = failed
         return VERDICT_DROP
     if table_meta(table, i).flags & FLAG_TRACKED:
-        nfct_answer(s, table, packet, t, i)
-        nfct_answered(s, table, i, &translated)
+        failed = nfct_answer(s, table, packet, t, i, &translated)
     s.forward.rerouted = s.sysctl[SYSCTL_SNAT_REROUTE] != 0
     service_count(s, table, packet, i, REPLY)
     if header_is_whole(packet):
         service_track(s, table, packet, i, REPLY)
+    if failed:
+        reason[0] = failed
+        return VERDICT_DROP
     if method == METHOD_MASQUERADE or not tuples_equal(t, &translated):
         packet_translate(packet, t, &translated, method == METHOD_MASQUERADE)
         trace_step(s, TRACE_TRANSLATED, 0, 0, &translated)

@@ -11,10 +11,10 @@ in a record of its own, as one of the rules.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 from lvscore._core.connection cimport (
-    Extension, FLAG_ASSURED, FLAG_EXTENDED, FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SLOW,
-    FLAG_TRACKED, Meta, Table, connection_count, connection_extension, connection_method,
-    connection_open, connection_translated, connection_tuple, table_find_direction, table_meta,
-    table_remove_direction,
+    Extension, FLAG_ASSURED, FLAG_EXTENDED, FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SERVICE,
+    FLAG_SLOW, FLAG_TRACKED, Meta, Table, connection_count, connection_extension, connection_method,
+    connection_open, connection_translated, connection_tuple, table_find_direction,
+    table_insert_direction, table_meta, table_remove_direction,
 )
 from lvscore._core.consts cimport (
     NIL, ORIGINAL, PROTOCOL_SCTP, REASON_NONE, REASON_NO_PORT, REASON_TABLE_FULL, REPLY,
@@ -26,15 +26,18 @@ from lvscore._core.entry cimport (
 from lvscore._core.flow cimport (
     Address, Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_inverse,
 )
-from lvscore._core.lifetime cimport ports_give
+from lvscore._core.lifetime cimport connection_end, connection_timer_set, ports_give
 from lvscore._core.nat cimport ports_take, rule_postrouting, search_begin, seen_fill
 from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits, opening_store
 from lvscore._core.rename cimport connection_reply_set
 from lvscore._core.route cimport Route, address_is_local, route_find
 from lvscore._core.rules cimport Search, Seen, reply_is_free
 from lvscore._core.server cimport METHOD_ROUTE, METHOD_TUNNEL
-from lvscore._core.state cimport SYSCTL_CONNTRACK, State, table_of
+from lvscore._core.state cimport (
+    SYSCTL_CONNTRACK, State, TRACE_STATE, TRACE_TIMEOUT, table_of, trace_step,
+)
 from lvscore._core.tcp_window cimport FIT_INVALID, FIT_REOPENS, FIT_TAKEN
+from lvscore._core.translate cimport tuples_equal
 from lvscore._core.wire cimport Packet
 
 
@@ -142,6 +145,39 @@ cdef inline bint nfct_forget(State* s, Table* table, uint32_t i) noexcept nogil:
     return connection_reply_set(table, &s.key, i, &reply)
 
 
+cdef inline uint8_t rule_track(State* s, Table* table, const Packet* packet, const Tuple* t,
+                               uint32_t reference, bint received, bint* ends) noexcept nogil:
+    """Take a packet into its flow's state; how it fits.
+
+    ``received``: it came in, else it is this host's own, whose checksum is not looked at.
+    ``ends``: the flow is over with this packet.
+    """
+    cdef uint32_t i = reference >> 1
+    cdef uint32_t direction = reference & 1
+    cdef Meta* meta = table_meta(table, i)
+    cdef uint8_t old = meta.state
+    cdef Progress progress
+    ends[0] = False
+    flow_progress(s, table, packet, i, direction, received, old, meta.timer.deadline, &progress)
+    if packet.protocol == PROTOCOL_SCTP:
+        meta.state = progress.state
+    if progress.fit == FIT_INVALID and progress.renews:
+        connection_timer_set(table, i, s.tick_up + progress.timeout)
+    if progress.fit == FIT_INVALID or progress.fit == FIT_REOPENS:
+        return progress.fit
+    connection_count(table, i, direction, packet.l3_length)
+    if direction == REPLY:
+        meta.flags |= FLAG_SEEN_REPLY
+    if progress.fit == FIT_TAKEN:
+        ends[0] = progress.ends
+        trace_step(s, TRACE_STATE, old, progress.state, t)
+        meta.state = progress.state
+        if progress.renews:
+            trace_step(s, TRACE_TIMEOUT, progress.timeout, 0, t)
+            connection_timer_set(table, i, s.tick_up + progress.timeout)
+    return progress.fit
+
+
 cdef inline bint nfct_follow(State* s, Table* table, const Packet* packet, uint32_t i,
                              uint32_t direction, bint received) noexcept nogil:
     """Conntrack sees a packet of a connection, before IPVS does; False if the packet is none of
@@ -239,21 +275,77 @@ cdef inline uint8_t nfct_open(State* s, Table* table, const Packet* packet, cons
     return REASON_NONE
 
 
-cdef inline void nfct_answer(State* s, Table* table, const Packet* packet, const Tuple* t,
-                             uint32_t i) noexcept nogil:
-    """A server's packet goes to the client; if conntrack does not know its connection, as of
-    FTP's active data, it does from here on, begun by the server (ip_vs_update_conntrack). Other
-    than in the kernel, the rules of POSTROUTING do not translate the virtual address."""
+cdef inline uint8_t answer_open(State* s, Table* table, const Packet* packet, const Tuple* t,
+                                uint32_t i, Tuple* translated) noexcept nogil:
+    """A server's packet opens a flow to conntrack. Translates POSTROUTING its virtual address,
+    the flow has a record of its own, as one of the rules: what answers it goes to the server
+    past IPVS, as in the kernel, since netfilter aims at the tuple that the flow began with."""
     cdef Entries* entries = entries_of(s.entries, table.family)
     cdef Entry* entry = entry_of(entries, i)
     cdef Opening opening
-    if entry.packet != ENTRY_NEW or not opening_admits(s, packet, t, &opening):
-        return
+    cdef Tuple original, reply
+    cdef Tuple wanted = translated[0]
+    cdef uint8_t failed
+    cdef uint32_t j
+    if not opening_admits(s, packet, t, &opening):
+        return REASON_NONE
+    # IPVS's own tuple of the client's packets is none of conntrack's.
+    connection_tuple(table, i, ORIGINAL, &original)
+    table_remove_direction(table, &s.key, i << 1 | ORIGINAL)
+    failed = nfct_postrouting(s, table, packet, &translated.source, table_meta(table, i).server,
+                              connection_method(table_meta(table, i)), &wanted, &opening)
+    if not table_insert_direction(table, &s.key, &original, i << 1 | ORIGINAL):
+        return REASON_TABLE_FULL
+    if failed:
+        return failed
+    if tuples_equal(&wanted, translated):
+        redirect_end(table, i)
+        entry.reversed = True
+    elif has_room(s, table, t):
+        reply = tuple_inverse(&wanted)
+        j = connection_open(table, &s.key, t, &reply, 0, opening.state, FLAG_SLOW,
+                            s.tick_up + opening.timeout)
+        if j == NIL:
+            return REASON_TABLE_FULL
+        s.opened += 1
+        connection_count(table, j, ORIGINAL, packet.l3_length)
+        entry = entry_open(entries, table, &s.key, j)
+        entry.masquerade = opening.masquerade
+        translated[0] = wanted
+    else:
+        return REASON_TABLE_FULL
     entry.created = table.wheel.tick
     entry.state = opening.state
     entry.deadline = s.tick_up + opening.timeout
-    entry.reversed = True
     opening_store(&opening, entries, entry, packet.protocol)
+    ports_take(s, entry, &opening)
+    return REASON_NONE
+
+
+cdef inline uint8_t nfct_answer(State* s, Table* table, const Packet* packet, const Tuple* t,
+                                uint32_t i, Tuple* translated) noexcept nogil:
+    """A server's packet goes to the client; if conntrack does not know its connection, as of
+    FTP's active data, it does from here on, begun by the server (ip_vs_update_conntrack), and
+    the rules of POSTROUTING may translate the virtual address. REASON_NONE, or why the packet is
+    dropped."""
+    cdef uint32_t j
+    cdef uint8_t fit
+    cdef bint ends
+    if entry_of(entries_of(s.entries, table.family), i).packet != ENTRY_NEW:
+        nfct_answered(s, table, i, translated)
+        return REASON_NONE
+    j = table_find_direction(table, &s.key, t, ORIGINAL)
+    if j == NIL or table_meta(table, j).flags & FLAG_SERVICE:
+        return answer_open(s, table, packet, t, i, translated)
+    fit = rule_track(s, table, packet, t, j << 1 | ORIGINAL, True, &ends)
+    if fit == FIT_REOPENS:
+        connection_end(s, table, j, True)
+        return answer_open(s, table, packet, t, i, translated)
+    if fit != FIT_INVALID:
+        connection_translated(table, j, ORIGINAL, translated)
+    if ends:
+        connection_end(s, table, j, True)
+    return REASON_NONE
 
 
 cdef inline void nfct_translated(const State* s, const Table* table, uint32_t i,

@@ -426,6 +426,75 @@ def test_a_server_begins_a_flow():
     assert f"src={RS1} dst={CLIENT} sport=20 dport=51210" in lines(engine)[0]
 
 
+def ftp_director(rule):
+    """One whose client has announced port 51210 for the data."""
+    engine = lvscore.Engine(seed=1, max_connections=256)
+    engine.sysctl["net.ipv4.vs.conntrack"] = 1
+    engine.helpers.add("ftp")
+    engine.add_service("tcp", f"{VIP}:21").add_server(f"{RS1}:21")
+    engine.iptables("iptables -t nat -A POSTROUTING -d 192.0.2.1 -j ACCEPT")
+    port = f"PORT {CLIENT.replace('.', ',')},200,10\r\n".encode()
+    for frame in (
+        segment(CLIENT, 40000, VIP, 21, "S", 1000),
+        segment(RS1, 21, CLIENT, 40000, "SA", 5000, 1001),
+        segment(CLIENT, 40000, VIP, 21, "PA", 1001, 5001, port),
+    ):
+        assert send(engine, frame)[0] == Verdict.FORWARD
+    engine.iptables(rule)
+    return engine
+
+
+def test_rules_translate_a_flow_that_a_server_begins():
+    """POSTROUTING sees it behind IPVS, from the virtual address; what answers goes to the server
+    at once, since netfilter takes it back to what the flow began with."""
+    engine = ftp_director(MATCH)
+    for flags, seq, ack in (("S", 7000, 0), ("A", 7001, 9001), ("PA", 7001, 9001)):
+        data = segment(RS1, 20, CLIENT, 51210, flags, seq, ack, b"file" if flags == "PA" else b"")
+        assert send(engine, data) == (Verdict.FORWARD, Reason.REPLY)
+        source, sport, *rest = flow(data)
+        assert (source, *rest) == (DIP, CLIENT, 51210)
+        answer = segment(CLIENT, 51210, DIP, sport, "SA" if flags == "S" else "A", 9000 + (ack > 0),
+                         7005 if flags == "PA" else 7001)  # fmt: skip
+        assert send(engine, answer) == (Verdict.FORWARD, Reason.REPLY)
+        assert flow(answer) == (CLIENT, 51210, RS1, 20)
+        assert engine._selfcheck() == 0
+    only = "conntrack -L -p tcp --dport 51210"
+    (line,) = conntrack.run(engine, only).splitlines()
+    assert " ESTABLISHED " in line
+    assert f"src={RS1} dst={CLIENT} sport=20 dport=51210 src={CLIENT} dst={DIP} sport=51210" in line
+    # IPVS counts what the server sends, and keeps its connection by that.
+    (data,) = [c for c in engine.connections if c.kind == "service" and c.client[1] == 51210]
+    assert (data.state, data.packets_in, data.packets_out) == ("ESTABLISHED", 0, 3)
+    assert str(data.virtual) == f"{VIP}:20"
+    # The port is the pool's again when conntrack's flow is over.
+    engine.expire(2_000_000 * SECOND)
+    assert len(engine.connections) == 0
+    assert [pool.used for pool in engine.port_pools] == [0] * len(list(engine.port_pools))
+
+
+def test_a_flow_that_a_server_begins_and_no_rule_matches():
+    engine = ftp_director("iptables -t nat -A POSTROUTING -p udp -j SNAT --to-source 172.16.1.3")
+    data = segment(RS1, 20, CLIENT, 51210, "S", 7000)
+    assert send(engine, data) == (Verdict.FORWARD, Reason.REPLY)
+    assert flow(data) == (VIP, 20, CLIENT, 51210)
+    answer = segment(CLIENT, 51210, VIP, 20, "SA", 9000, 7001)
+    assert send(engine, answer) == (Verdict.FORWARD, Reason.REQUEST)
+    assert flow(answer) == (CLIENT, 51210, RS1, 20)
+    assert engine._selfcheck() == 0
+
+
+def test_a_flow_that_a_server_begins_while_a_range_is_used_up():
+    rule = MATCH.replace("-m ipvs", "-p tcp -m ipvs") + ":1000-1000"
+    engine = ftp_director(rule)
+    taken = segment(RS2, 999, CLIENT, 51210, "S", 1)
+    engine.iptables(f"iptables -t nat -A POSTROUTING -s {RS2} -p tcp -j SNAT --to {DIP}:1000")
+    assert send(engine, taken)[0] == Verdict.FORWARD
+    assert flow(taken) == (DIP, 1000, CLIENT, 51210)
+    data = segment(RS1, 20, CLIENT, 51210, "S", 7000)
+    assert send(engine, data) == (Verdict.DROP, Reason.NO_PORT)
+    assert engine._selfcheck() == 0
+
+
 def test_two_virtual_addresses_one_server_and_one_client_port():
     """A null binding finds another port for the second, as between flows of the rules."""
     engine = director("iptables -t nat -A POSTROUTING -s 192.0.2.1 -j ACCEPT")
