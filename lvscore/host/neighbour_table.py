@@ -50,6 +50,10 @@ class Neighbour:
     """Whom to ask in the name of."""
     due: int = 0
     """When its timer fires; 0: it has none."""
+    queued: int = 0
+    """When the table looks at it next, which is not later; 0: it does not."""
+    told: bytes | None = None
+    """What the compiled stage knows."""
     questions: int = 0
     updated: int = 0
     """When the state or the link address changed last."""
@@ -117,15 +121,14 @@ class NeighbourTable:
         """Take a link address that holds for ever."""
         if key in self._entries:
             self.remove(key)
-        self._entries[key] = Neighbour(NeighbourState.PERMANENT, mac)
-        self._compiled(key, mac)
+        self._entries[key] = entry = Neighbour(NeighbourState.PERMANENT, mac)
+        self._tell(key, entry, mac)
 
     def remove(self, key: Key) -> None:
         """Forget a neighbour; KeyError: there is none."""
         entry = self._entries.pop(key)
         self._counts[key[1].version] -= entry.state is not NeighbourState.PERMANENT
-        if entry.state in _COMPILED:
-            self._compiled(key, None)
+        self._tell(key, entry, None)
 
     def forget(self, interface: int) -> None:
         """Forget the neighbours of an interface."""
@@ -216,7 +219,12 @@ class NeighbourTable:
         while self._timers and self._timers[0][0] <= now:
             time, _, key = heapq.heappop(self._timers)
             entry = self._entries.get(key)
-            if entry is not None and entry.due == time:
+            if entry is None or entry.queued != time:
+                continue
+            entry.queued = 0
+            if entry.due > time:
+                self._start(key, entry, entry.due)
+            elif entry.due:
                 yield from self._fire(key, entry, time)
         if now >= self._collected + self._settings["net.ipv4.neigh.default.gc_interval"] * SECOND:
             self._collected = now
@@ -254,12 +262,20 @@ class NeighbourTable:
     ) -> None:
         entry.state = state
         entry.updated = now
-        self._compiled(key, entry.mac if state in _COMPILED else None)
+        self._tell(key, entry, entry.mac if state in _COMPILED else None)
         self._start(key, entry, due)
 
+    def _tell(self, key: Key, entry: Neighbour, mac: bytes | None) -> None:
+        """Tell the compiled stage, if it is news."""
+        if entry.told != mac:
+            entry.told = mac
+            self._compiled(key, mac)
+
     def _start(self, key: Key, entry: Neighbour, due: int) -> None:
+        """Set a timer; one that is only put off stays where it is in the queue."""
         entry.due = due
-        if due:
+        if due and (not entry.queued or due < entry.queued):
+            entry.queued = due
             self._order += 1
             heapq.heappush(self._timers, (due, self._order, key))
 

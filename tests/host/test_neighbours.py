@@ -291,6 +291,25 @@ def test_stale_ones_go_after_a_while_where_there_are_many():
     assert learned(host) == []
 
 
+def test_answers_that_never_end_leave_nothing():
+    wire = Wire(FOUR)
+    wire.packet()
+    told = []
+    table = wire.host._machine.neighbours
+    compiled = table._compiled
+    table._compiled = lambda key, mac: (told.append(mac), compiled(key, mac))
+    for _ in range(100):
+        wire.says()
+        wire.now += SECOND // 10
+    assert len(table._timers) < 5
+    assert len(told) == 1
+    assert wire.wait(29) == []
+    assert wire.state == "reachable"
+    wire.wait(2)
+    assert wire.state == "stale"
+    assert told[1:] == [None]
+
+
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=80))
 def test_the_compiled_table_is_the_same(changes):
     """Entries are put and removed one by one; others stay where they are found."""
