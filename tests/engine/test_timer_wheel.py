@@ -1,5 +1,6 @@
 """The kernel's timer wheel as a setting: how long connections and templates outlive their time."""
 
+import random
 from fractions import Fraction
 from math import ceil, floor
 
@@ -68,6 +69,29 @@ def test_it_is_found_and_listed_until_it_goes():
     engine.process(udp(RS1, 80, CLIENT, 1000), 311 * SECOND)  # which arms it for 152750
     assert engine.expire(622 * SECOND) == 0
     assert engine.expire(155648 * 4 * MILLISECOND) == 1
+
+
+@pytest.mark.parametrize("timeout", [20, 300])
+def test_many_end_each_in_its_time(timeout):
+    """Whatever the steps of the clock are, and whether packets or calls move it."""
+    wheel, chance = TimerWheel(250, 77), random.Random(5)
+    engine = director(wheel, timeout)
+    ends = {}
+    for n in range(64):
+        start = 37 * n
+        engine.process(udp(CLIENT, 1000 + n, VIP, 80), start * MILLISECOND)
+        ends[1000 + n] = kernel_expiry(wheel, start * MILLISECOND, timeout)
+    now = timeout * 1000 - 500
+    while now < max(ends.values()):
+        now += chance.choice([1, 3, 40, 250, 257, 900])
+        if chance.random() < 0.5:
+            engine.expire(now * MILLISECOND)
+        else:  # of no connection
+            engine.process(udp(RS2, 9, CLIENT, 9), now * MILLISECOND)
+        assert sorted(c.client[1] for c in engine.connections) == sorted(
+            port for port, end in ends.items() if end > now
+        )
+        assert engine._selfcheck() == 0
 
 
 def test_packets_of_a_batch_find_what_is_over_as_single_ones_do():
