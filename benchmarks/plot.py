@@ -35,6 +35,11 @@ def main(source, target):
     if limits:
         rows = [(count, sum(v) / len(v)) for count, v in sorted(limits.items())]
         axes.plot(*zip(*rows, strict=True), "k--", marker="s", label="limit.c, the least work")
+    peer = sorted((e["extra_info"]["connections"], e["extra_info"]["rte_hash_ns"])
+                  for e in benchmarks if e["extra_info"].get("rte_hash_ns"))  # fmt: skip
+    if peer:
+        axes.plot(*zip(*peer, strict=True), ":", color="grey", marker="^",
+                  label="DPDK's rte_hash, look-up alone")  # fmt: skip
     axes.set(
         xscale="log", ylim=0, xlabel="connections", ylabel="ns per packet, one core",
         title="An established packet: 64 bytes, connections at random",

@@ -9,6 +9,7 @@ import time
 
 import limit
 import numpy as np
+import peers
 import pytest
 from traffic import SERVERS, frames
 
@@ -37,7 +38,7 @@ def aligned(array):
     return copy
 
 
-def batches(array):
+def batches(array, now=1):
     count, size = array.shape
     buffer = array.reshape(-1)
     return [
@@ -45,7 +46,7 @@ def batches(array):
             buffer,
             np.arange(start, end, dtype=np.uint64) * size,
             np.full(end - start, size, np.uint32),
-            np.ones(end - start, np.int64),
+            np.full(end - start, now, np.int64),
         )
         for start in range(0, count, BATCH)
         for end in [min(start + BATCH, count)]
@@ -89,6 +90,7 @@ def test_established(benchmark, connections):
     least = [limit.nanoseconds(connections)]
     benchmark.pedantic(run, setup=restore, rounds=7, warmup_rounds=1)
     least.append(limit.nanoseconds(connections))
+    table = peers.rte_hash(connections)
     assert engine.counters["forwarded"] == engine.counters["frames"]
     nanoseconds = benchmark.stats.stats.median * 1e9 / PACKETS
     benchmark.extra_info.update(
@@ -98,25 +100,58 @@ def test_established(benchmark, connections):
         mpps=round(1e3 / nanoseconds, 2),
         limit_ns=least,
         ratio_to_limit=least[0] and round(nanoseconds / (sum(least) / len(least)), 2),
+        rte_hash_ns=table,
+        ratio_to_rte_hash=table and round(nanoseconds / table, 2),
     )
 
 
 @pytest.mark.benchmark(group="new connections", timer=time.thread_time)
 @pytest.mark.parametrize("connections", CONNECTIONS)
-def test_new(benchmark, connections):
+@pytest.mark.parametrize("presized", [False, True], ids=["from empty", "pre-sized"])
+def test_new(benchmark, presized, connections):
+    """SYNs to a service with wlc over 16 servers; pre-sized: as many connections have been."""
     array = aligned(frames(np.arange(connections), flags=0x02))
     original = array.copy()
-    work = batches(array)
+    work = batches(array, now=1 + 100 * 10**9)
 
     def fresh():
         array[:] = original
-        return (director(connections),), {}
+        engine = lvscore.Engine(seed=1, max_connections=max(connections, 1024))
+        service = engine.add_service("tcp", "10.0.0.1:80", scheduler="wlc")
+        for i in range(16):
+            service.add_server(f"192.168.0.{i + 1}:8080")
+        if presized:
+            for batch in batches(array):
+                engine.process_batch(batch)
+            assert engine.expire(99 * 10**9) == connections
+            array[:] = original
+        return (engine,), {}
 
     def run(engine):
         for batch in work:
             engine.process_batch(batch)
 
     benchmark.pedantic(run, setup=fresh, rounds=5)
+    nanoseconds = benchmark.stats.stats.median * 1e9 / connections
+    benchmark.extra_info.update(
+        presized=presized, connections=connections, ns_per_connection=round(nanoseconds, 1),
+        millions_per_second=round(1e3 / nanoseconds, 2),
+    )  # fmt: skip
+
+
+@pytest.mark.benchmark(group="expiry", timer=time.thread_time)
+@pytest.mark.parametrize("connections", [65_536, 1_000_000])
+def test_expiry(benchmark, connections):
+    """Connections of which only a SYN came, all due in the same millisecond."""
+    work = frames(np.arange(connections), flags=0x02)
+
+    def full():
+        engine = director(connections)
+        for batch in batches(work.copy()):
+            engine.process_batch(batch)
+        return (engine,), {}
+
+    benchmark.pedantic(lambda engine: engine.expire(99 * 10**9), setup=full, rounds=5)
     nanoseconds = benchmark.stats.stats.median * 1e9 / connections
     benchmark.extra_info.update(
         connections=connections, ns_per_connection=round(nanoseconds, 1),
