@@ -45,6 +45,8 @@ stream {{
     server {{ listen {vip}:5201; proxy_pass {one}:5201; }}
 }}
 """
+_IPERF = ("--ipvsadm", f"-A -t {VIP}:5201 -s rr",
+          "--ipvsadm", f"-a -t {VIP}:5201 -r {RS01}:5201 -m")  # fmt: skip
 _MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
@@ -113,13 +115,30 @@ class Lvscore(Director):
 
     @contextmanager
     def at_work(self, topology):
-        only = ["--ipvsadm", f"-A -t {VIP}:5201 -s rr",
-                "--ipvsadm", f"-a -t {VIP}:5201 -r {RS01}:5201 -m"]  # fmt: skip
-        program = topology.lab.director(*LVS, *services(), *only, *self.options)
+        program = topology.lab.director(*LVS, *services(), *_IPERF, *self.options)
         try:
             yield
         finally:
             topology.lab.stop(program)
+
+
+@dataclass
+class Tap(Director):
+    """lvscore behind a TAP device in the LAN's bridge, as a virtual machine is."""
+
+    @contextmanager
+    def at_work(self, topology):
+        lab = topology.lab
+        lab.run("lan", "ip", "tuntap", "add", "tap0", "mode", "tap")
+        lab.run("lan", "sysctl", "-qw", "net.ipv6.conf.tap0.disable_ipv6=1")
+        lab.run("lan", "ip", "link", "set", "tap0", "master", "br0", "up")
+        options = [word.replace("eth1=", "tap0=") for word in (*LVS, *services(), *_IPERF)]
+        program = lab.director(*options, "--backend", "tap", node="lan")
+        try:
+            yield
+        finally:
+            lab.stop(program)
+            lab.run("lan", "ip", "link", "del", "tap0")
 
 
 @dataclass
@@ -245,4 +264,5 @@ WEB = (
     Lvscore("lvscore ring, throughput", options=("--mode", "throughput")),
     Lvscore("lvscore copy", options=("--backend", "copy")),
     Lvscore("lvscore xdp", options=("--backend", "xdp")),
+    Tap("lvscore tap"),
 )
