@@ -12,7 +12,13 @@ __all__ = ["PacketQueue"]
 @final
 class PacketQueue:
     def __new__(
-        cls, descriptor: int, sender: int, slots: int = 0, size: int = 0, version: int = 2
+        cls,
+        descriptor: int,
+        sender: int,
+        slots: int = 0,
+        size: int = 0,
+        version: int = 2,
+        vlan: int = 0,
     ) -> Self: ...
     @property
     def received(self) -> int: ...

@@ -8,7 +8,7 @@ cimport cython
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memmove, memset, strerror
+from libc.string cimport memcpy, memmove, memset, strerror
 
 from lvscore._frames cimport FrameBatch
 
@@ -117,6 +117,7 @@ cdef enum:
     VNET_NEEDS_CSUM = 1
     COPY = 131072               # a super-frame of 64 KiB and its headers
     BLOCK = 1048576             # of TPACKET_V3, for as many frames as fit
+    HEAD = 26                   # of a frame with a tag: VNET_HEADER, addresses, the tag
     ROOM = 64                   # in front of a copied frame
     CONTROL = 64                # bytes of ancillary data for each
     SENDER = 32                 # where a ring's slot has its sockaddr_ll: TPACKET_ALIGN(header)
@@ -132,6 +133,7 @@ cdef class PacketQueue:
         sender: one to send by; a socket that is waited for would wake up at every frame sent.
         slots: of its ring, or blocks; 0: it has none, frames are copied.
         size: bytes of a slot or block.
+        vlan: the socket takes frames of this VLAN alone, which have no tag here; 0: of none.
         version: of the ring: 2 is TPACKET_V2, with PACKET_COPY_THRESH: a frame longer than a slot
             is copied; 3 is TPACKET_V3.
 
@@ -142,6 +144,7 @@ cdef class PacketQueue:
     cdef:
         int descriptor
         int sender
+        int vlan
         uint8_t* data           # the ring, then room for copies
         uint64_t ring           # bytes of the ring
         uint64_t size           # of a slot
@@ -156,15 +159,18 @@ cdef class PacketQueue:
         FrameBatch batch
         mmsghdr messages[64]
         iovec vectors[64]
+        iovec pieces[128]       # of frames that get a tag
+        uint8_t heads[1664]     # HEAD for each
         sockaddr_ll* senders
         readonly uint64_t received, sent, refused, skipped
 
     def __cinit__(self, int descriptor, int sender, uint32_t slots=0, uint32_t size=0,
-                  int version=2):
+                  int version=2, int vlan=0):
         cdef void* place
         cdef uint64_t all
         self.descriptor = descriptor
         self.sender = sender
+        self.vlan = vlan
         self.version = version
         self.slots = slots
         self.size = size
@@ -332,7 +338,7 @@ cdef class PacketQueue:
         if kind == PACKET_OTHERHOST or kind == PACKET_OUTGOING or length < whole or length < 14:
             self.skipped += 1
             return
-        if tagged:      # the header and both addresses move forward by the length of a tag
+        if tagged and not self.vlan:    # header and addresses move forward by a tag's length
             memmove(frame - VNET_HEADER - 4, frame - VNET_HEADER, VNET_HEADER + 12)
             frame[8] = <uint8_t>(tpid >> 8)
             frame[9] = <uint8_t>tpid
@@ -372,8 +378,30 @@ cdef class PacketQueue:
                     memset(&self.messages[count].msg_hdr, 0, sizeof(msghdr))
                     self.messages[count].msg_hdr.msg_iov = &self.vectors[count]
                     self.messages[count].msg_hdr.msg_iovlen = 1
+                    if self.vlan:
+                        self.tag(count)
                     count += 1
             self.flush(count)
+
+    cdef void tag(self, uint32_t k) noexcept nogil:
+        """Send a frame with the tag of the VLAN: beside it, for there may be no room before it."""
+        cdef uint8_t* head = self.heads + k * HEAD
+        cdef uint16_t* fields = <uint16_t*>head
+        memcpy(head, self.vectors[k].iov_base, HEAD - 4)
+        if fields[1]:
+            fields[1] += 4
+        if head[0] & VNET_NEEDS_CSUM:
+            fields[3] += 4
+        head[HEAD - 4] = 0x81
+        head[HEAD - 3] = 0
+        head[HEAD - 2] = <uint8_t>(self.vlan >> 8)
+        head[HEAD - 1] = <uint8_t>self.vlan
+        self.pieces[2 * k].iov_base = head
+        self.pieces[2 * k].iov_len = HEAD
+        self.pieces[2 * k + 1].iov_base = <uint8_t*>self.vectors[k].iov_base + HEAD - 4
+        self.pieces[2 * k + 1].iov_len = self.vectors[k].iov_len - (HEAD - 4)
+        self.messages[k].msg_hdr.msg_iov = &self.pieces[2 * k]
+        self.messages[k].msg_hdr.msg_iovlen = 2
 
     cdef void flush(self, uint32_t count) noexcept nogil:
         cdef uint32_t done = 0

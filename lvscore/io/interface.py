@@ -10,6 +10,7 @@ from lvscore.io.device import LiveInterface, longest_packet
 from lvscore.io.fanout import Share
 from lvscore.io.packet_socket import PacketInterface
 from lvscore.io.tun import TunInterface
+from lvscore.io.vlan import port_of
 from lvscore.io.xdp import XdpInterface
 
 __all__ = ["BACKENDS", "MODES", "interface_mtu", "kernel_addresses", "open_interface"]
@@ -33,7 +34,8 @@ def open_interface(
     (virtio_net_hdr). Own frames are not read.
 
     Args:
-        name: of an Ethernet interface, ``"eth1"``.
+        name: of an Ethernet interface, ``"eth1"``; ring and copy take ``"eth1.10"`` for VLAN 10 on
+            eth1 where the machine has no such interface.
         backend: ``"ring"`` (a ring of a packet socket), ``"copy"`` (recvmmsg), ``"tap"`` or
             ``"tun"`` (the other end of such a device, which is made if it is not there), ``"xdp"``
             (AF_XDP: the kernel sees nothing of the interface meanwhile), or ``"auto"``: the
@@ -81,7 +83,7 @@ def interface_mtu(name: str) -> int | None:
     """The longest IP packet of an interface, bytes; None: there is none of this name."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         try:
-            return min(longest_packet(control, name), 65535)  # loopback has one more
+            return min(longest_packet(control, port_of(name)[0]), 65535)  # loopback has one more
         except (OSError, ValueError, struct.error):
             return None
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from lvscore._frames import FrameBatch
 from lvscore.addresses import Network
-from lvscore.errors import InterfaceError
+from lvscore.errors import ConfigError, InterfaceError
 from lvscore.io._packet import PacketQueue
 from lvscore.io.device import LiveInterface, link_address, longest_packet
 from lvscore.io.fanout import (
@@ -18,6 +18,7 @@ from lvscore.io.fanout import (
     peer_program,
     socket_filter,
 )
+from lvscore.io.vlan import port_of, vlan_filter
 
 __all__ = ["PacketInterface"]
 
@@ -45,12 +46,13 @@ class PacketInterface(LiveInterface):
     """An interface by a packet socket.
 
     Args:
-        name: of the interface.
+        name: of the interface, or of a VLAN on it: ``"eth1.10"``.
         backend: ``"ring"`` or ``"copy"``.
         mode: of a ring, ``"latency"``: TPACKET_V2, ``"throughput"``: TPACKET_V3.
         share: take a part of the frames alone; then nothing comes in until :meth:`begin`.
 
     Raises:
+        ConfigError: a share of a VLAN.
         InterfaceError: no such interface, no permission, or not an Ethernet interface.
     """
 
@@ -61,13 +63,16 @@ class PacketInterface(LiveInterface):
         self._closing = contextlib.ExitStack()
         self._first = False
         self._hearing: PacketQueue | None = None
-        self._socket = self._closing.enter_context(_opened(name))
+        self._port, self._vlan = port_of(name)
+        if self._vlan and share is not None:
+            raise ConfigError(f"{name}: a VLAN of an interface cannot be shared between workers")
+        self._socket = self._closing.enter_context(_opened(self._port))
         self._sockets = [self._socket]
-        self._sender = self._closing.enter_context(_opened(name, hears=False))
+        self._sender = self._closing.enter_context(_opened(self._port, hears=False))
         self._descriptor = self._socket.fileno()
         try:
-            self.mac = link_address(self._socket, name)
-            self.mtu = longest_packet(self._socket, name)
+            self.mac = link_address(self._socket, self._port)
+            self.mtu = longest_packet(self._socket, self._port)
             version = 3 if mode == "throughput" else 2
             slots, size = 0, 0
             if backend == "ring" and version == 3:
@@ -76,10 +81,12 @@ class PacketInterface(LiveInterface):
                 slots, size = _slots(self._socket, self.mtu)
             if share is not None:
                 _filter(self._socket, nothing_filter())
-            self._socket.bind((name, _ETH_P_ALL))
-            self._sender.bind((name, 0))
+            if self._vlan:
+                _filter(self._socket, vlan_filter(self._vlan))
+            self._socket.bind((self._port, _ETH_P_ALL))
+            self._sender.bind((self._port, 0))
             descriptors = self._socket.fileno(), self._sender.fileno()
-            self._queue = PacketQueue(*descriptors, slots, size, version)
+            self._queue = PacketQueue(*descriptors, slots, size, version, self._vlan)
             if share is not None:
                 self._join(share)
         except OSError as error:
@@ -134,10 +141,12 @@ class PacketInterface(LiveInterface):
     def recover(self) -> None:
         for opened in self._sockets:  # or poll(2) tells it for ever
             opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if self._socket.getsockname()[0] != self.name:  # another may have the name by now
+        if self._socket.getsockname()[0] != self._port:  # another may have the name by now
             raise InterfaceError(19, "the interface is gone", self.name)
 
     def _write(self, frame: bytes) -> None:
+        if self._vlan:
+            frame = frame[:12] + struct.pack("!HH", 0x8100, self._vlan) + frame[12:]
         self._sender.send(_NO_OFFLOADS + frame)
 
     def close(self) -> None:
