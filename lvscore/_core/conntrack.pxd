@@ -105,7 +105,8 @@ cdef inline uint8_t rule_schedule_local(State* s, Packet* packet, const Tuple* t
 
     With conntrack=0 IPVS takes it from netfilter, which forgets it: the next packet goes
     through the rules again, and answers are the virtual service's (ip_vs_xmit.c,
-    ip_vs_notrack). With conntrack=1 the flow is as the client began it.
+    ip_vs_notrack). With conntrack=1 the flow is as the client began it. Other than in the
+    kernel, whose conntrack takes later requests to the server past IPVS, it sees and counts them.
     """
     cdef Table* table = table_of(s, t.family)
     cdef uint64_t hash = tuple_hash(&s.key, translated)
