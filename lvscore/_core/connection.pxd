@@ -116,7 +116,7 @@ cdef struct Table:
     uint8_t family
     bint deferring          # answers' directions wait for their bucket to be fetched
     uint32_t pending_count
-    uint64_t pending_bits   # bit n: one waits whose tag is n modulo 64
+    uint64_t pending_bits[4]    # bit n: one waits whose tag is n modulo 256
     Pending pending[16]
 
 
@@ -334,7 +334,7 @@ cdef inline bint table_insert_hashed(Table* table, uint64_t hash, const Tuple* t
 
 cdef inline bint may_wait(const Table* table, uint16_t tag) noexcept nogil:
     """Whether a direction with this tag may be waiting."""
-    return likely(table.pending_bits >> (tag & 63) & 1, False)
+    return likely(table.pending_bits[tag >> 6 & 3] >> (tag & 63) & 1, False)
 
 
 cdef inline void table_settle(Table* table) noexcept nogil:
@@ -342,8 +342,10 @@ cdef inline void table_settle(Table* table) noexcept nogil:
     flooding) is lost, and its connection expires."""
     cdef uint32_t i, count = table.pending_count
     cdef Tuple t
+    if likely(count == 0, True):
+        return
     table.pending_count = 0
-    table.pending_bits = 0
+    memset(table.pending_bits, 0, sizeof(table.pending_bits))
     for i in range(count):
         connection_tuple(table, table.pending[i].reference >> 1, REPLY, &t)
         table_insert_hashed(table, table.pending[i].hash, &t, table.pending[i].reference)
@@ -362,7 +364,7 @@ cdef inline void table_defer(Table* table, uint64_t hash, uint32_t reference) no
     table.pending[table.pending_count].hash = hash
     table.pending[table.pending_count].reference = reference
     table.pending_count += 1
-    table.pending_bits |= <uint64_t>1 << (hash_tag(hash) & 63)
+    table.pending_bits[hash_tag(hash) >> 6 & 3] |= <uint64_t>1 << (hash_tag(hash) & 63)
 
 
 cdef inline bint table_insert_direction(Table* table, const HashKey* key, const Tuple* t,
@@ -435,6 +437,8 @@ cdef inline uint32_t table_take(Table* table) noexcept nogil:
     if table.free != NIL:
         i = table.free
         table.free = table_meta(table, i).timer.next
+        if table.free != NIL:
+            prefetch_write(table_meta(table, table.free))
     elif table.used < table.limit:
         i = table.used
         table.used += 1

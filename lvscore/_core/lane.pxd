@@ -15,6 +15,7 @@ from lvscore._core.checksum cimport checksum_update, udp_checksum_update
 from lvscore._core.connection cimport (
     Connection4, FLAG_ASSURED, FLAG_EXTENDED, FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SERVICE,
     FLAG_SLOW, FLAG_TRACKED, FLAG_UNTRANSLATED, Meta, Table, connection4, connection4_matches,
+    may_wait,
 )
 from lvscore._core.consts cimport (
     IPV4, IPV6, LINK_ETHERNET, MAX_DISPLACEMENT, NIL, PROTOCOL_TCP, PROTOCOL_UDP, REASON_NONE,
@@ -301,12 +302,11 @@ cdef inline uint32_t lanes_forward(State* s, const Frames* frames, uint32_t firs
     cdef uint32_t replies = 0
     cdef uint32_t direction
     cdef Connection4* c
-    cdef uint64_t pending = table.pending_bits
+    cdef bint pending = table.pending_count != 0
     while j < count:
         if likely(timestamp[j] != now, False):
             break
-        if likely(pending != 0, False) and (lane[j].ip == NULL
-                                            or pending >> (lane[j].tag & 63) & 1):
+        if likely(pending, False) and (lane[j].ip == NULL or may_wait(table, lane[j].tag)):
             break
         c = lane_connection(s, table, &lane[j])
         if likely(c == NULL, False):

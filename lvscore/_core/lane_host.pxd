@@ -8,7 +8,7 @@ from libc.string cimport memcpy
 
 from lvscore._core.bytes cimport htons, load16, load32, store16
 from lvscore._core.checksum cimport sum_fold
-from lvscore._core.connection cimport Connection4, Table, connection4
+from lvscore._core.connection cimport Connection4, Table, connection4, may_wait
 from lvscore._core.consts cimport (
     IPV4, ORIGINAL, PROTOCOL_TCP, REASON_NEW_CONNECTION, REASON_REPLY, REASON_REQUEST, REPLY,
     VERDICT_FORWARD,
@@ -151,7 +151,7 @@ cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames, uint32
     cdef uint8_t* reason = frames.reason + first
     cdef bint vnet_header = frames.vnet_header
     cdef int64_t now = s.now
-    cdef uint64_t pending = table.pending_bits
+    cdef bint pending = table.pending_count != 0
     cdef uint64_t total = 0
     cdef uint32_t begin = j
     cdef uint32_t replies = 0
@@ -166,7 +166,7 @@ cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames, uint32
         frame = data + offset[j]
         if likely(timestamp[j] != now or not lane_arrives(&ingress, &lane[j], frame), False):
             break
-        if likely(pending != 0, False) and pending >> (lane[j].tag & 63) & 1:
+        if likely(pending, False) and may_wait(table, lane[j].tag):
             break
         c = lane_connection(s, table, &lane[j])
         if likely(c == NULL, False):
