@@ -19,7 +19,7 @@ def state(lab):
     """All that a director could leave behind on its node."""
     shown = ("ip -d link", "ip addr", "ip neigh", "ip route", "ip -6 route", "nft list ruleset",
              "ss -aH --packet")  # fmt: skip
-    return [lab.run("director", *command.split()) for command in shown]
+    return lab.run("director", "sh", "-c", "; ".join(shown))
 
 
 def refusal(lab, *options, prefix=(), node="director"):
