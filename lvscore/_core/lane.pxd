@@ -398,3 +398,27 @@ cdef inline uint32_t lane_track(State* s, Table* table, const Lane* lane, const 
     connection_timer_set(table, reference >> 1, s.tick_up + progress.timeout)
     lane_translate(lane.ip, c, direction, meta.protocol == PROTOCOL_TCP, 0)
     return direction
+
+
+cdef inline uint32_t lanes_track(State* s, const Frames* frames, uint32_t first, uint32_t j,
+                                 uint32_t count, const Lane* lane) noexcept nogil:
+    """Take a vector's packets of flows that the NAT rules track from ``j`` on the short way, up to
+    the first that needs another or has a time of its own; its index."""
+    cdef const int64_t* timestamp = frames.timestamp + first
+    cdef uint32_t begin = j
+    cdef uint32_t replies = 0
+    cdef uint32_t direction
+    while j < count and timestamp[j] == s.now:
+        direction = lane_track(s, &s.table[0], &lane[j], frames.data + frames.offset[first + j],
+                               frames.length[first + j])
+        if direction == NIL:
+            break
+        frames.verdict[first + j] = VERDICT_FORWARD
+        frames.reason[first + j] = <uint8_t>(REASON_REQUEST + direction)
+        replies += direction
+        j += 1
+    lanes_raw(s, frames, first, begin, j, lane)
+    s.verdicts[VERDICT_FORWARD] += j - begin
+    s.reasons[REASON_REPLY] += replies
+    s.reasons[REASON_REQUEST] += j - begin - replies
+    return j

@@ -35,8 +35,8 @@ from lvscore._core.forward cimport (
 from lvscore._core.fragment cimport datagram_discard
 from lvscore._core.icmp cimport icmp_error_process
 from lvscore._core.lane cimport (
-    Frames, Lane, lane_track, lanes_fetch_windows, lanes_forward, lanes_match, lanes_parse,
-    lanes_raw, lanes_restrict,
+    Frames, Lane, lanes_fetch_windows, lanes_forward, lanes_match, lanes_parse, lanes_restrict,
+    lanes_track,
 )
 from lvscore._core.lane_open cimport lanes_open
 from lvscore._core.machine cimport likely, prefetch_write
@@ -281,7 +281,7 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
     cdef Lane lane[16]
     cdef Table* table = &s.table[0]
     cdef uint32_t shadowings = table.shadowings
-    cdef uint32_t j, k, i, direction
+    cdef uint32_t j, k, i, begin
     cdef uint32_t length
     cdef uint8_t* frame
     s.bytes += lanes_parse(s, frames, first, count, lane)
@@ -299,6 +299,9 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
             shadowings = table.shadowings
             for k in range(j, count):
                 lane[k].reference = NIL
+        begin = j
+        if s.tracking:
+            j = lanes_track(s, frames, first, j, count, lane)
         j = lanes_forward(s, frames, first, j, count, lane)
         if likely(j == count, True):
             break
@@ -307,26 +310,20 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
             clock_set(s, frames.timestamp[i])
             if frames.timestamp[i] == s.now:
                 continue        # it may go the short way
+        if s.tracking and j > begin:
+            continue
         k = lanes_open(s, table, frames, first, j, count, lane)
         if k > j:
             j = k
             continue
         frame = frames.data + frames.offset[i]
         length = frames.length[i]
-        direction = NIL
         if lane[j].ip == NULL or may_wait(table, lane[j].tag):
             table_settle(table)
-        if s.tracking:
-            direction = lane_track(s, table, &lane[j], frame, length)
-        if direction != NIL:
-            frames.verdict[i] = VERDICT_FORWARD
-            frames.reason[i] = <uint8_t>(REASON_REQUEST + direction)
-            lanes_raw(s, frames, first, j, j + 1, lane)
-        else:
-            s.emitted.cause = i
-            frames.verdict[i] = packet_process(
-                s, frame, length, frames.original_length[i], frames.link_type,
-                0 if frames.mark == NULL else frames.mark[i], &frames.reason[i])
+        s.emitted.cause = i
+        frames.verdict[i] = packet_process(
+            s, frame, length, frames.original_length[i], frames.link_type,
+            0 if frames.mark == NULL else frames.mark[i], &frames.reason[i])
         s.verdicts[frames.verdict[i]] += 1
         s.reasons[frames.reason[i]] += 1
         j += 1
