@@ -305,13 +305,13 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
         j = lanes_forward(s, frames, first, j, count, lane)
         if likely(j == count, True):
             break
+        if s.tracking and j > begin:
+            continue            # lanes_track may go on here
         i = first + j
         if frames.timestamp[i] != s.now:
             clock_set(s, frames.timestamp[i])
             if frames.timestamp[i] == s.now:
                 continue        # it may go the short way
-        if s.tracking and j > begin:
-            continue
         k = lanes_open(s, table, frames, first, j, count, lane)
         if k > j:
             j = k
