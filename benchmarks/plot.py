@@ -45,7 +45,7 @@ def main(source, target):
         title="An established packet: 64 bytes, connections at random",
     )  # fmt: skip
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower right", fontsize="small")
     figure.tight_layout()
     figure.savefig(target, dpi=120)
     print(f"The plot is {target}.")

@@ -11,7 +11,7 @@ from traffic import frames
 import lvscore
 
 BATCH = 256
-BATCHES = 80_000
+BATCHES = 390_625  # 100 million packets
 CHUNK = 4096
 ESTABLISHED = 500_000
 OPENING, RECENT = 32, 100  # packets of a batch that open connections, or belong to those
