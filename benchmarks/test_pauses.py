@@ -12,7 +12,7 @@ import lvscore
 
 BATCH = 256
 BATCHES = 390_625  # 100 million packets
-CHUNK = 4096
+CHUNK = 512  # of more, the kernel moves pages for the frames, and the engine waits for its own
 ESTABLISHED = 500_000
 OPENING, RECENT = 32, 100  # packets of a batch that open connections, or belong to those
 LIVE = 1_000_000  # connections that open in 60 s, the time that IPVS gives a SYN
