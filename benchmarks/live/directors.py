@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,15 +99,15 @@ def _text(path: Path) -> str:
 
 
 @dataclass
-class Director:
+class Director(ABC):
     """Between client and servers; the client asks ``host``."""
 
     name: str
     host: str = VIP
 
-    @contextmanager
+    @abstractmethod
     def at_work(self, topology: Topology):
-        raise NotImplementedError
+        """Let it work while the context lasts."""
 
 
 @dataclass

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,12 +102,12 @@ class Wire:
 
 
 @dataclass
-class Forwarder:
+class Forwarder(ABC):
     name: str
 
-    @contextmanager
+    @abstractmethod
     def at_work(self, wire: Wire):
-        raise NotImplementedError
+        """Let it work while the context lasts."""
 
     @contextmanager
     def running(self, wire: Wire, ready: str, *command: str):

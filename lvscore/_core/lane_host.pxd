@@ -40,7 +40,7 @@ cdef struct Ingress:
     uint16_t mac_end
     uint8_t rp_filter
     bint redirects              # who could have sent straight on is told so
-    uint32_t needs[2]           # by direction: flags of both ends, see ends_of
+    uint32_t needs[2]           # by direction: flags of both ends, as lane_path joins them
 
 
 cdef enum:

@@ -11,6 +11,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset, strerror
 
 from lvscore._frames cimport FrameBatch
+from lvscore.io._ring cimport lvs_acquire, lvs_release
 
 __all__ = ["PacketQueue"]
 
@@ -21,15 +22,7 @@ cdef extern from *:
     #endif
     #include <linux/if_packet.h>
     #include <sys/socket.h>
-    static inline uint32_t lvs_acquire(const uint32_t* word) {
-        return __atomic_load_n(word, __ATOMIC_ACQUIRE);
-    }
-    static inline void lvs_release(uint32_t* word, uint32_t value) {
-        __atomic_store_n(word, value, __ATOMIC_RELEASE);
-    }
     """
-    uint32_t lvs_acquire(const uint32_t* word) nogil
-    void lvs_release(uint32_t* word, uint32_t value) nogil
 
 cdef extern from "<linux/if_packet.h>" nogil:
     cdef struct tpacket2_hdr:

@@ -15,22 +15,9 @@ from lvscore._core.consts cimport LINK_ETHERNET
 from lvscore._core.offload cimport VNET_HEADER, checksum_complete, offloads_guess
 from lvscore._core.segment cimport Segments, segment_write, segments_plan
 from lvscore._frames cimport FrameBatch
+from lvscore.io._ring cimport lvs_acquire, lvs_release
 
 __all__ = ["XdpQueue"]
-
-cdef extern from *:
-    """
-    #include <sys/socket.h>
-    #include <stdint.h>
-    static inline uint32_t lvs_acquire(const uint32_t* word) {
-        return __atomic_load_n(word, __ATOMIC_ACQUIRE);
-    }
-    static inline void lvs_release(uint32_t* word, uint32_t value) {
-        __atomic_store_n(word, value, __ATOMIC_RELEASE);
-    }
-    """
-    uint32_t lvs_acquire(const uint32_t* word) nogil
-    void lvs_release(uint32_t* word, uint32_t value) nogil
 
 cdef extern from "<sys/socket.h>" nogil:
     Py_ssize_t sendto(int fd, const void* data, size_t length, int flags, const void* to,
