@@ -331,3 +331,24 @@ def test_the_compiled_table_is_the_same(changes):
         assert outcome[4] == (address in known)
         if address in known:
             assert Ether(bytes(frame)).dst == known[address]
+
+
+def test_all_are_told_of_the_own_addresses():
+    """Gratuitous ARP and unsolicited advertisements, to everybody on each wire."""
+    told = {"cli": {"172.16.0.3", "2001:db8:c::3"},
+            "srv": {"172.16.1.3", "172.16.1.100", "2001:db8:1::3", "2001:db8::1"}}  # fmt: skip
+    for name, data in director().announce():
+        frame = Ether(data)
+        mac = CLI if name == "cli" else SRV
+        assert frame.src == mac
+        if ARP in frame:
+            assert frame.dst == "ff:ff:ff:ff:ff:ff"
+            assert (frame[ARP].hwsrc, frame[ARP].psrc) == (mac, frame[ARP].pdst)
+            told[name].remove(frame[ARP].psrc)
+        else:
+            assert (frame.dst, frame[IPv6].dst, frame[IPv6].hlim) == (
+                "33:33:00:00:00:01", "ff02::1", 255)  # fmt: skip
+            assert (frame[ICMPv6ND_NA].S, frame[ICMPv6ND_NA].O) == (0, 1)
+            assert frame[ICMPv6NDOptDstLLAddr].lladdr == mac
+            told[name].remove(frame[ICMPv6ND_NA].tgt)
+    assert told == {"cli": set(), "srv": set()}
