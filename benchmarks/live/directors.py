@@ -48,6 +48,8 @@ stream {{
 """
 _IPERF = ("--ipvsadm", f"-A -t {VIP}:5201 -s rr",
           "--ipvsadm", f"-a -t {VIP}:5201 -r {RS01}:5201 -m")  # fmt: skip
+KERNELS_MAC, TAP_MAC = "02:00:00:00:00:01", "06:00:00:00:00:01"
+"""Link addresses at both ends of a TAP device, as lvscore derives its own."""
 _MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
@@ -111,35 +113,47 @@ class Director(ABC):
 
 
 @dataclass
+class Port:
+    """What a director works on."""
+
+    node: str
+    name: str
+    mac: str
+
+
+@contextmanager
+def port(topology: Topology, backend: str):
+    """The director's port; or, for "tap", such a device in the LAN's bridge, as a virtual machine
+    has it."""
+    lab = topology.lab
+    if backend != "tap":
+        yield Port("director", "eth1", lab.mac("director", "eth1"))
+        return
+    lab.run("lan", "ip", "tuntap", "add", "tap0", "mode", "tap")
+    lab.run("lan", "sysctl", "-qw", "net.ipv6.conf.tap0.disable_ipv6=1")
+    lab.run("lan", "ip", "link", "set", "tap0", "address", KERNELS_MAC, "master", "br0", "up")
+    try:
+        yield Port("lan", "tap0", TAP_MAC)
+    finally:
+        lab.run("lan", "ip", "link", "del", "tap0")
+
+
+@dataclass
 class Lvscore(Director):
+    backend: str = "ring"
     options: tuple[str, ...] = ()
 
     @contextmanager
     def at_work(self, topology):
-        program = topology.lab.director(*LVS, *services(), *_IPERF, *self.options)
-        try:
-            yield
-        finally:
-            topology.lab.stop(program)
-
-
-@dataclass
-class Tap(Director):
-    """lvscore behind a TAP device in the LAN's bridge, as a virtual machine is."""
-
-    @contextmanager
-    def at_work(self, topology):
-        lab = topology.lab
-        lab.run("lan", "ip", "tuntap", "add", "tap0", "mode", "tap")
-        lab.run("lan", "sysctl", "-qw", "net.ipv6.conf.tap0.disable_ipv6=1")
-        lab.run("lan", "ip", "link", "set", "tap0", "master", "br0", "up")
-        options = [word.replace("eth1=", "tap0=") for word in (*LVS, *services(), *_IPERF)]
-        program = lab.director(*options, "--backend", "tap", node="lan")
-        try:
-            yield
-        finally:
-            lab.stop(program)
-            lab.run("lan", "ip", "link", "del", "tap0")
+        with port(topology, self.backend) as place:
+            given = [w.replace("eth1=", f"{place.name}=") for w in (*LVS, *services(), *_IPERF)]
+            program = topology.lab.director(
+                *given, "--backend", self.backend, *self.options, node=place.node
+            )
+            try:
+                yield
+            finally:
+                topology.lab.stop(program)
 
 
 @dataclass
@@ -148,14 +162,18 @@ class Probe(Director):
 
     @contextmanager
     def at_work(self, topology):
+        with port(topology, self.backend) as place, self._at(topology, place):
+            yield
+
+    @contextmanager
+    def _at(self, topology, place):
         lab = topology.lab
         macs = [lab.mac(node, "eth1") for node in ("rs01", "rs02", "route")]
-        own = lab.mac("director", "eth1")
         known = [("route", VIP), ("rs01", "172.16.1.3"), ("rs02", "172.16.1.3")]
         for node, address in known:
-            lab.run(node, "ip", "neigh", "replace", address, "lladdr", own, "dev", "eth1")
+            lab.run(node, "ip", "neigh", "replace", address, "lladdr", place.mac, "dev", "eth1")
         program = lab.start(
-            "director", topology.probe, "nat", self.backend, "eth1", VIP, RS01, macs[0], RS02,
+            place.node, topology.probe, "nat", self.backend, place.name, VIP, RS01, macs[0], RS02,
             macs[1], macs[2],
         )  # fmt: skip
         assert program.stderr.readline() == "ready\n"
@@ -261,9 +279,11 @@ WEB = (
     Probe("probe ring", backend="ring"),
     Probe("probe blocks", backend="blocks"),
     Probe("probe copy", backend="copy"),
+    Probe("probe xdp", backend="xdp"),
+    Probe("probe tap", backend="tap"),
     Lvscore("lvscore ring"),
     Lvscore("lvscore ring, throughput", options=("--mode", "throughput")),
-    Lvscore("lvscore copy", options=("--backend", "copy")),
-    Lvscore("lvscore xdp", options=("--backend", "xdp")),
-    Tap("lvscore tap"),
+    Lvscore("lvscore copy", backend="copy"),
+    Lvscore("lvscore xdp", backend="xdp"),
+    Lvscore("lvscore tap", backend="tap"),
 )

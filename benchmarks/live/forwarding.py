@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from directors import kernel_threads, processor_seconds, stop
+from directors import KERNELS_MAC, TAP_MAC, kernel_threads, processor_seconds, stop
 
 VIP, SERVERS = "198.18.1.1", ("203.0.113.7", "203.0.113.8")
 FLOWS = 256
@@ -55,6 +55,33 @@ class Wire:
     def __exit__(self, *_: object) -> None:
         for node in ("director", "far"):
             subprocess.run(["ip", "netns", "del", self._prefix + node], check=False)
+
+    @contextmanager
+    def ports(self, backend: str):
+        """Names of what a director works on: the ports; or, for "tap", such a device in a bridge
+        with each, as a virtual machine has it."""
+        if backend != "tap":
+            yield "in", "out"
+            return
+        before, self.mac = self.mac, TAP_MAC
+        for port in ("in", "out"):
+            self.run("director", "ip", "link", "add", f"br-{port}", "type", "bridge")
+            self.run("director", "ip", "tuntap", "add", f"tap-{port}", "mode", "tap")
+            for name in (f"br-{port}", f"tap-{port}"):
+                self.run("director", "sysctl", "-qw", f"net.ipv6.conf.{name}.disable_ipv6=1")
+            for name in (port, f"tap-{port}"):
+                self.run("director", "ip", "link", "set", name, "master", f"br-{port}", "up")
+            self.run("director", "ip", "link", "set", f"br-{port}", "up")
+        self.run("director", "ip", "link", "set", "tap-in", "address", KERNELS_MAC)
+        for name, mac in (("tap-in", TAP_MAC), ("out", _SINK)):  # who is asked, tells nothing
+            self.run("director", "bridge", "fdb", "add", mac, "dev", name, "master", "static")
+        try:
+            yield "tap-in", "tap-out"
+        finally:
+            self.mac = before
+            for port in ("in", "out"):
+                for name in (f"br-{port}", f"tap-{port}"):
+                    self.run("director", "ip", "link", "del", name)
 
     def run(self, node: str, *command: str, text: str | None = None) -> str:
         done = subprocess.run(
@@ -129,25 +156,31 @@ class Forwarder(ABC):
 
 @dataclass
 class Lvscore(Forwarder):
+    backend: str = "ring"
     options: tuple[str, ...] = ()
 
     @contextmanager
     def at_work(self, wire):
-        path = wire.folder / "wire.toml"
+        run = [sys.executable, "-m", "lvscore", "run", "--control", "none", "--backend",
+               self.backend, *self.options]  # fmt: skip
+        with wire.ports(self.backend) as (entry, way_out):
+            path = self._written(wire.folder / "wire.toml", entry, way_out)
+            with self.running(wire, "running on", *run, "-c", str(path)):
+                yield
+
+    def _written(self, path: Path, entry: str, way_out: str) -> Path:
         neighbours = "".join(
-            f'[[neighbour]]\nto = "{server}"\nlladdr = "{_SINK}"\ndev = "out"\n'
+            f'[[neighbour]]\nto = "{server}"\nlladdr = "{_SINK}"\ndev = "{way_out}"\n'
             for server in SERVERS
         )
         path.write_text(
-            f'[interface.in]\naddress = ["192.0.2.1/24", "{VIP}/32"]\n'
-            f'[interface.out]\naddress = ["203.0.113.1/24"]\n{neighbours}'
+            f'[interface.{entry}]\naddress = ["192.0.2.1/24", "{VIP}/32"]\n'
+            f'[interface.{way_out}]\naddress = ["203.0.113.1/24"]\n{neighbours}'
             f'[[route]]\nto = "198.19.0.0/16"\nvia = "192.0.2.2"\n'
             f'[[service]]\nudp-service = "{VIP}:9"\nscheduler = "rr"\n'
             + "".join(f'[[service.server]]\nreal-server = "{server}:9"\n' for server in SERVERS)
         )
-        run = [sys.executable, "-m", "lvscore", "run", "-c", str(path), "--control", "none"]
-        with self.running(wire, "running on", *run, *self.options):
-            yield
+        return path
 
 
 @dataclass
@@ -156,7 +189,10 @@ class Probe(Forwarder):
 
     @contextmanager
     def at_work(self, wire):
-        with self.running(wire, "ready", wire.probe, "forward", self.backend, "in", "out", _SINK):
+        with (
+            wire.ports(self.backend) as ports,
+            self.running(wire, "ready", wire.probe, "forward", self.backend, *ports, _SINK),
+        ):
             yield
 
 
@@ -190,8 +226,11 @@ FORWARDERS = (
     Probe("probe ring", backend="ring"),
     Probe("probe blocks", backend="blocks"),
     Probe("probe copy", backend="copy"),
+    Probe("probe xdp", backend="xdp"),
+    Probe("probe tap", backend="tap"),
     Lvscore("lvscore ring"),
     Lvscore("lvscore ring, throughput", options=("--mode", "throughput")),
-    Lvscore("lvscore copy", options=("--backend", "copy")),
-    Lvscore("lvscore xdp", options=("--backend", "xdp")),
+    Lvscore("lvscore copy", backend="copy"),
+    Lvscore("lvscore xdp", backend="xdp"),
+    Lvscore("lvscore tap", backend="tap"),
 )

@@ -136,7 +136,8 @@ def main():
         folder = Path(name)
         folder.chmod(0o755)
         probe = folder / "probe"
-        subprocess.run(["gcc", "-O2", "-o", str(probe), str(HERE / "probe.c")], check=True)
+        sources = map(str, sorted((HERE / "probe").glob("*.c")))
+        subprocess.run(["gcc", "-O2", "-o", str(probe), *sources], check=True)
         rows = measure(given, folder, str(probe))
     if given.json:
         Path(given.json).write_text(json.dumps(rows, indent=1))

@@ -9,6 +9,8 @@ TARGETS = (
     ("small", "us of CPU", "lvscore ring", "probe ring", 1.25, False),
     ("small", "us of CPU", "lvscore ring, throughput", "probe blocks", 1.25, False),
     ("small", "us of CPU", "lvscore copy", "probe copy", 1.25, False),
+    ("small", "us of CPU", "lvscore xdp", "probe xdp", 1.25, False),
+    ("small", "us of CPU", "lvscore tap", "probe tap", 1.25, False),
     ("small", "us of CPU at 150 kpps", "lvscore ring", "probe ring", 1.25, False),
     ("small", "loss at 150 kpps %", "lvscore ring", None, 0.1, False),
     ("web", "up Gbit/s", "lvscore ring", "nft DNAT", 0.8, True),
