@@ -7,12 +7,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from lvscore._tally import Tally, sent
 from lvscore.constants import Reason, Verdict
 from lvscore.errors import CaptureError
 from lvscore.report import Report
@@ -53,39 +53,43 @@ def run(
         CaptureError: the source ends inside a record or is corrupt. All that came before is
             processed and written; the error's ``report`` tells of it.
     """
-    tally = _Tally()
+    tally = Tally()
+    started = time.perf_counter()
+    interrupted = False
     try:
-        for batch in _read(source, sink, tally):
-            with _Uninterrupted():
-                tally.bytes += int(batch.length.sum(dtype=np.uint64))
+        with _Interrupts() as interrupts:
+            for batch in _read(source, sink, tally, started):
+                interrupts.hold()
+                tally.measure(batch)
                 engine.process_batch(batch)
                 if sink is not None:
                     _write(engine, batch, sink)
                 tally.count(batch)
-            if progress is not None:
-                progress(tally.frames)
+                interrupts.release()
+                if progress is not None:
+                    progress(tally.frames)
     except KeyboardInterrupt:
-        tally.interrupted = True
+        interrupted = True
     _flush(sink)
-    return tally.report()
+    return _report(tally, started, interrupted)
 
 
 def _read(
-    source: "Iterable[FrameBatch]", sink: "Sink | None", tally: "_Tally"
+    source: "Iterable[FrameBatch]", sink: "Sink | None", tally: Tally, started: float
 ) -> "Iterator[FrameBatch]":
     try:
         yield from source
     except CaptureError as error:
         _flush(sink)
-        error.report = tally.report()
+        error.report = _report(tally, started)
         raise
 
 
 def _write(engine: "Engine", batch: "FrameBatch", sink: "Sink") -> None:
-    sent = _sent(batch)
+    chosen = sent(batch)
     causes = engine.emitted_cause
     if not causes:
-        sink.write_batch(batch, select=sent)
+        sink.write_batch(batch, select=chosen)
         return
     # What was put out for a frame goes where that frame would have gone.
     emitted = engine.emitted
@@ -93,14 +97,10 @@ def _write(engine: "Engine", batch: "FrameBatch", sink: "Sink") -> None:
     index = np.arange(len(batch))
     start = 0
     for end in np.unique(cause):
-        sink.write_batch(batch, select=sent & (index >= start) & (index < end))
-        sink.write_batch(emitted, select=_sent(emitted) & (cause == end))
+        sink.write_batch(batch, select=chosen & (index >= start) & (index < end))
+        sink.write_batch(emitted, select=sent(emitted) & (cause == end))
         start = end
-    sink.write_batch(batch, select=sent & (index >= start))
-
-
-def _sent(batch: "FrameBatch") -> "npt.NDArray[np.bool_]":
-    return np.isin(batch.verdict, (Verdict.FORWARD, Verdict.PASS))
+    sink.write_batch(batch, select=chosen & (index >= start))
 
 
 def _flush(sink: "Sink | None") -> None:
@@ -109,38 +109,21 @@ def _flush(sink: "Sink | None") -> None:
         flush()
 
 
-class _Tally:
-    """Counts frames by verdict and reason."""
-
-    def __init__(self) -> None:
-        self.frames = 0
-        self.bytes = 0
-        self.interrupted = False
-        self._started = time.perf_counter()
-        self._outcomes: npt.NDArray[np.intp] = np.zeros(1 << 16, dtype=np.intp)
-
-    def count(self, batch: "FrameBatch") -> None:
-        counts = np.bincount((batch.verdict.astype(np.uint16) << 8) | batch.reason)
-        self._outcomes[: len(counts)] += counts
-        self.frames += len(batch)
-
-    def report(self) -> Report:
-        elapsed = time.perf_counter() - self._started
-        by_outcome = self._outcomes.reshape(256, 256)
-        by_verdict = by_outcome.sum(axis=1)
-        dropped = by_outcome[Verdict.DROP]
-        return Report(
-            frames=self.frames,
-            bytes=self.bytes,
-            verdicts={v.name: int(by_verdict[v]) for v in Verdict if by_verdict[v]},
-            drops={reason.name: int(dropped[reason]) for reason in Reason if dropped[reason]},
-            connections=int(by_outcome[:, _OPENING].sum()),
-            elapsed=elapsed,
-            interrupted=self.interrupted,
-        )
+def _report(tally: Tally, started: float, interrupted: bool = False) -> Report:
+    by_verdict = tally.outcomes.sum(axis=1)
+    dropped = tally.outcomes[Verdict.DROP]
+    return Report(
+        frames=tally.frames,
+        bytes=tally.bytes,
+        verdicts={v.name: int(by_verdict[v]) for v in Verdict if by_verdict[v]},
+        drops={reason.name: int(dropped[reason]) for reason in Reason if dropped[reason]},
+        connections=int(tally.outcomes[:, _OPENING].sum()),
+        elapsed=time.perf_counter() - started,
+        interrupted=interrupted,
+    )
 
 
-class _Uninterrupted:
+class _Interrupts:
     """Holds Ctrl-C back while a batch is in work, so that no half of it is written.
 
     A second Ctrl-C is not held back, in case the sink never gets on. Only the main thread gets
@@ -148,27 +131,28 @@ class _Uninterrupted:
     """
 
     def __enter__(self) -> Self:
-        self._noted = False
+        self._held = self._noted = False
         self._replaced = (
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         )
         if self._replaced:
-            signal.signal(signal.SIGINT, self._note)
+            signal.signal(signal.SIGINT, self._take)
         return self
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._noted:
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self._noted or not self._held:
             raise KeyboardInterrupt
         self._noted = True
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def hold(self) -> None:
+        self._held = True
+
+    def release(self) -> None:
+        self._held = False
+        if self._noted:
+            raise KeyboardInterrupt
+
+    def __exit__(self, *_: object) -> None:
         if self._replaced:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        if self._noted and error is None:
-            raise KeyboardInterrupt

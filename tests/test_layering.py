@@ -53,6 +53,7 @@ LAYERS = [
         "_probe_server",
         "_probe_store",
         "_probe_window",
+        "_tally",
         "model",
     },
     {"services"},

@@ -8,7 +8,8 @@ import pytest
 MODULES = [
     "_engine", "_frames", "_probe", "_probe_frame", "_probe_ftp", "_probe_packet",
     "_probe_payload", "_probe_scheduler", "_probe_server", "_probe_store", "_probe_window",
-    "io._packet", "io._pcap", "io._pcap_writer", "io._tun", "io._xdp",
+    "io._packet", "io._pcap", "io._pcap_writer", "io._tun", "io._write_behind",
+    "io._xdp", "_tally",
 ]  # fmt: skip
 
 

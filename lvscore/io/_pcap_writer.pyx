@@ -6,7 +6,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from lvscore._frames cimport FrameBatch
 from lvscore.io cimport _pcap_format as fmt
+from lvscore.io._write_behind cimport WriteBehind
 
+import os
 import struct
 import zlib
 
@@ -20,7 +22,6 @@ __all__ = ["PcapWriter"]
 cdef enum:
     BUFFER_SIZE = 1 << 18
 
-
 cdef class PcapWriter:
     """Writes frames into a pcap or pcapng capture; made by ``create_pcap``.
 
@@ -28,6 +29,9 @@ cdef class PcapWriter:
     is written when it is full, by ``flush`` and by ``close``, so that a capture closed after
     Ctrl-C is whole. A frame longer than ``snaplen`` is cut to it and keeps its original length;
     an original length is never written below the captured one. One thread may use a writer.
+
+    Into a regular file full buffers are written by a thread, while the next one is filled; at most
+    4 MiB are on their way. What is refused then is raised by a later call, ``close`` at the latest.
 
     Raises, from whatever writes:
         CaptureError: a timestamp that the format has no room for, a second link type in a pcap,
@@ -39,6 +43,7 @@ cdef class PcapWriter:
 
     cdef:
         object output
+        WriteBehind behind              # what writes, or None: the writer itself
         object pending                  # what is on its way to the file, or None
         dict interfaces                 # of a pcapng, by link type
         bytearray buffer
@@ -102,6 +107,12 @@ cdef class PcapWriter:
         return 0
 
     cdef int make_room(self, size_t size) except -1:
+        if self.behind is None and self.output.regular:
+            # Pipes and file objects may keep a thread for ever, so they have none.
+            try:
+                self.behind = WriteBehind(self.output.file.fileno(), self.committed)
+            except RuntimeError:        # no more threads, or none any more as Python ends
+                self.output.regular = False
         self.drain()
         if <size_t>len(self.buffer) < size:
             self.buffer = bytearray(size)
@@ -115,6 +126,8 @@ cdef class PcapWriter:
         """
         cdef Py_ssize_t taken
         compressor = self.output.compressor
+        if self.behind is not None and self.hand_over(finish is not None):
+            return 0
         if self.pending is None:
             data = memoryview(self.buffer)[:self.used]
             if compressor is not None and not self.finished:
@@ -142,6 +155,34 @@ cdef class PcapWriter:
             raise self.output.refused(error) from error
         self.pending = None
         self.used = 0
+        return 0
+
+    cdef bint hand_over(self, bint wait) except -1:
+        """Let the thread write the buffer out; False: it is no more, we go on alone."""
+        cdef bint alive = self.behind.thread.is_alive()
+        cdef int number
+        if alive and self.used:
+            self.buffer = self.behind.exchange(self.buffer, self.used)
+            self.used = 0
+        if alive and wait:
+            self.behind.settle()
+        number = self.behind.error
+        if number:
+            self.failed = True
+            self.output.cut(self.behind.committed)
+            self.end_thread()
+            error = OSError(number, os.strerror(number))
+            raise self.output.refused(error) from error
+        if not alive:                   # Python ends, or this is the child of a fork
+            self.output.regular = False
+            self.committed = self.behind.committed
+            self.behind = None
+        return alive
+
+    cdef int end_thread(self) except -1:
+        if self.behind is not None:
+            self.behind.stop()
+            self.behind = None
         return 0
 
     cdef int fail(self) except -1:
@@ -356,6 +397,7 @@ cdef class PcapWriter:
             if not self.failed:
                 self.resume()
                 self.drain(zlib.Z_FINISH)
+            self.end_thread()
             self.closed = True
         except Exception:
             self.closed = True

@@ -199,6 +199,7 @@ class Output:
         name: for messages.
         write: of the unbuffered file; may take less than it is given.
         compressor: zlib's, for a path that ends in ``.gz``.
+        regular: a path's regular file, written as it is: a write of it ends, be it with an error.
     """
 
     def __init__(self, target: PathOrFile) -> None:
@@ -207,6 +208,11 @@ class Output:
         # wbits 31: a gzip wrapper. It holds no time, so equal captures make equal files.
         self.compressor = (
             zlib.compressobj(wbits=31) if self.owned and self.name.lower().endswith(".gz") else None
+        )
+        self.regular = (
+            self.owned
+            and self.compressor is None
+            and stat.S_ISREG(os.fstat(self.file.fileno()).st_mode)
         )
 
     def refused(self, error: OSError | ValueError) -> CaptureError:
