@@ -53,7 +53,7 @@ from lvscore._core.locality cimport (
     CACHE_BUCKETS, Cache, Entry as Remembered, cache_add, entry_join,
 )
 from lvscore._core.machine cimport likely
-from lvscore._core.nfct cimport is_redirected, nfct_forget, nfct_knows
+from lvscore._core.nfct cimport nfct_forget, nfct_knows
 from lvscore._core.offload cimport VNET_HEADER, VNET_NEEDS_CSUM, checksum_complete
 from lvscore._core.path cimport paths_clear
 from lvscore._core.pipeline cimport (

@@ -175,9 +175,6 @@ cdef void nfct_record(State* s, Table* table, uint32_t i, ConnectionRecord* r) n
     r.server_port = ntohs(ports_source(reply.ports))
     r.expires_ns = <int64_t>(<uint64_t>s.origin + (s.tick + ahead) * NS_PER_TICK
                              - <uint64_t>s.now)
-    if is_redirected(table, i):
-        record_address(r.virtual_address, &connection_extension(table, i).asked, table.family)
-        r.virtual_port = ntohs(connection_extension(table, i).asked_port)
     if not entry.reversed:
         return
     connection_tuple(table, i, ORIGINAL, &original)

@@ -225,11 +225,6 @@ def snapshot_layouts():
         whole("control", <char*>&x.extension.control - start, sizeof(x.extension.control)),
         whole("controls", <char*>&x.extension.controls - start, sizeof(x.extension.controls)),
         whole("timeout", <char*>&x.extension.timeout - start, sizeof(x.extension.timeout)),
-        ("asked", "V16", <char*>&x.extension.asked - start),
-        whole("asked_port", <char*>&x.extension.asked_port - start,
-              sizeof(x.extension.asked_port)),
-        whole("is_redirected", <char*>&x.extension.is_redirected - start,
-              sizeof(x.extension.is_redirected)),
     ], sizeof(x))
     start = <char*>&e
     layouts["entries"] = layout_of([
@@ -244,6 +239,7 @@ def snapshot_layouts():
         whole("packet", <char*>&e.entry.packet - start, sizeof(e.entry.packet)),
         whole("expected", <char*>&e.entry.expected - start, sizeof(e.entry.expected)),
         whole("reversed", <char*>&e.entry.reversed - start, sizeof(e.entry.reversed)),
+        whole("redirected", <char*>&e.entry.redirected - start, sizeof(e.entry.redirected)),
         *window_layout(&e.window, start),
     ], sizeof(e))
     start = <char*>&t

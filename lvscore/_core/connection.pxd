@@ -16,7 +16,7 @@ from lvscore._core.bytes cimport rotate32, rotate64
 from lvscore._core.checksum cimport delta_add32, delta_add_bytes, delta_finish
 from lvscore._core.consts cimport IPV4, NIL, ORIGINAL, REPLY
 from lvscore._core.flow cimport (
-    Address, Tuple, addresses_pack, addresses_unpack, ports_destination, ports_key, ports_make,
+    Tuple, addresses_pack, addresses_unpack, ports_destination, ports_key, ports_make,
     tuple_hash, tuple_inverse,
 )
 from lvscore._core.hash cimport HashKey
@@ -86,9 +86,6 @@ cdef struct Extension:
     uint32_t controls       # how many depend on this one
     uint32_t timeout        # ticks; of a template
     uint32_t helper         # of a control connection: its record in ftp.pxd or expect.pxd, or NIL
-    Address asked           # where requests went before a DNAT rule led them to the service
-    uint16_t asked_port
-    uint8_t is_redirected   # asked holds
 
 
 # The answer's direction of a connection that is to be made findable.

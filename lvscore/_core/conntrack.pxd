@@ -22,7 +22,7 @@ from lvscore._core.consts cimport (
 from lvscore._core.entry cimport (
     ENTRY_INVALID, ENTRY_TAKEN, Entries, Entry, entries_of, entry_of, entry_open,
 )
-from lvscore._core.director cimport service_packet, service_schedule
+from lvscore._core.director cimport reply_packet, service_packet, service_schedule
 from lvscore._core.early_drop cimport has_room
 from lvscore._core.event cimport opening_is_whole
 from lvscore._core.flow cimport (
@@ -33,7 +33,9 @@ from lvscore._core.lifetime cimport connection_end
 from lvscore._core.nat cimport (
     ports_take, rule_evict, rule_postrouting, rule_prerouting, search_begin, seen_fill,
 )
-from lvscore._core.nfct cimport nfct_follow, nfct_redirect, rule_track
+from lvscore._core.nfct cimport (
+    answered_service, nfct_entry, nfct_follow, nfct_redirect, rule_track,
+)
 from lvscore._core.progress cimport Opening, opening_admits, opening_store
 from lvscore._core.route cimport Route, address_is_local, route_find
 from lvscore._core.rule_ftp cimport (
@@ -46,7 +48,7 @@ from lvscore._core.state cimport (
     TRACE_TRANSLATED, is_hooked, is_hosted, table_of, trace_step,
 )
 from lvscore._core.tcp_window cimport FIT_INVALID, FIT_REOPENS
-from lvscore._core.translate cimport packet_translate
+from lvscore._core.translate cimport packet_translate, tuples_equal
 from lvscore._core.verify cimport transport_checksum_good
 from lvscore._core.wire cimport Packet
 
@@ -105,8 +107,8 @@ cdef inline uint8_t rule_schedule_local(State* s, Packet* packet, const Tuple* t
 
     With conntrack=0 IPVS takes it from netfilter, which forgets it: the next packet goes
     through the rules again, and answers are the virtual service's (ip_vs_xmit.c,
-    ip_vs_notrack). With conntrack=1 the flow is as the client began it. Other than in the
-    kernel, whose conntrack takes later requests to the server past IPVS, it sees and counts them.
+    ip_vs_notrack). With conntrack=1 the flow is as the client began it, and later requests go
+    to the server past IPVS.
     """
     cdef Table* table = table_of(s, t.family)
     cdef uint64_t hash = tuple_hash(&s.key, translated)
@@ -122,10 +124,14 @@ cdef inline uint8_t rule_schedule_local(State* s, Packet* packet, const Tuple* t
     else:
         verdict = service_schedule(s, packet, translated, service_of(s, packet, translated), NIL,
                                    reason)
+    if tuples_equal(t, translated):
+        return verdict
     reference = table_find(table, hash, translated)
     if (verdict == VERDICT_FORWARD and reference != NIL and reference & 1 == ORIGINAL
-            and table_meta(table, reference >> 1).flags & FLAG_SERVICE):
-        nfct_redirect(s, table, t, reference >> 1)
+            and table_meta(table, reference >> 1).flags & FLAG_SERVICE
+            and not nfct_redirect(s, table, packet, t, reference >> 1)):
+        reason[0] = REASON_TABLE_FULL
+        return VERDICT_DROP
     return verdict
 
 
@@ -269,6 +275,23 @@ cdef inline void rule_pass(State* s, const Packet* packet, const Tuple* t) noexc
         connection_end(s, table, reference >> 1, True)
 
 
+cdef inline uint8_t redirected_answer(State* s, Table* table, Packet* packet, const Tuple* t,
+                                      const Tuple* translated, bint is_invalid,
+                                      uint8_t* reason) noexcept nogil:
+    """An answer in a flow that a DNAT rule led to a service: IPVS sees it between conntrack's
+    two translations. Its verdict; PASS if IPVS does not know its connection any more."""
+    cdef uint32_t reference = answered_service(s, table, t, translated)
+    if reference == NIL:
+        return VERDICT_PASS
+    trace_step(s, TRACE_FOUND, reference, 0, t)
+    if not is_invalid:
+        return reply_packet(s, packet, t, reference, translated, reason)
+    s.invalid += 1
+    if table_meta(table, reference >> 1).flags & FLAG_TRACKED:
+        nfct_entry(s, table, reference >> 1).packet = ENTRY_INVALID
+    return reply_packet(s, packet, t, reference, NULL, reason)
+
+
 cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32_t reference,
                                 bint received, uint8_t* reason) noexcept nogil:
     """A packet of a flow that is tracked for the NAT rules; ``received`` as for rule_track."""
@@ -280,6 +303,17 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
     cdef uint8_t fit = rule_track(s, table, packet, t, reference, received, &ends)
     cdef uint8_t verdict = VERDICT_DROP
     cdef uint8_t failed = REASON_NONE
+    if direction == REPLY and fit != FIT_REOPENS and entry_of(
+            entries_of(s.entries, t.family), i).redirected:
+        connection_translated(table, i, REPLY, &translated)
+        if fit == FIT_INVALID:
+            translated = t[0]
+        verdict = redirected_answer(s, table, packet, t, &translated, fit == FIT_INVALID, reason)
+        if verdict != VERDICT_PASS:
+            if ends:
+                connection_end(s, table, i, True)
+            return verdict
+        verdict = VERDICT_DROP
     if table_meta(table, i).flags & FLAG_ONE_PACKET and direction == ORIGINAL:
         entry_of(entries_of(s.entries, t.family), i).packet = <uint8_t>(
             ENTRY_INVALID if fit == FIT_INVALID else ENTRY_TAKEN)

@@ -265,8 +265,9 @@ cdef inline uint8_t request_packet(State* s, Packet* packet, const Tuple* t, uin
 
 
 cdef inline uint8_t reply_packet(State* s, Packet* packet, const Tuple* t, uint32_t reference,
-                                 uint8_t* reason) noexcept nogil:
-    """A packet of a server, of a service's connection."""
+                                 const Tuple* behind, uint8_t* reason) noexcept nogil:
+    """A packet of a server, of a service's connection. ``behind``: what conntrack makes of it
+    behind IPVS, if its flow is none of this connection's but a redirected one; or NULL."""
     cdef Table* table = table_of(s, packet.family)
     cdef uint32_t i = reference >> 1
     cdef uint32_t method = connection_method(table_meta(table, i))
@@ -287,7 +288,9 @@ cdef inline uint8_t reply_packet(State* s, Packet* packet, const Tuple* t, uint3
                              s.tick_up + s.tracker.timeout[table_meta(table, i).state])
         reason[0] = failed
         return VERDICT_DROP
-    if table_meta(table, i).flags & FLAG_TRACKED:
+    if behind != NULL:
+        translated = behind[0]
+    elif table_meta(table, i).flags & FLAG_TRACKED:
         failed = nfct_answer(s, table, packet, t, i, &translated)
     s.forward.rerouted = s.sysctl[SYSCTL_SNAT_REROUTE] != 0
     service_count(s, table, packet, i, REPLY)
@@ -308,7 +311,7 @@ cdef inline uint8_t service_packet(State* s, Packet* packet, const Tuple* t, uin
     """A packet of a service's connection."""
     if reference & 1 == ORIGINAL:
         return request_packet(s, packet, t, reference, reason)
-    return reply_packet(s, packet, t, reference, reason)
+    return reply_packet(s, packet, t, reference, NULL, reason)
 
 
 cdef inline bint is_server_port(const State* s, const Tuple* t) noexcept nogil:

@@ -39,6 +39,7 @@ cdef struct Entry:
     uint8_t packet              # ENTRY_*
     uint8_t expected            # a master expected it: its first packet was RELATED
     uint8_t reversed            # of a service's connection: the server's packet opened it
+    uint8_t redirected          # of a flow that a DNAT rule led to a service: IPVS sees its answers
 
 
 cdef struct Entries:

@@ -21,12 +21,12 @@ from lvscore._core.consts cimport (
     VERDICT_PASS,
 )
 from lvscore._core.flow cimport (
-    Tuple, address_equal, ports_make, ports_source, transport_ports, tuple_hash, tuple_inverse,
-    tuple_load,
+    Tuple, address_equal, ports_destination, ports_make, ports_source, transport_ports, tuple_hash,
+    tuple_inverse, tuple_load,
 )
 from lvscore._core.forward cimport forward_pass, forward_request
 from lvscore._core.load cimport load_bind, load_unbind
-from lvscore._core.nfct cimport asked_set, is_redirected, nfct_knows
+from lvscore._core.nfct cimport flow_service, redirected_flow
 from lvscore._core.quote cimport (
     ICMP_PARAMETER_PROBLEM, ICMP_REDIRECT, quote_parse, quote_translate,
 )
@@ -44,7 +44,7 @@ from lvscore._core.state cimport (
     TRACE_NOT_FOUND, TRACE_TRANSLATED, connection_total, is_hooked, is_hosted, table_of,
     trace_step,
 )
-from lvscore._core.translate cimport addresses_delta, addresses_write
+from lvscore._core.translate cimport addresses_delta, addresses_write, tuples_equal
 from lvscore._core.transmit cimport request_transmit
 from lvscore._core.tunnel_error cimport tunnel_error_process
 from lvscore._core.verify cimport transport_checksum_good
@@ -101,6 +101,27 @@ cdef inline uint8_t icmp_error_untranslated(State* s, Packet* packet, const Tupl
     return VERDICT_FORWARD
 
 
+cdef inline uint64_t service_quote(Packet* quote, const Tuple* quoted, const Tuple* sent,
+                                   uint32_t direction, const Tuple* begun) noexcept nogil:
+    """Put back what an error about a service's connection quotes: IPVS where the packet was for,
+    netfilter, before it or behind it, who sent it, and behind both what a redirected flow began
+    with, ``begun``, or NULL. What that adds to the ICMP checksum."""
+    cdef Tuple between = quoted[0]
+    cdef uint64_t delta
+    between.source = sent.source
+    between.ports = ports_make(ports_source(sent.ports), ports_destination(quoted.ports))
+    if direction == REPLY:
+        delta = 0 if tuples_equal(quoted, &between) else quote_translate(
+            quote, quoted, &between, False)
+        delta += quote_translate(quote, &between, sent, True)
+        if begun != NULL:
+            delta += quote_translate(quote, sent, begun, False)
+        return delta
+    delta = quote_translate(quote, quoted, &between, True)
+    return delta if tuples_equal(&between, sent) else delta + quote_translate(
+        quote, &between, sent, False)
+
+
 cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
                                        bint received, uint8_t* reason) noexcept nogil:
     """An ICMP error: translate it if it is about a connection.
@@ -109,14 +130,15 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
     """
     cdef Table* table = table_of(s, packet.family)
     cdef Packet quote
-    cdef Tuple quoted, about, sent, back, outer
+    cdef Tuple quoted, about, sent, back, outer, begun
     cdef uint32_t reference = NIL
     cdef uint32_t direction
     cdef Meta* meta
     cdef Server* server
     cdef uint64_t delta
     cdef uint8_t* icmp = packet_l4(packet)
-    cdef uint16_t port
+    cdef uint32_t flow = NIL            # a redirected one, of which IPVS sees the answers
+    cdef uint32_t other
     cdef bint quoting, local
     cdef uint8_t failed, verdict
     quoting = quote_parse(packet, &quote)
@@ -126,6 +148,9 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
         about = tuple_inverse(&quoted)
         trace_step(s, TRACE_ICMP_ERROR, 0, 0, &quoted)
         reference = table_find(table, tuple_hash(&s.key, &about), &about)
+        if (s.tracking and reference != NIL and reference & 1 == REPLY
+                and redirected_flow(s, table, reference) != NIL):
+            reference = redirected_flow(s, table, reference)
         # netfilter knows parameter problems and redirects, IPVS does not.
         if (reference != NIL and packet.family == IPV4
                 and (icmp[0] == ICMP_PARAMETER_PROBLEM or icmp[0] == ICMP_REDIRECT)
@@ -148,9 +173,14 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
         return unrelated(s, t, reason)
     trace_step(s, TRACE_FOUND, reference, 0, &about)
     direction = reference & 1
+    if not table_meta(table, reference >> 1).flags & FLAG_SERVICE:
+        other = flow_service(s, table, reference, &about)
+        if other == NIL or not address_equal(&about.destination, &t.destination):
+            return related_process(s, packet, t, &quote, &quoted, reference, received, reason)
+        flow = reference >> 1
+        reference = other
+        connection_tuple(table, flow, ORIGINAL, &begun)
     meta = table_meta(table, reference >> 1)
-    if not meta.flags & FLAG_SERVICE:
-        return related_process(s, packet, t, &quote, &quoted, reference, received, reason)
     if is_hosted(s) and not local:
         failed = forward_pass(&s.routes, packet, t, &t.destination, &s.forward)
         if failed:
@@ -180,15 +210,9 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
         return VERDICT_DROP
     if direction == REPLY:
         s.forward.rerouted = s.sysctl[SYSCTL_SNAT_REROUTE] != 0
-    delta = quote_translate(&quote, &quoted, &sent, True)
-    if direction == REPLY and nfct_knows(s, table, reference >> 1) and is_redirected(
-            table, reference >> 1):
-        # Behind IPVS netfilter puts back what its DNAT did (nf_nat_icmp_reply_translation).
-        about = sent
-        asked_set(table, reference >> 1, &about.destination, &port)
-        about.ports = ports_make(ports_source(about.ports), port)
-        outer.source = about.destination
-        delta += quote_translate(&quote, &sent, &about, False)
+    if flow != NIL:
+        outer.source = begun.destination
+    delta = service_quote(&quote, &quoted, &sent, direction, NULL if flow == NIL else &begun)
     if packet.family == IPV6:
         delta += addresses_delta(t, &outer)
     store16(icmp + 2, checksum_update(load16(icmp + 2), delta_finish(delta)))

@@ -11,9 +11,10 @@ in a record of its own, as one of the rules.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 from lvscore._core.connection cimport (
-    Extension, FLAG_ASSURED, FLAG_EXTENDED, FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SERVICE,
+    FLAG_ASSURED, FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SERVICE,
     FLAG_SLOW, FLAG_TRACKED, Meta, Table, connection_count, connection_extension, connection_method,
-    connection_open, connection_translated, connection_tuple, table_find_direction,
+    connection_open, connection_shadowed, connection_translated, connection_tuple, table_find,
+    table_find_direction,
     table_insert_direction, table_meta, table_remove_direction,
 )
 from lvscore._core.consts cimport (
@@ -24,7 +25,8 @@ from lvscore._core.entry cimport (
     ENTRY_INVALID, ENTRY_NEW, ENTRY_TAKEN, Entries, Entry, entries_of, entry_of, entry_open,
 )
 from lvscore._core.flow cimport (
-    Address, Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_inverse,
+    Address, Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_hash,
+    tuple_inverse,
 )
 from lvscore._core.lifetime cimport connection_end, connection_timer_set, ports_give
 from lvscore._core.nat cimport ports_take, rule_postrouting, search_begin, seen_fill
@@ -32,9 +34,9 @@ from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_ad
 from lvscore._core.rename cimport connection_reply_set
 from lvscore._core.route cimport Route, address_is_local, route_find
 from lvscore._core.rules cimport Search, Seen, reply_is_free
-from lvscore._core.server cimport METHOD_ROUTE, METHOD_TUNNEL
+from lvscore._core.server cimport METHOD_MASQUERADE, METHOD_ROUTE, METHOD_TUNNEL
 from lvscore._core.state cimport (
-    SYSCTL_CONNTRACK, State, TRACE_STATE, TRACE_TIMEOUT, table_of, trace_step,
+    SYSCTL_CONNTRACK, State, TRACE_STATE, TRACE_TIMEOUT, is_hooked, table_of, trace_step,
 )
 from lvscore._core.tcp_window cimport FIT_INVALID, FIT_REOPENS, FIT_TAKEN
 from lvscore._core.translate cimport tuples_equal
@@ -86,54 +88,12 @@ cdef inline void source_restore(const Table* table, uint32_t i, Tuple* translate
                                   ports_destination(translated.ports))
 
 
-cdef inline bint is_redirected(const Table* table, uint32_t i) noexcept nogil:
-    """Whether a DNAT rule led a connection's requests to its service, so that conntrack's flow
-    began with another destination."""
-    return (table_meta(table, i).flags & FLAG_EXTENDED
-            and table.extensions[table.extension_of[i]].is_redirected)
-
-
-cdef inline void nfct_redirect(const State* s, Table* table, const Tuple* t,
-                               uint32_t i) noexcept nogil:
-    """A request of tuple ``t`` has been led to its service: if conntrack's flow begins with it,
-    the answers come from where it went."""
-    cdef Extension* extension
-    if nfct_knows(s, table, i) and nfct_entry(s, table, i).packet == ENTRY_NEW:
-        extension = connection_extension(table, i)
-        extension.asked = t.destination
-        extension.asked_port = ports_destination(t.ports)
-        extension.is_redirected = True
-
-
-cdef inline void redirect_end(Table* table, uint32_t i) noexcept nogil:
-    if is_redirected(table, i):
-        connection_extension(table, i).is_redirected = False
-
-
-cdef inline void asked_set(const Table* table, uint32_t i, Address* address,
-                           uint16_t* port) noexcept nogil:
-    """Put in where the requests of a redirected connection went."""
-    cdef const Extension* extension = &table.extensions[table.extension_of[i]]
-    address[0] = extension.asked
-    port[0] = extension.asked_port
-
-
-cdef inline void nfct_answered(const State* s, const Table* table, uint32_t i,
-                               Tuple* translated) noexcept nogil:
-    """An answer's tuple behind IPVS: source NAT takes back what DNAT did (nf_nat_packet)."""
-    cdef uint16_t port
-    if is_redirected(table, i) and nfct_is_old(s, table, i):
-        asked_set(table, i, &translated.source, &port)
-        translated.ports = ports_make(port, ports_destination(translated.ports))
-
-
 cdef inline bint nfct_forget(State* s, Table* table, uint32_t i) noexcept nogil:
     """Conntrack forgets a connection, IPVS does not; its source is translated no more. False if
     the index is too crowded for the tuple that it had before."""
     cdef Tuple request, reply
     nfct_entry(s, table, i).state = 0
     nfct_entry(s, table, i).reversed = False
-    redirect_end(table, i)
     ports_give(s, nfct_entry(s, table, i))
     table_meta(table, i).flags &= ~<uint32_t>(FLAG_SEEN_REPLY | FLAG_ASSURED)
     if not source_is_translated(table, i):
@@ -266,13 +226,86 @@ cdef inline uint8_t nfct_open(State* s, Table* table, const Packet* packet, cons
     failed = nfct_source(s, table, packet, i, &opening)
     if failed:
         return failed
-    redirect_end(table, i)
     entry.created = table.wheel.tick
     entry.state = opening.state
     entry.deadline = s.tick_up + opening.timeout
+    entry.masquerade = opening.masquerade
     opening_store(&opening, entries, entry, packet.protocol)
     ports_take(s, entry, &opening)
     return REASON_NONE
+
+
+cdef inline bint nfct_redirect(State* s, Table* table, const Packet* packet, const Tuple* t,
+                               uint32_t i) noexcept nogil:
+    """A request of tuple ``t`` went to its server behind a DNAT rule that led it to the service.
+    The flow that it opened to conntrack goes from here on by a record of its own, as one of the
+    rules: requests pass IPVS by, whose view of the connection stays in record ``i``. False if
+    there is no room."""
+    cdef Entries* entries = entries_of(s.entries, table.family)
+    cdef Entry* entry
+    cdef Entry* own
+    cdef Tuple reply
+    cdef uint32_t j
+    if connection_method(table_meta(table, i)) != METHOD_MASQUERADE or not (
+            nfct_knows(s, table, i) and nfct_entry(s, table, i).packet == ENTRY_NEW):
+        return True
+    entry = nfct_entry(s, table, i)
+    connection_tuple(table, i, REPLY, &reply)
+    j = connection_open(table, &s.key, t, &reply, 0, entry.state, FLAG_SLOW, entry.deadline)
+    if j == NIL:
+        return False
+    s.opened += 1
+    connection_extension(table, j)      # it never takes the short way
+    own = entry_open(entries, table, &s.key, j)
+    own.redirected = True
+    own.masquerade = entry.masquerade
+    own.pool = entry.pool
+    own.client = entry.client
+    own.window = entry.window
+    entry.pool = entry.client = 0
+    entry.window = NIL
+    connection_count(table, j, ORIGINAL, packet.l3_length)
+    return nfct_forget(s, table, i)
+
+
+cdef inline uint32_t redirected_flow(const State* s, const Table* table,
+                                     uint32_t reference) noexcept nogil:
+    """The redirected flow whose answers have the tuple of a service's connection, too, or NIL:
+    conntrack sees them first."""
+    reference = connection_shadowed(table, reference)
+    while reference != NIL and (
+            reference & 1 == ORIGINAL or table_meta(table, reference >> 1).flags & FLAG_SERVICE
+            or not nfct_entry(s, table, reference >> 1).redirected):
+        reference = connection_shadowed(table, reference)
+    return reference
+
+
+cdef inline uint32_t answered_service(const State* s, const Table* table, const Tuple* t,
+                                      const Tuple* translated) noexcept nogil:
+    """IPVS's connection that an answer of a redirected flow belongs to, or NIL: it has the tuple
+    between conntrack's two translations (ip_vs_out in FORWARD)."""
+    cdef Tuple between = t[0]
+    cdef uint32_t reference
+    between.destination = translated.destination
+    between.ports = ports_make(ports_source(t.ports), ports_destination(translated.ports))
+    reference = table_find(table, tuple_hash(&s.key, &between), &between)
+    while reference != NIL and not (reference & 1 == REPLY and table_meta(
+            table, reference >> 1).flags & FLAG_SERVICE):
+        reference = connection_shadowed(table, reference)
+    if reference != NIL and not is_hooked(s, t.family):
+        return NIL
+    return reference
+
+
+cdef inline uint32_t flow_service(const State* s, const Table* table, uint32_t reference,
+                                  const Tuple* t) noexcept nogil:
+    """IPVS's connection of an answer of tuple ``t``, or of an error about what is answered so, in
+    a flow of the rules; NIL if the flow is not redirected."""
+    cdef Tuple translated
+    if reference & 1 == ORIGINAL or not nfct_entry(s, table, reference >> 1).redirected:
+        return NIL
+    connection_translated(table, reference >> 1, REPLY, &translated)
+    return answered_service(s, table, t, &translated)
 
 
 cdef inline uint8_t answer_open(State* s, Table* table, const Packet* packet, const Tuple* t,
@@ -299,7 +332,6 @@ cdef inline uint8_t answer_open(State* s, Table* table, const Packet* packet, co
     if failed:
         return failed
     if tuples_equal(&wanted, translated):
-        redirect_end(table, i)
         entry.reversed = True
     elif has_room(s, table, t):
         reply = tuple_inverse(&wanted)
@@ -332,7 +364,6 @@ cdef inline uint8_t nfct_answer(State* s, Table* table, const Packet* packet, co
     cdef uint8_t fit
     cdef bint ends
     if entry_of(entries_of(s.entries, table.family), i).packet != ENTRY_NEW:
-        nfct_answered(s, table, i, translated)
         return REASON_NONE
     j = table_find_direction(table, &s.key, t, ORIGINAL)
     if j == NIL or table_meta(table, j).flags & FLAG_SERVICE:

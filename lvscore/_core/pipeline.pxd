@@ -21,7 +21,7 @@ from lvscore._core.consts cimport (
     REASON_BAD_IP_OPTION, REASON_BAD_SOURCE, REASON_NONE,
     REASON_NOT_IP, REASON_NOT_UNICAST, REASON_NO_PROTOCOL_HANDLER, REASON_NO_SERVICE,
     REASON_REPLY, REASON_REQUEST, REASON_ROUTED, REASON_SOURCE_ROUTE,
-    REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNKNOWN_SERVER_PORT, VECTOR, VERDICT_DROP,
+    REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNKNOWN_SERVER_PORT, REPLY, VECTOR, VERDICT_DROP,
     VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS, VERDICT_STOLEN,
 )
 from lvscore._core.defragment cimport datagram_emit, fragment_take
@@ -40,6 +40,7 @@ from lvscore._core.lane cimport (
 )
 from lvscore._core.lane_open cimport lanes_open
 from lvscore._core.machine cimport likely, prefetch_write
+from lvscore._core.nfct cimport redirected_flow
 from lvscore._core.quote cimport icmp_is_error, icmp_is_redirect
 from lvscore._core.route cimport address_is_local
 from lvscore._core.state cimport (
@@ -83,10 +84,15 @@ cdef inline uint32_t connection_seen(State* s, const Packet* packet, const Tuple
     """
     cdef const Table* table = table_of(s, t.family)
     cdef uint32_t reference = table_find(table, tuple_hash(&s.key, t), t)
+    cdef uint32_t flow
     if reference == NIL and table.portless:
         reference = table_find_portless(table, &s.key, t)
     if reference == NIL or not table_meta(table, reference >> 1).flags & FLAG_SERVICE:
         return reference
+    if s.tracking and reference & 1 == REPLY:
+        flow = redirected_flow(s, table, reference)
+        if flow != NIL:
+            return flow
     if not is_hooked(s, t.family):
         return NIL
     if (is_hosted(s) and reference & 1 == ORIGINAL

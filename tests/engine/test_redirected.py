@@ -1,6 +1,8 @@
 """A DNAT rule that leads to a virtual service: whose the answers are (ip_vs_xmit.c, ip_vs_notrack;
 ip_vs_nfct.c; nf_nat_core.c, nf_nat_packet)."""
 
+from ipaddress import ip_address
+
 import pytest
 from packets import CLIENT, RS1, RS2, SECOND, VIP, checksums_good, flow, ip, tcp, udp
 from scapy.layers.inet import ICMP, IP
@@ -29,6 +31,11 @@ def send(engine, frame, now=0):
     return verdict, engine.last_reason
 
 
+def known(engine):
+    """IPVS's connections."""
+    return engine.ipvsadm("-Lnc").splitlines()[2:]
+
+
 def lines(engine):
     return engine.conntrack("-L").splitlines()
 
@@ -44,8 +51,64 @@ def test_who_answers(on, source):
         answer = tcp(RS1, 8080, CLIENT, 1000, "SA" if ack == 0 else "A", seq=5000, ack=1001)
         assert send(engine, answer) == (Verdict.FORWARD, Reason.REPLY)
         assert flow(answer) == (*source, CLIENT, 1000)
-    (connection,) = engine.connections
-    assert (connection.state, str(connection.virtual)) == ("ESTABLISHED", f"{VIP}:80")
+    (connection,) = known(engine)
+    assert connection.split()[2:5] == ["ESTABLISHED", f"{CLIENT}:1000", f"{VIP}:80"]
+    # With conntrack=1 its DNAT takes later requests to the server, and IPVS sees answers only.
+    (server,) = engine.services[0].servers
+    counts = server.statistics
+    assert (counts.packets_in, counts.packets_out) == ((1, 3) if on else (3, 3))
+
+
+@pytest.mark.parametrize("on", [0, 1])
+def test_the_rules_go(on):
+    """With conntrack=0 netfilter forgets the flow at each packet, and asks the rules anew."""
+    engine = director(on, protocol="udp")
+    send(engine, udp(CLIENT, 1000, ASKED, 8000))
+    engine.iptables("-t nat -F")
+    engine.iptables("-t nat -A POSTROUTING -s 192.0.2.1 -j ACCEPT")  # conntrack still runs
+    request = udp(CLIENT, 1000, ASKED, 8000)
+    send(engine, request)
+    assert flow(request)[2:] == ((RS1, 8080) if on else (ASKED, 8000))
+
+
+def test_the_flow_outlives_the_services_connection():
+    """IPVS has no packets of the client's: its connection ends, and conntrack translates alone."""
+    engine = director(1, protocol="udp")
+    engine.ipvsadm("--set 0 0 20")
+    send(engine, udp(CLIENT, 1000, ASKED, 8000))
+    for second in (15, 30, 45):
+        send(engine, udp(CLIENT, 1000, ASKED, 8000), second * SECOND)
+    assert known(engine) == []
+    answer = udp(RS1, 8080, CLIENT, 1000)
+    send(engine, answer, 46 * SECOND)
+    assert flow(answer) == (ASKED, 8000, CLIENT, 1000)
+    assert engine.services[0].statistics.packets_out == 0
+
+
+def test_the_services_connection_outlives_the_flow():
+    """Behind conntrack's end the next request asks the rules, and finds IPVS's connection."""
+    engine = director(1, protocol="udp")
+    engine.services[0].add_server(f"{RS2}:8080")
+    for second in (0, 100, 200):
+        request = udp(CLIENT, 1000, ASKED, 8000)
+        send(engine, request, second * SECOND)
+        assert flow(request) == (CLIENT, 1000, RS2, 8080)
+        assert len(lines(engine)) == 1
+    assert len(known(engine)) == 1
+    assert engine.services[0].statistics.packets_in == 3
+
+
+def test_an_invalid_answer_is_the_services():
+    engine = director(1)
+    for flags, seq, ack in (("S", 1000, 0), ("A", 1001, 5001)):
+        send(engine, tcp(CLIENT, 1000, ASKED, 8000, flags, seq=seq, ack=ack))
+        send(engine, tcp(RS1, 8080, CLIENT, 1000, "SA" if ack == 0 else "A", seq=5000, ack=1001))
+    answer = tcp(RS1, 8080, CLIENT, 1000, "A", seq=5000 + 10_000_000, ack=1001)
+    assert send(engine, answer) == (Verdict.FORWARD, Reason.REPLY)
+    assert flow(answer) == (VIP, 80, CLIENT, 1000)
+    request = tcp(CLIENT, 1000, ASKED, 8000, "A", seq=1000 + 10_000_000, ack=5001)
+    assert send(engine, request)[1] == Reason.INVALID_STATE
+    assert flow(request) == (CLIENT, 1000, ASKED, 8000)
 
 
 def test_conntrack_knows_where_the_flow_began():
@@ -101,6 +164,47 @@ def test_errors_from_the_servers_side_quote_what_was_asked():
     # IPVS leaves the quoted checksum as it was at the server, netfilter only adds its own part.
     assert quoted[:26] == asked[:26]
     assert quoted[28:] == asked[28:]
+
+
+@pytest.mark.parametrize("source", [CLIENT, DIP])
+def test_errors_from_the_clients_side_pass_ipvs_by(source):
+    """Netfilter translates them whole, the quoted checksum, too (nf_nat_icmp_reply_translation)."""
+    rules = [] if source == CLIENT else [f"-t nat -A POSTROUTING -j SNAT --to-source {DIP}"]
+    engine = director(1, *rules, protocol="udp")
+    send(engine, udp(CLIENT, 1000, ASKED, 8000))
+    answer = udp(RS1, 8080, source, 1000)
+    sent = bytes(answer[14:])
+    send(engine, answer)
+    counted = engine.services[0].statistics
+    error = bytearray(bytes(ip("10.0.0.77", ASKED) / ICMP(type=3, code=3) / IP(bytes(answer[14:]))))
+    assert send(engine, error) == (Verdict.FORWARD, Reason.RELATED_ICMP)
+    packet = IP(bytes(error[14:]))
+    assert (packet.src, packet.dst) == ("10.0.0.77" if source == CLIENT else DIP, RS1)
+    assert bytes(packet[ICMP].payload) == sent
+    assert engine.services[0].statistics == counted
+
+
+def test_errors_from_the_servers_side_with_both_ends_translated():
+    """Netfilter's parts of the quoted checksum are taken back, IPVS's is not."""
+    engine = director(1, f"-t nat -A POSTROUTING -j SNAT --to-source {DIP}", protocol="udp")
+    request = udp(CLIENT, 1000, ASKED, 8000)
+    asked = bytes(request[14:])
+    send(engine, request)
+    error = bytearray(bytes(ip(RS2, DIP) / ICMP(type=3, code=3) / IP(bytes(request[14:]))))
+    assert send(engine, error) == (Verdict.FORWARD, Reason.RELATED_ICMP)
+    packet = IP(bytes(error[14:]))
+    assert (packet.src, packet.dst) == (ASKED, CLIENT)
+    quoted = bytes(packet[ICMP].payload)
+    assert (quoted[:26], quoted[28:]) == (asked[:26], asked[28:])
+    # What the service's own translation adds, in ones' complement.
+    words = [int.from_bytes(data[26:28], "big") for data in (quoted, asked)]
+    vip, server = (IP(src=address).src for address in (VIP, RS1))
+    halves = [
+        sum(int.from_bytes(ip_address(a).packed[n : n + 2], "big") for n in (0, 2)) + port
+        for a, port in ((vip, 80), (server, 8080))
+    ]
+    assert (words[0] - words[1] - halves[0] + halves[1]) % 0xFFFF == 0
+    assert engine.services[0].statistics.packets_out == 1
 
 
 def test_ipv6():
