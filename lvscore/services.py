@@ -279,10 +279,11 @@ class Service:
     @property
     def scheduler_flags(self) -> tuple[str, ...]:
         """The flags that are set: those of :data:`lvscore.SCHEDULER_FLAGS`, ``"flag-1"`` to
-        ``"flag-3"`` of a scheduler that has none there."""
+        ``"flag-3"`` of a scheduler that has none there, and ``"flag-3"`` of all."""
         flags = self._record().scheduler_flags
-        known = SCHEDULER_FLAGS.get(self.scheduler, ANY_SCHEDULER_FLAGS)
-        return tuple(name for name, bit in known.items() if flags & bit)
+        known = {**ANY_SCHEDULER_FLAGS, **SCHEDULER_FLAGS.get(self.scheduler, {})}
+        names = {bit: name for name, bit in known.items()}
+        return tuple(names[bit] for bit in sorted(names) if flags & bit)
 
     @property
     def persistence(self) -> int:

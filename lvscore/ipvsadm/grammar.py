@@ -5,8 +5,10 @@ are missing, illegal or in conflict, then what does not go together. All of the 
 read here; what this engine can carry out of it is decided in :mod:`lvscore.ipvsadm.commands`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
 from typing import NamedTuple, NoReturn
 
@@ -335,8 +337,9 @@ class _Words:
 
     def _netmask(self, text: str) -> Address | int:
         if self.service and self.service.family == 6:
-            length = parse_number(text, 1, 128)
-            return _fail("illegal ipv6 netmask specified") if length is None else length
+            leading = re.match(r"\s*[+-]?[0-9]+", text)  # as atoi does
+            length = int(leading[0]) if leading else 0
+            return length if 1 <= length <= 128 else _fail("illegal ipv6 netmask specified")
         mask = parse_ipv4(text)
         return _fail("illegal virtual server persistent mask specified") if mask is None else mask
 
@@ -347,10 +350,10 @@ class _Words:
             arguments = arguments[3:]
         if arguments:
             _fail(f"unexpected argument {arguments[0]}")
-        _check_options(self.given, _LEGALITY[self.name], _ORDER, f"'{self.name}' command")
         # An empty name is none: ipvsadm then takes its default.
         scheduler = self.scheduler or "wlc"
         flags = () if self.flags is None else _scheduler_flags(scheduler, self.flags)
+        _check_options(self.given, _LEGALITY[self.name], _ORDER, f"'{self.name}' command")
         if self.name in ("add-service", "edit-service"):
             self._check_service()
         elif self.name in ("add-server", "edit-server"):
@@ -452,8 +455,12 @@ def _timeouts(arguments: list[str]) -> tuple[int, int, int]:
 
 
 def _check_group(text: str) -> None:
-    found = parse_address_port(text, UDP)
-    if found is None or found[1] or not found[0].is_multicast:
+    version: type[IPv4Address | IPv6Address] = IPv6Address if ":" in text else IPv4Address
+    try:
+        group = version(text)
+    except ValueError:
+        group = None
+    if group is None or not group.is_multicast or "%" in text:
         _fail(f"invalid IPv{6 if ':' in text else 4} mcast-group `{text}'")
 
 

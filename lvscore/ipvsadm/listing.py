@@ -3,11 +3,10 @@
 Everything here only reads; trailing blanks are ipvsadm's own.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass
-from functools import cmp_to_key
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lvscore.addresses import Endpoint
 from lvscore.ipvsadm.values import FORWARD, HEADER, PROTOCOLS, format_endpoint
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "format_connections", "format_listing", "format_saved"]
 
+_T = TypeVar("_T")
 _METHOD_OPTION = {"masquerade": "-m", "route": "-g", "tunnel": "-i", "local": "-g"}
 _STATES = {
     "COOKIE_SENT": "C-SENT",
@@ -74,8 +74,8 @@ class _Format:
         if self.columns in ("stats", "rate"):
             return f"{name:<33}{self._counts(self._numbers(service))}"
         parts = [name, service.scheduler]
-        if flags := service.scheduler_flags:
-            parts.append(f"({','.join(flags)})")
+        if service.scheduler_flags:
+            parts.append(f"({_flags(service)})")
         if service.persistence:
             parts.append(f"persistent {service.persistence}")
             if (mask := netmask(service)) is not None:
@@ -293,14 +293,21 @@ def _service_options(service: "Service") -> str:
         options += f" --pe {service.persistence_engine}"
     if service.one_packet:
         options += " -o"
-    if flags := service.scheduler_flags:
-        options += f" -b {','.join(flags)}"
+    if service.scheduler_flags:
+        options += f" -b {_flags(service)}"
     return options
 
 
+def _flags(service: "Service") -> str:
+    """A scheduler's flags; of those of sh and mh ipvsadm knows two."""
+    known = service.scheduler not in ("sh", "mh")
+    return ",".join(flag for flag in service.scheduler_flags if known or flag != "flag-3")
+
+
 def sorted_services(services: Iterable["Service"]) -> list["Service"]:
-    """Services by mark, family, protocol, address and port (ipvs_cmp_services)."""
-    return sorted(services, key=lambda service: _place(_service_numbers(service)))
+    """Services by mark, family, protocol, address and port (ipvs_cmp_services); the kernel tells
+    those of marks last."""
+    return _sorted(sorted(services, key=lambda service: service.endpoint is None), _service_numbers)
 
 
 def _service_numbers(service: "Service") -> tuple[int, ...]:
@@ -310,16 +317,15 @@ def _service_numbers(service: "Service") -> tuple[int, ...]:
 
 
 def sorted_servers(servers: Iterable["Server"]) -> list["Server"]:
-    """Servers by family, address and port (ipvs_cmp_dests)."""
-    return sorted(
-        servers, key=lambda server: _place((server.address.version, *_numbers(server.endpoint)))
-    )
+    """Servers by address and port (ipvs_cmp_dests): an address of IPv4 is the first word of one
+    of IPv6 then."""
+    return _sorted(servers, lambda server: _numbers(server.endpoint))
 
 
 def _numbers(endpoint: Endpoint) -> tuple[int, ...]:
-    """An address in words of 32 bits, and the port."""
-    packed = endpoint.address.packed
-    words = (int.from_bytes(packed[i : i + 4], "big") for i in range(0, len(packed), 4))
+    """An address in four words of 32 bits, and the port."""
+    packed = endpoint.address.packed.ljust(16, b"\0")
+    words = (int.from_bytes(packed[i : i + 4], "big") for i in range(0, 16, 4))
     return *words, endpoint.port
 
 
@@ -330,4 +336,24 @@ def _compare(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     return next(filter(None, differences), 0)
 
 
-_place = cmp_to_key(_compare)
+def _sorted(items: Iterable[_T], numbers: Callable[[_T], tuple[int, ...]]) -> list[_T]:
+    """As glibc's qsort does, which halves and merges: three addresses may be in a circle, each
+    before the next (10.x, 100.x, 172.x), and then how they are sorted decides."""
+
+    def merged(halves: list[tuple[tuple[int, ...], _T]]) -> list[tuple[tuple[int, ...], _T]]:
+        if len(halves) < 2:
+            return halves
+        middle = len(halves) // 2
+        one, other = merged(halves[:middle]), merged(halves[middle:])
+        result = []
+        i = j = 0
+        while i < len(one) and j < len(other):
+            if _compare(one[i][0], other[j][0]) <= 0:
+                result.append(one[i])
+                i += 1
+            else:
+                result.append(other[j])
+                j += 1
+        return result + one[i:] + other[j:]
+
+    return [item for _, item in merged([(numbers(item), item) for item in items])]

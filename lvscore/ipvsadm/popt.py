@@ -36,7 +36,7 @@ class Scanner:
     """Reads options from left to right, one at a time, so that errors come in that order.
 
     Attributes:
-        word: the word that holds the option read last.
+        word: the word that was taken last: the option's, or its value's.
         arguments: words that are no options, as far as they have been read.
     """
 
@@ -95,9 +95,11 @@ class Scanner:
         if option.value is Value.REQUIRED:
             if not left:
                 raise self._error("missing argument")
-            return self._take()
+            self.word = self._take()
+            return self.word
         if option.value is Value.OPTIONAL and left and not self._words[self._next].startswith("-"):
-            return self._take()
+            self.word = self._take()
+            return self.word
         return None
 
     def _error(self, problem: str) -> CommandError:

@@ -76,11 +76,10 @@ def test_rows_are_sorted_by_a_32_bit_difference():
     engine.add_service("tcp", "172.16.1.1:8")
     engine.add_service("tcp", "[fd00::1]:80")
     engine.add_service("tcp", "[2001:db8::1]:8")
-    for mark in (2**31, 2**32 - 1, 1, 2**31 - 1):
+    for mark in (2**32 - 1, 1, 2**31 - 1):
         engine.add_fwmark_service(mark, family=4)
     engine.add_fwmark_service(1, family=6)
     assert [str(service) for service in listing.sorted_services(engine.services)] == [
-        "fwmark 2147483648",
         "fwmark 4294967295",
         "tcp 172.16.1.1:8",
         "tcp 172.16.1.1:80",
@@ -93,6 +92,47 @@ def test_rows_are_sorted_by_a_32_bit_difference():
         "fwmark 1",
         "fwmark 1 IPv6",
         "fwmark 2147483647",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("10 100 172", "10 100 172"),
+        ("10 172 100", "10 100 172"),
+        ("100 10 172", "100 172 10"),
+        ("100 172 10", "100 172 10"),
+        ("172 10 100", "172 10 100"),
+        ("172 100 10", "172 10 100"),
+    ],
+)
+def test_addresses_in_a_circle(first, then):
+    """10 < 100 < 172 < 10: what is first in the kernel's list stays it, as ipvsadm 1.31 showed."""
+    engine = Engine(seed=0)
+    service = engine.add_service("tcp", "1.1.1.1:80")
+    for number in reversed(first.split()):
+        service.add_server(f"{number}.0.0.1:80")
+    shown = [str(server.address) for server in listing.sorted_servers(service.servers)]
+    assert shown == [f"{number}.0.0.1" for number in then.split()]
+
+
+def test_servers_of_both_families_are_sorted_by_the_first_word():
+    engine = Engine(seed=0)
+    service = engine.add_service("tcp", "1.1.1.1:80")
+    for address in ("9.9.9.9:80", "[1:2::3]:80", "[2001:db8::1]:80"):
+        service.add_server(address, method="tunnel")
+    shown = [str(server.address) for server in listing.sorted_servers(service.servers)]
+    assert shown == ["1:2::3", "9.9.9.9", "2001:db8::1"]
+
+
+def test_a_flag_that_its_scheduler_has_no_name_for():
+    engine = Engine(seed=0)
+    engine.ipvsadm("-A -t 1.2.3.4:80 -s sh -b flag-3,sh-port")
+    engine.ipvsadm("-A -t 1.2.3.4:81 -s mh -b flag-3")
+    assert "TCP  1.2.3.4:80 sh (sh-port)\nTCP  1.2.3.4:81 mh ()\n" in engine.ipvsadm("-Ln")
+    assert ipvsadm.save(engine).splitlines() == [
+        "-A -t 1.2.3.4:80 -s sh -b sh-port",
+        "-A -t 1.2.3.4:81 -s mh -b ",
     ]
 
 
