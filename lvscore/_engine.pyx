@@ -8,7 +8,7 @@ from cpython.bytearray cimport (
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
 from lvscore._core.bytes cimport htons, load16, load_be16, ntohs
@@ -111,7 +111,8 @@ __all__ = [
     "dialog_call_id", "expectations_end", "expectations_list", "ftp_ports", "ftp_ports_set",
     "host_emitted", "host_neighbour", "host_output", "host_own", "host_receive",
     "host_receive_batch", "host_segments", "host_set", "pools_events", "pools_list", "pools_quota",
-    "pools_quota_set", "route_get", "rule_counters", "rule_counters_set", "rules_set",
+    "pools_quota_set", "route_get", "rule_counters", "rule_counters_set", "rules_append",
+    "rules_set",
     "rules_zero", "sctp_checksummed", "server_counts", "server_estimate", "server_join",
     "server_leave", "server_lookup", "server_record", "server_update", "service_counts",
     "service_estimate", "service_join", "service_leave", "service_members", "service_number",

@@ -57,6 +57,23 @@ cdef Chain* chain_of(State* s, name) except NULL:
     raise LookupError(f"no chain {name}")
 
 
+def rules_append(EngineCore engine not None, name, list rules):
+    """Put rules at the end of a chain, which then has MOST_RULES at most."""
+    cdef State* s = engine.enter()
+    cdef Chain* chain = chain_of(s, name)
+    cdef size_t count = chain.count + len(rules)
+    cdef Rule* array = <Rule*>realloc(chain.rule, max(count, 1) * sizeof(Rule))
+    cdef uint32_t k
+    if array == NULL:
+        raise MemoryError()
+    chain.rule = array
+    memset(&array[chain.count], 0, len(rules) * sizeof(Rule))
+    for k in range(<uint32_t>len(rules)):
+        rule_fill(&array[chain.count + k], rules[k])
+    chain.count = <uint32_t>count
+    tracking_update(s)
+
+
 def rules_set(EngineCore engine not None, name, list rules):
     """Replace the rules of a chain, MOST_RULES at most; those that stay (by number) keep their
     counters."""
@@ -79,6 +96,12 @@ def rules_set(EngineCore engine not None, name, list rules):
     free(chain.rule)
     chain.rule = array
     chain.count = <uint32_t>len(rules)
+    tracking_update(s)
+
+
+cdef void tracking_update(State* s):
+    """Rules of table nat, and targets CT, let every flow be tracked."""
+    cdef uint32_t k
     s.tracking = s.prerouting.count + s.postrouting.count > 0
     for k in range(s.raw.count):
         s.tracking = s.tracking or s.raw.rule[k].target == TARGET_CT

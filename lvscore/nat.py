@@ -90,7 +90,10 @@ class RuleEngine(_engine.EngineCore):
         super().__init__(max_connections, seed)
         self._chains: dict[tuple[str, str], list[Rule]] = {key: [] for key in CHAINS}
         self._last_rule = 0
-        self._changed_chains: set[tuple[str, str]] | None = None
+        self._made_chains: set[tuple[str, str, int]] = set()
+        """Chains that had rules, by family: to iptables an empty one is not the same as none."""
+        self._changed_chains: dict[tuple[str, str], int] | None = None
+        """Of each chain how many rules from its start are unchanged."""
 
     def add_dnat(
         self,
@@ -261,10 +264,16 @@ class RuleEngine(_engine.EngineCore):
             LimitError: the chain has 4096 rules.
         """
         _check(rule)
-        chain = list(self._chains[rule.table, rule.chain])
+        key = rule.table, rule.chain
+        chain = list(self._chains[key])
         added = self._number_rule(rule)
-        chain.insert(len(chain) if position is None else position, added)
-        self._install_rules((rule.table, rule.chain), chain)
+        if position is None or position >= len(chain):
+            chain.append(added)
+            self._install_rules(key, chain, kept=len(chain) - 1)
+        else:
+            chain.insert(position, added)
+            self._install_rules(key, chain)
+        self._made_chains.add((*key, rule.family))
         return added
 
     def remove_rule(self, rule: Rule) -> None:
@@ -342,7 +351,7 @@ class RuleEngine(_engine.EngineCore):
             yield
             return
         before = dict(self._chains)
-        changed: set[tuple[str, str]] = set()
+        changed: dict[tuple[str, str], int] = {}
         self._changed_chains = changed
         done = False
         try:
@@ -353,20 +362,23 @@ class RuleEngine(_engine.EngineCore):
             if not done:
                 self._chains.update(before)
             for key in changed:  # those put back, too: they may know a new interface
-                self._install_rules(key, self._chains[key])
+                self._install_rules(key, self._chains[key], kept=changed[key] if done else 0)
 
-    def _install_rules(self, key: tuple[str, str], chain: list[Rule]) -> None:
+    def _install_rules(self, key: tuple[str, str], chain: list[Rule], *, kept: int = 0) -> None:
+        """Give a chain its rules, of which the first ``kept`` are what it has already."""
         if len(chain) > _engine.MOST_RULES:
             raise LimitError(f"{len(chain)} rules in a chain; at most {_engine.MOST_RULES}")
         routes = cast("Engine", self).routes
-        for rule in chain:  # every name has its number before one with + asks for them
+        new = chain[kept:]
+        for rule in new:  # every name has its number before one with + asks for them
             for name in (rule.in_interface, rule.out_interface):
                 if name is not None and not name.endswith("+"):
                     routes.index(name)
-        if self._changed_chains is None:
-            _engine.rules_set(self, " ".join(key), [_packed(rule, routes) for rule in chain])
+        if self._changed_chains is not None:
+            self._changed_chains[key] = min(kept, self._changed_chains.get(key, kept))
         else:
-            self._changed_chains.add(key)
+            install = _engine.rules_append if kept else _engine.rules_set
+            install(self, " ".join(key), [_packed(rule, routes) for rule in new])
         self._chains[key] = chain
 
     def _interface_named(self) -> None:

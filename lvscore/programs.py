@@ -45,15 +45,30 @@ def execute(engine: "Engine", argv: Sequence[str], stdin: str = "") -> Outcome:
         if program in _IPTABLES:
             return Outcome(0, iptables.run(engine, [program, *words]))
         if program in _SAVE or program in _RESTORE:
+            if program in _SAVE:
+                return Outcome(0, _saved(engine, program, words))
             if words:
                 raise CommandError(f"{program}: option {words[0]} is not available")
-            if program in _SAVE:
-                return Outcome(0, iptables.save(engine, _SAVE[program]))
             iptables.restore(engine, stdin, _RESTORE[program])
             return Outcome(0)
     except CommandError as error:
         return Outcome(error.status, "", f"{error}\n")
     return Outcome(127, "", f"{program}: command not found\n")
+
+
+def _saved(engine: "Engine", program: str, words: list[str]) -> str:
+    """iptables-save and ip6tables-save: -c, and -t TABLE."""
+    table = ""
+    counters = False
+    while words:
+        word = words.pop(0)
+        if word in ("-c", "--counters"):
+            counters = True
+        elif word in ("-t", "--table") and words and words[0] in iptables.ALL_CHAINS:
+            table = words.pop(0)
+        else:
+            raise CommandError(f"{program}: option {word} is not available")
+    return iptables.save(engine, _SAVE[program], table=table, counters=counters)
 
 
 def reads_standard_input(argv: Sequence[str]) -> bool:

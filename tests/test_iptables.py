@@ -3,8 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packets import udp
 
-from lvscore import iptables
+from lvscore import iptables, programs
 from lvscore.engine import Engine
 from lvscore.errors import CommandError
 
@@ -203,7 +204,9 @@ def test_flush_one_chain():
         ("-t nat -A PREROUTING -j DNAT --to 1.1.1.1 extra", "'extra'"),
         ("-t nat -A PREROUTING -j DNAT --to", "needs a value"),
         ("-t nat -A PREROUTING -F", "together"),
-        ("-t nat -D PREROUTING 3", "No chain/target/match by that name"),
+        ("-t nat -D PREROUTING 3", "Index of deletion too big"),
+        ("-t nat -D POSTROUTING 1", "No chain/target/match by that name"),
+        ("-t nat -R PREROUTING -j DNAT --to 1.1.1.1", "-R needs the number"),
         ("-t nat -D PREROUTING 0", "rule number 0"),
         ("-t nat -I PREROUTING 3 -j DNAT --to 1.1.1.1", "Index of insertion too big"),
         ("-t nat -D PREROUTING -j DNAT --to 1.1.1.1", "Bad rule"),
@@ -220,6 +223,77 @@ def test_refusals_name_what_is_wrong(line, named):
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
     assert targets(engine) == ["9.9.9.9"]
+
+
+def test_a_chain_that_is_empty_is_not_one_that_nobody_made():
+    """As iptables 1.8.9 (nf_tables), which makes a chain for its first rule."""
+    engine = Engine(seed=0)
+    none, deletion, replacement = (
+        "iptables: No chain/target/match by that name.",
+        "iptables: Index of deletion too big.",
+        "iptables: Index of replacement too big.",
+    )
+    for line, refused in [
+        ("-D POSTROUTING 1", none),
+        ("-R POSTROUTING 1 -j MASQUERADE", none),
+        ("-A POSTROUTING -s 1.1.1.1 -j MASQUERADE", ""),
+        ("-D POSTROUTING 3", deletion),
+        ("-F", ""),
+        ("-D POSTROUTING 1", deletion),
+        ("-R POSTROUTING 1 -j MASQUERADE", replacement),
+        ("-D PREROUTING 1", none),
+        ("-X", ""),
+        ("-D POSTROUTING 1", none),
+        ("-P POSTROUTING ACCEPT", ""),
+        ("-D POSTROUTING 1", deletion),
+    ]:
+        outcome = programs.execute(engine, ["iptables", "-t", "nat", *line.split()])
+        assert outcome == (bool(refused), "", f"{refused}\n" if refused else ""), line
+    outcome = programs.execute(engine, ["ip6tables", "-t", "nat", "-D", "POSTROUTING", "1"])
+    assert outcome.stderr == f"ip6{none[2:]}\n"
+
+
+def test_check_and_replace():
+    engine = Engine(seed=0)
+    for target in ("1.1.1.1", "2.2.2.2", "3.3.3.3"):
+        engine.iptables(f"-t nat -A PREROUTING -j DNAT --to {target}")
+    engine.iptables("-t nat -R PREROUTING 2 -j DNAT --to 4.4.4.4")
+    assert targets(engine) == ["1.1.1.1", "4.4.4.4", "3.3.3.3"]
+    assert engine.iptables("-t nat -C PREROUTING -j DNAT --to 4.4.4.4") == ""
+    with pytest.raises(CommandError, match="Bad rule") as caught:
+        engine.iptables("-t nat -C PREROUTING -j DNAT --to 2.2.2.2")
+    assert caught.value.status == 1
+
+
+def test_the_saved_text_of_a_table_with_counters():
+    engine = Engine(seed=0)
+    engine.iptables("-t nat -A PREROUTING -p udp -j DNAT --to 9.9.9.9")
+    engine.iptables("-t mangle -A PREROUTING -j MARK --set-mark 1")
+    engine.process(udp("10.0.0.1", 1000, "10.0.0.2", 53), 0)
+    counted = programs.execute(engine, ["iptables-save", "-c", "-t", "mangle"])
+    assert counted.stdout.splitlines() == [
+        "*mangle",
+        *(f":{name} ACCEPT [0:0]"
+          for name in ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")),
+        "[1:33] -A PREROUTING -j MARK --set-xmark 0x1/0xffffffff",
+        "COMMIT",
+    ]  # fmt: skip
+    text = programs.execute(engine, ["iptables-save", "-t", "nat"]).stdout
+    assert "\n-A PREROUTING -p udp -j DNAT --to-destination 9.9.9.9\n" in text
+    assert programs.execute(engine, ["iptables-save", "-M", "x"]).status == 2
+
+
+def test_rules_appended_one_by_one_are_where_they_would_be():
+    """A chain that grows keeps what it counted, and its order, also where others are put in."""
+    engine = Engine(seed=0)
+    for n in range(40):
+        engine.iptables(f"-t nat -A PREROUTING -d 10.0.0.{n} -j DNAT --to 172.16.1.{n}")
+        if n % 7 == 0:
+            engine.iptables(f"-t nat -I PREROUTING 2 -d 10.0.1.{n} -j DNAT --to 172.16.2.{n}")
+        engine.process(udp("10.9.0.1", 1000, f"10.0.0.{n}", 53), 0)
+    assert [engine.rule_counters(rule)[0] for rule in engine.rules] == [
+        int(rule.destination.network_address.packed[2] == 0) for rule in engine.rules
+    ]
 
 
 V4 = st.ip_addresses(v=4)

@@ -1,7 +1,8 @@
 """iptables' language, as far as it exists here: rules of the nat, mangle and raw tables.
 
-``-A``, ``-I``, ``-D``, ``-F``, ``-Z``, ``-S`` and ``-L`` on PREROUTING and POSTROUTING of
-``-t nat``, and on PREROUTING of ``-t mangle`` and ``-t raw``; ``-P CHAIN ACCEPT``. Matches:
+``-A``, ``-I``, ``-D``, ``-C``, ``-R``, ``-F``, ``-Z``, ``-S`` and ``-L`` on PREROUTING and
+POSTROUTING of ``-t nat``, and on PREROUTING of ``-t mangle`` and ``-t raw``;
+``-P CHAIN ACCEPT``; ``-X`` of what is empty. Matches:
 ``-s``, ``-d``, ``-p``, ``-i``, ``-o``, ``--sport``, ``--dport``, ``-m multiport``, ``-m mark``,
 ``-m ipvs --vaddr``, each with ``!``. Targets: DNAT, SNAT, MASQUERADE, REDIRECT, NETMAP, MARK,
 ``CT --helper ftp``, ACCEPT, RETURN. Long options may be abbreviated, as iptables takes them
@@ -15,13 +16,23 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lvscore.iptables.commands import apply, restore, save
-from lvscore.iptables.grammar import Command, parse, split
+from lvscore.iptables.grammar import ALL_CHAINS, Command, parse, split
 from lvscore.iptables.listing import format_rule
 
 if TYPE_CHECKING:
     from lvscore.engine import Engine
 
-__all__ = ["Command", "apply", "format_rule", "parse", "restore", "run", "save", "split"]
+__all__ = [
+    "ALL_CHAINS",
+    "Command",
+    "apply",
+    "format_rule",
+    "parse",
+    "restore",
+    "run",
+    "save",
+    "split",
+]
 
 
 def run(engine: "Engine", command: str | Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from lvscore import _engine
 from lvscore.errors import CommandError, ConfigError, LimitError, NotFoundError
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["apply", "restore", "save"]
 
-_NO_SUCH = "iptables: No chain/target/match by that name."
-_BAD_RULE = "iptables: Bad rule (does a matching rule exist in that chain?)."
+_NO_SUCH = "No chain/target/match by that name."
+_BAD_RULE = "Bad rule (does a matching rule exist in that chain?)."
 
 
 @contextmanager
@@ -58,17 +58,35 @@ def _apply(engine: "Engine", command: Command, rules: list[Rule]) -> str:
                 engine.add_rule(rule)
         case "insert":
             if command.number > len(rules) + 1:
-                fail("iptables: Index of insertion too big.", 1)
+                _refuse(command, "Index of insertion too big.")
             place = _place(engine, command, rules)
             for offset, rule in enumerate(command.rules):
                 engine.add_rule(rule, place + offset)
         case "delete" if command.number:
             if command.number > len(rules):
-                fail(_NO_SUCH, 1)
+                made = bool(_made(engine, command))
+                _refuse(command, "Index of deletion too big." if made else _NO_SUCH)
             engine.remove_rule(rules[command.number - 1])
         case "delete":
             for wanted in command.rules:
-                engine.remove_rule(_same(rules, wanted))
+                engine.remove_rule(_same(command, rules, wanted))
+        case "check":
+            for wanted in command.rules:
+                _same(command, rules, wanted)
+        case "replace":
+            if command.number > len(rules):
+                made = bool(_made(engine, command))
+                _refuse(command, "Index of replacement too big." if made else _NO_SUCH)
+            place = _place(engine, command, rules)
+            engine.remove_rule(rules[command.number - 1])
+            engine.add_rule(command.rules[0], place)
+        case "policy":
+            family = command.family or 4
+            engine._made_chains.add((command.table, command.chain, family))
+        case "delete-chain":  # the user's, of which there are none; and what is empty
+            engine._made_chains -= _made(engine, command) - {
+                (rule.table, rule.chain, rule.family) for rule in engine.rules
+            }
         case "flush":
             for rule in rules:
                 engine.remove_rule(rule)
@@ -98,24 +116,45 @@ def _place(engine: "Engine", command: Command, rules: list[Rule]) -> int:
     return next(i for i, rule in enumerate(chain) if rule.number == number)
 
 
-def _same(rules: list[Rule], wanted: Rule) -> Rule:
+def _same(command: Command, rules: list[Rule], wanted: Rule) -> Rule:
     for rule in rules:
         if rule == wanted:
             return rule
-    return fail(_BAD_RULE, 1)
+    return _refuse(command, _BAD_RULE)
 
 
-def save(engine: "Engine", family: int = 4) -> str:
+def _made(engine: "Engine", command: Command) -> set[tuple[str, str, int]]:
+    """The chains that a command means and that nftables has: made by a rule or a policy."""
+    return {
+        (table, chain, family)
+        for table, chain, family in engine._made_chains
+        if table == command.table and command.chain in ("", chain) and command.family in (0, family)
+    }
+
+
+def _refuse(command: Command, message: str) -> NoReturn:
+    """What the kernel does not take, with the words of the program for its error."""
+    fail(f"{'ip6tables' if command.family == 6 else 'iptables'}: {message}", 1)
+
+
+def save(engine: "Engine", family: int = 4, *, table: str = "", counters: bool = False) -> str:
     """Return the rules of one family (4 or 6) as iptables-save or ip6tables-save prints them.
 
-    Tables that have no rule are left out, but for nat.
+    Args:
+        engine: whose rules.
+        family: 4 or 6.
+        table: this one alone (``-t``); else tables that have no rule are left out, but for nat.
+        counters: with packets and bytes of each rule (``-c``).
     """
     lines: list[str] = []
-    for table in ("mangle", "raw", "nat"):
-        rules = [r for r in engine.rules if r.table == table and r.family == family]
-        if rules or table == "nat":
-            lines += [f"*{table}", *(f":{chain} ACCEPT [0:0]" for chain in ALL_CHAINS[table])]
-            lines += [format_rule(rule) for rule in rules] + ["COMMIT"]
+    for name in ("mangle", "raw", "nat"):
+        rules = [r for r in engine.rules if r.table == name and r.family == family]
+        if name == table or (not table and (rules or name == "nat")):
+            lines += [f"*{name}", *(f":{chain} ACCEPT [0:0]" for chain in ALL_CHAINS[name])]
+            for rule in rules:
+                counted = "[{}:{}] ".format(*engine.rule_counters(rule)) if counters else ""
+                lines.append(counted + format_rule(rule))
+            lines.append("COMMIT")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -32,18 +32,22 @@ ALL_CHAINS = {
 
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "gre": 47, "esp": 50, "ah": 51, "icmpv6": 58,
              "ipv6-icmp": 58, "sctp": 132}  # fmt: skip
-_ACTIONS = {"append", "insert", "delete", "flush", "zero", "list-rules", "list", "policy"}
-_WHOLE_CHAIN = {"flush", "zero", "list-rules", "list"}
+_ACTIONS = {"append", "insert", "delete", "check", "replace", "flush", "zero", "list-rules", "list",
+            "policy", "delete-chain"}  # fmt: skip
+_WHOLE_CHAIN = {"flush", "zero", "list-rules", "list", "delete-chain"}
 _SHORT = {
     "t": "table",
     "A": "append",
     "I": "insert",
     "D": "delete",
+    "C": "check",
+    "R": "replace",
     "F": "flush",
     "Z": "zero",
     "S": "list-rules",
     "L": "list",
     "P": "policy",
+    "X": "delete-chain",
     "s": "source",
     "d": "destination",
     "p": "protocol",
@@ -183,7 +187,7 @@ class _Reader:
         if table not in ALL_CHAINS:
             fail(f"table {table} is not available: expected -t nat, -t mangle or -t raw")
         if not self.action:
-            fail("no command: expected -A, -I, -D, -F, -Z, -S, -L or -P")
+            fail("no command: expected -A, -I, -D, -C, -R, -F, -Z, -S, -L, -P or -X")
         self._check_chain(table)
         listing = frozenset(self.given.keys() & _LISTING)
         for name in listing:
@@ -196,6 +200,8 @@ class _Reader:
                 fail(f"a rule cannot be given with --{self.action} here")
             return Command(self.action, table, self.chain, self.number, (), self.family, listing)
         rules = tuple(self._rules(table))
+        if self.action == "replace" and (len(rules) != 1 or not self.number):
+            fail("-R needs the number of a rule, and one rule")
         return Command(self.action, table, self.chain, self.number, rules, self.family)
 
     def _target_first(self, words: list[str]) -> list[str]:
@@ -304,7 +310,7 @@ class _Reader:
                 fail("the only policy that is available is ACCEPT")
         elif option == "insert":
             self.number = 1
-        if option in ("insert", "delete", "list-rules", "list", "zero") and (
+        if option in ("insert", "delete", "replace", "list-rules", "list", "zero") and (
             self.words and self.words[0].isdecimal()
         ):
             self.number = int(self.words.pop(0))

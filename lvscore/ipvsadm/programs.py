@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "execute"]
 
+_SAVE_HELP = """ipvsadm-save: Script to save the IPVS table to stdout.
+   With the -n option, prints out the table in numeric format.
+"""
+
 
 def execute(engine: "Engine", argv: Sequence[str], stdin: str = "") -> Outcome:
     """Run a program on an engine as a shell would: nothing that it is told raises.
@@ -32,8 +36,7 @@ def execute(engine: "Engine", argv: Sequence[str], stdin: str = "") -> Outcome:
             return _ipvsadm(engine, words, stdin)
         case "ipvsadm-save":
             if any(word.startswith("-") and word != "-n" for word in words):
-                usage = "ipvsadm-save [-n]: print the commands that make the table\n"
-                return Outcome(1, "", usage)
+                return Outcome(1, "", _SAVE_HELP)
             return _ipvsadm(engine, ["-S", *(["-n"] if "-n" in words else [])], "")
         case "ipvsadm-restore":
             engine.clear_services()

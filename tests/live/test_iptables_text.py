@@ -12,7 +12,7 @@ import kernel
 import pytest
 
 import lvscore
-from lvscore import iptables
+from lvscore import programs
 
 REASON = kernel.missing() or ("" if shutil.which("ip6tables") else "ip6tables is not installed")
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -93,9 +93,9 @@ def test_the_same_text(program):
                 differ += [(line, there, here) for there, here in pairs if there != here]
                 if len(theirs.splitlines()) != len(ours.splitlines()):
                     differ.append((line, theirs, ours))
-        saved = run(f"{program}-save").splitlines()
-    saved = [line for line in saved if not line.startswith("#")]
-    ours = iptables.save(engine, 4 if program == "iptables" else 6).splitlines()
-    differ += [("save", there, here) for there, here in zip(saved, ours, strict=True)
-               if there != here]  # fmt: skip
+        for line in (f"{program}-save", f"{program}-save -c -t mangle"):
+            saved = [row for row in run(line).splitlines() if not row.startswith("#")]
+            ours = programs.execute(engine, line.split()).stdout.splitlines()
+            differ += [(line, there, here) for there, here in zip(saved, ours, strict=True)
+                       if there != here]  # fmt: skip
     assert not differ, "\n".join(f"{line}\n  theirs {a}\n  ours   {b}" for line, a, b in differ)
