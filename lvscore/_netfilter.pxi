@@ -153,7 +153,7 @@ def conntrack_end(EngineCore engine not None, uint32_t id):
         return
     # IPVS keeps its connection; if its old tuple cannot be told any more, it ends as well.
     if not table_meta(table, i).flags & FLAG_SERVICE or not nfct_forget(s, table, i):
-        connection_end(s, table, i, True)
+        connection_end(s, table, i)
 
 
 def conntrack_statistics(EngineCore engine not None):

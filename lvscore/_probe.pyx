@@ -18,8 +18,9 @@ from lvscore._core cimport server as _server
 from lvscore._core.bytes cimport htons, load_be16, load_be32, ntohs
 from lvscore._core.checksum cimport checksum_finish, sum_bytes
 from lvscore._core.connection cimport (
-    Connection4, Connection6, Extension, FLAG_TRACKED, connection_close, connection_open,
-    connection_shadowed, connection_tuple, table_find, table_free, table_init, table_meta,
+    Connection4, Connection6, Extension, FLAG_TRACKED, connection_close, connection_hash,
+    connection_open, connection_shadowed, connection_tuple, table_find, table_free, table_init,
+    table_meta,
 )
 from lvscore._core.connection cimport Table as Table_t
 from lvscore._core.consts cimport IPV4, IPV6, NIL, REASON_COUNT
@@ -47,7 +48,7 @@ from lvscore._core.track cimport rule_flow_state as _rule_flow_state
 from lvscore._core.track cimport state_is_active, tracker_init, tracker_secure
 from lvscore._core.track_sctp cimport sctp_event as _sctp_event
 from lvscore._core.translate cimport packet_translate
-from lvscore._core.wheel cimport Timer
+from lvscore._core.wheel cimport Timer, wheel_unlink
 from lvscore._core.wire cimport Packet, packet_parse
 
 __all__ = [
@@ -400,7 +401,11 @@ cdef class Table:
     def close(self, uint32_t i):
         if table_meta(&self.table, i).flags & FLAG_TRACKED:
             entry_close(&self.entries, &self.table, &self.key, i)
-        connection_close(&self.table, &self.key, i, True)
+        cdef uint64_t hash[2]
+        hash[0] = connection_hash(&self.table, &self.key, i << 1)
+        hash[1] = connection_hash(&self.table, &self.key, i << 1 | 1)
+        wheel_unlink(&self.table.wheel, i)
+        connection_close(&self.table, i, hash)
 
     def find(self, t):
         """(record, direction) or None."""

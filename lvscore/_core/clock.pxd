@@ -4,9 +4,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from lvscore._core.bytes cimport load_be16
-from lvscore._core.connection cimport connection_fetch, table_meta
+from lvscore._core.connection cimport Table, connection_hash, table_fetch, table_meta
 from lvscore._core.consts cimport (
-    IPV4, IPV6, NIL, NS_PER_TICK, REASON_FRAGMENT_TIMEOUT, VERDICT_DROP,
+    IPV4, IPV6, NIL, NS_PER_TICK, ORIGINAL, REASON_FRAGMENT_TIMEOUT, REPLY, VERDICT_DROP,
 )
 from lvscore._core.defence cimport defence_run
 from lvscore._core.emit cimport emit_commit, emit_reserve
@@ -14,6 +14,7 @@ from lvscore._core.estimator cimport ESTIMATOR_TICKS
 from lvscore._core.flow cimport Address, address_load
 from lvscore._core.forward cimport ttl_decrease
 from lvscore._core.fragment cimport Datagram, MAX_HEADERS, datagram_discard, fragments_due
+from lvscore._core.hash cimport HashKey
 from lvscore._core.lifetime cimport connection_expire, connection_outlasts
 from lvscore._core.machine cimport likely, prefetch_write
 from lvscore._core.route cimport address_is_local
@@ -22,32 +23,78 @@ from lvscore._core.state cimport State, SYSCTL_RUN_ESTIMATION, TABLES
 from lvscore._core.wheel cimport wheel_peek, wheel_pop, wheel_stand, wheel_timer
 
 
+cdef enum:
+    AHEAD = 4       # how many connections it takes to cover the wait for memory, and some
+
+
+# The connections that come up next, while their buckets are fetched, with both hashes of each.
+cdef struct Ahead:
+    uint32_t following      # behind the last of them, or NIL
+    uint32_t first
+    uint32_t count
+    uint32_t record[4]
+    uint64_t hash[4][2]
+
+
+cdef inline void ahead_take(Ahead* ahead, const Table* table, const HashKey* key, uint32_t i,
+                            uint64_t* hash) noexcept nogil:
+    """The hashes of the connection that came up. It need not be the one expected: that may have
+    been linked anew, and the wheel may be at another slot."""
+    cdef uint32_t first
+    while ahead.count:
+        first = ahead.first
+        ahead.first = (first + 1) % AHEAD
+        ahead.count -= 1
+        if ahead.record[first] == i:
+            hash[ORIGINAL] = ahead.hash[first][ORIGINAL]
+            hash[REPLY] = ahead.hash[first][REPLY]
+            return
+    ahead.first = 0
+    ahead.following = wheel_peek(&table.wheel)
+    hash[ORIGINAL] = connection_hash(table, key, i << 1 | ORIGINAL)
+    hash[REPLY] = connection_hash(table, key, i << 1 | REPLY)
+
+
+cdef inline void ahead_fill(Ahead* ahead, const Table* table, const HashKey* key) noexcept nogil:
+    """Fetch the buckets of those that follow, and the record behind them."""
+    cdef uint32_t last, i, direction
+    while ahead.count < AHEAD and ahead.following != NIL:
+        i = ahead.following
+        last = (ahead.first + ahead.count) % AHEAD
+        ahead.record[last] = i
+        for direction in range(2):
+            ahead.hash[last][direction] = connection_hash(table, key, i << 1 | direction)
+            table_fetch(table, ahead.hash[last][direction])
+        ahead.count += 1
+        ahead.following = wheel_timer(&table.wheel, i).next
+        if ahead.following != NIL:
+            prefetch_write(table_meta(table, ahead.following))
+
+
 cdef inline uint64_t state_expire(State* s) noexcept nogil:
     """Remove what is due at the present tick, in order of time, since a template outlives the
     connections that depend on it; the number removed."""
     cdef uint64_t removed = 0
     cdef uint64_t until
-    cdef uint32_t f, i, following
+    cdef uint64_t hash[2]
+    cdef uint32_t f, i
+    cdef Ahead ahead
     while True:
         until = s.tick
         for f in range(TABLES):
             if s.table[f].wheel.event < until:
                 until = s.table[f].wheel.event
         for f in range(TABLES):
+            ahead.count = 0
             while True:
                 i = wheel_pop(&s.table[f].wheel, until)
                 if i == NIL:
                     break
+                ahead_take(&ahead, &s.table[f], &s.key, i, hash)
                 if s.jiffies.hz and connection_outlasts(s, &s.table[f], i):
                     continue
-                # The next one's buckets, and the record behind it, come while this one goes.
-                following = wheel_peek(&s.table[f].wheel)
-                if following != NIL:
-                    connection_fetch(&s.table[f], &s.key, following)
-                    following = wheel_timer(&s.table[f].wheel, following).next
-                if following != NIL:
-                    prefetch_write(table_meta(&s.table[f], following))
-                removed += connection_expire(s, &s.table[f], i)
+                ahead_fill(&ahead, &s.table[f], &s.key)
+                removed += connection_expire(s, &s.table[f], i, hash)
         if until == s.tick:
             break
     s.expired += removed

@@ -19,7 +19,7 @@ from lvscore._core.flow cimport (
     Tuple, addresses_pack, addresses_unpack, ports_destination, ports_key, ports_make,
     tuple_hash, tuple_inverse,
 )
-from lvscore._core.hash cimport HashKey
+from lvscore._core.hash cimport HashKey, hash_ipv4
 from lvscore._core.index cimport (
     Cursor, Index, hash_tag, index_copy, index_free, index_home, index_init, index_insert,
     index_next, index_populate, index_remove, index_replace, index_seek,
@@ -27,7 +27,7 @@ from lvscore._core.index cimport (
 from lvscore._core.machine cimport (
     likely, memory_populate, memory_release, memory_reserve, prefetch_write,
 )
-from lvscore._core.wheel cimport Timer, Wheel, wheel_init, wheel_link, wheel_rebase, wheel_unlink
+from lvscore._core.wheel cimport Timer, Wheel, wheel_init, wheel_link, wheel_rebase
 
 cdef enum ConnectionFlag:
     FLAG_SERVICE = 1        # made by a virtual service, else by the NAT rules
@@ -372,13 +372,25 @@ cdef inline bint table_insert_direction(Table* table, const HashKey* key, const 
     return table_insert_hashed(table, hash, t, reference)
 
 
-cdef inline void table_remove_direction(Table* table, const HashKey* key,
-                                        uint32_t reference) noexcept nogil:
+cdef inline uint64_t connection_hash(const Table* table, const HashKey* key,
+                                     uint32_t reference) noexcept nogil:
+    """The hash of a direction's tuple."""
+    cdef uint32_t other = ~reference & 1
+    cdef const Connection4* c
     cdef Tuple t
-    cdef uint64_t hash
-    cdef uint32_t here, following
+    if table.family == IPV4:
+        c = connection4(table, reference >> 1)
+        return hash_ipv4(key, rotate64(c.addresses[other], 32),
+                         ports_key(c.meta.protocol, rotate32(c.ports[other], 16)))
     connection_tuple(table, reference >> 1, reference & 1, &t)
-    hash = tuple_hash(key, &t)
+    return tuple_hash(key, &t)
+
+
+cdef inline void table_remove_hashed(Table* table, uint64_t hash,
+                                     uint32_t reference) noexcept nogil:
+    """Let a direction, whose tuple has this hash, be found no more."""
+    cdef Tuple t
+    cdef uint32_t here, following
     table_settle_hash(table, hash)
     following = connection_shadowed(table, reference)
     if following != NIL:    # the record may live on, with another tuple
@@ -387,12 +399,18 @@ cdef inline void table_remove_direction(Table* table, const HashKey* key,
         return
     if following != NIL and index_replace(&table.index, hash, reference, following):
         return
+    connection_tuple(table, reference >> 1, reference & 1, &t)
     here = table_find(table, hash, &t)
     while here != NIL:
         if connection_shadowed(table, here) == reference:
             table.extensions[table.extension_of[here >> 1]].shadowed[here & 1] = following
             return
         here = connection_shadowed(table, here)
+
+
+cdef inline void table_remove_direction(Table* table, const HashKey* key,
+                                        uint32_t reference) noexcept nogil:
+    table_remove_hashed(table, connection_hash(table, key, reference), reference)
 
 
 cdef inline void connection_fill(Table* table, uint32_t i, const Tuple* original,
@@ -505,24 +523,11 @@ cdef inline uint32_t connection_open(Table* table, const HashKey* key, const Tup
     return i
 
 
-cdef inline void connection_fetch(const Table* table, const HashKey* key,
-                                  uint32_t i) noexcept nogil:
-    """Have the cache fetch what is needed to close a connection."""
-    cdef Tuple t
-    connection_tuple(table, i, ORIGINAL, &t)
-    table_fetch(table, tuple_hash(key, &t))
-    connection_tuple(table, i, REPLY, &t)
-    table_fetch(table, tuple_hash(key, &t))
-
-
-cdef inline void connection_close(Table* table, const HashKey* key, uint32_t i,
-                                  bint linked) noexcept nogil:
-    """Remove a connection; ``linked`` says whether its timer is in the wheel."""
-    if linked:
-        wheel_unlink(&table.wheel, i)
-    table_remove_direction(table, key, i << 1 | ORIGINAL)
+cdef inline void connection_close(Table* table, uint32_t i, const uint64_t* hash) noexcept nogil:
+    """Remove a connection whose timer is not in the wheel; ``hash``: connection_hash, of both."""
+    table_remove_hashed(table, hash[ORIGINAL], i << 1 | ORIGINAL)
     if not table_meta(table, i).flags & FLAG_TEMPLATE:
-        table_remove_direction(table, key, i << 1 | REPLY)
+        table_remove_hashed(table, hash[REPLY], i << 1 | REPLY)
     table_give(table, i)
 
 
@@ -533,19 +538,6 @@ cdef inline uint32_t table_find_direction(const Table* table, const HashKey* key
     while reference != NIL and reference & 1 != direction:
         reference = connection_shadowed(table, reference)
     return NIL if reference == NIL else reference >> 1
-
-
-cdef inline uint32_t table_find_portless(const Table* table, const HashKey* key,
-                                         const Tuple* t) noexcept nogil:
-    """The reference of the record that waits for a packet of this tuple from any port, or NIL
-    (__ip_vs_conn_in_get with IP_VS_CONN_F_NO_CPORT)."""
-    cdef Tuple portless = t[0]
-    cdef uint32_t i
-    portless.ports = ports_make(0, ports_destination(t.ports))
-    i = table_find_direction(table, key, &portless, ORIGINAL)
-    if i == NIL or not table_meta(table, i).flags & FLAG_NO_CPORT:
-        return NIL
-    return i << 1 | ORIGINAL
 
 
 cdef inline uint32_t connection_method(const Meta* meta) noexcept nogil:

@@ -272,7 +272,7 @@ cdef inline void rule_pass(State* s, const Packet* packet, const Tuple* t) noexc
     if reference == NIL or table_meta(table, reference >> 1).flags & FLAG_SERVICE:
         return
     if rule_track(s, table, packet, t, reference, True, &ends) == FIT_REOPENS or ends:
-        connection_end(s, table, reference >> 1, True)
+        connection_end(s, table, reference >> 1)
 
 
 cdef inline uint8_t redirected_answer(State* s, Table* table, Packet* packet, const Tuple* t,
@@ -311,7 +311,7 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
         verdict = redirected_answer(s, table, packet, t, &translated, fit == FIT_INVALID, reason)
         if verdict != VERDICT_PASS:
             if ends:
-                connection_end(s, table, i, True)
+                connection_end(s, table, i)
             return verdict
         verdict = VERDICT_DROP
     if table_meta(table, i).flags & FLAG_ONE_PACKET and direction == ORIGINAL:
@@ -323,7 +323,7 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
         return invalid(s, packet, t, reason)
     if fit == FIT_REOPENS:
         trace_step(s, TRACE_REUSED, reference, 0, t)
-        connection_end(s, table, i, True)
+        connection_end(s, table, i)
         return rule_new(s, packet, t, reason)
     connection_translated(table, i, direction, &translated)
     if table_meta(table, i).flags & FLAG_ONE_PACKET:
@@ -345,5 +345,5 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
         reason[0] = failed
         verdict = VERDICT_DROP
     if ends or failed == REASON_EGRESS_CHANGED:
-        connection_end(s, table, i, True)
+        connection_end(s, table, i)
     return verdict

@@ -112,7 +112,7 @@ cdef inline uint8_t packet_once(State* s, Packet* packet, const Tuple* t, const 
         reason[0] = REASON_REQUEST
         verdict = request_transmit(s, packet, t, &translated, choice.server, choice.method, reason)
     if verdict == VERDICT_DROP and opened != NIL:
-        connection_end(s, table_of(s, t.family), opened, True)
+        connection_end(s, table_of(s, t.family), opened)
     load_unbind(&s.services, choice.server, True, s.tick)
     return verdict
 
@@ -167,7 +167,7 @@ cdef inline uint8_t service_schedule(State* s, Packet* packet, const Tuple* t, u
         load_bind(&s.services, choice.server)
     if old != NIL and connection_controls(table, old) == 0:
         # Only now: the kernel leaves its end to its timer, so it counts while a server is chosen.
-        connection_end(s, table, old, True)
+        connection_end(s, table, old)
     if verdict != VERDICT_FORWARD:
         return verdict
     if once:
@@ -220,7 +220,7 @@ cdef inline uint8_t service_again(State* s, Packet* packet, const Tuple* t, uint
     if service != NIL:
         return service_schedule(s, packet, t, service, reference >> 1, reason)
     if connection_controls(table, reference >> 1) == 0:
-        connection_end(s, table, reference >> 1, True)
+        connection_end(s, table, reference >> 1)
     reason[0] = REASON_LOCAL_ADDRESS
     return VERDICT_LOCAL
 
@@ -230,7 +230,7 @@ cdef inline uint8_t conntrack_busy(State* s, Table* table, uint32_t i,
     """The packet that would begin a connection anew is of a flow that conntrack still knows: the
     old connection ends, and only the packet sent once more begins the new one (ip_vs_in)."""
     if connection_controls(table, i) == 0:
-        connection_end(s, table, i, True)
+        connection_end(s, table, i)
     reason[0] = REASON_CONNTRACK_BUSY
     return VERDICT_DROP
 

@@ -32,7 +32,7 @@ cdef inline bint early_drop(State* s, Table* table, const Tuple* t) noexcept nog
                 continue
             i = bucket.reference[slot] >> 1
             if not table_meta(table, i).flags & (FLAG_SERVICE | FLAG_ASSURED):
-                connection_end(s, table, i, True)
+                connection_end(s, table, i)
                 s.early_drops += 1
                 dropped = True
         if dropped:
@@ -78,5 +78,5 @@ cdef inline void early_drop_collect(State* s) noexcept nogil:
             meta = table_meta(&s.table[f], i)
             if (meta.flags & (FLAG_TRACKED | FLAG_SERVICE) == FLAG_TRACKED
                     and is_droppable(meta)):
-                connection_end(s, &s.table[f], i, True)
+                connection_end(s, &s.table[f], i)
                 s.early_drops += 1

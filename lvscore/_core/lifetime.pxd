@@ -9,9 +9,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from lvscore._core.connection cimport (
     FLAG_ASSURED, FLAG_INACTIVE, FLAG_SERVICE, FLAG_TEMPLATE, FLAG_TRACKED, Meta, Table,
     connection_close, connection_control, connection_controls, connection_extension,
-    connection_helper, table_meta,
+    connection_hash, connection_helper, table_meta,
 )
-from lvscore._core.consts cimport IPV6, NIL, TICKS_PER_SECOND
+from lvscore._core.consts cimport IPV6, NIL, ORIGINAL, REPLY, TICKS_PER_SECOND
 from lvscore._core.entry cimport Entry, entry_close, entry_of
 from lvscore._core.expect cimport master_give
 from lvscore._core.ftp cimport ftp_give
@@ -104,8 +104,10 @@ cdef inline void ports_give(State* s, Entry* entry) noexcept nogil:
         entry.client = 0
 
 
-cdef inline void connection_end(State* s, Table* table, uint32_t i, bint linked) noexcept nogil:
-    """Remove a connection and take it from its server's counts and its control's."""
+cdef inline void connection_end_hashed(State* s, Table* table, uint32_t i,
+                                       const uint64_t* hash) noexcept nogil:
+    """Remove a connection whose timer is not in the wheel, and take it from its server's counts
+    and its control's; ``hash``: connection_hash, of both directions."""
     cdef Meta* meta = table_meta(table, i)
     cdef uint32_t dialog
     if meta.flags & FLAG_TEMPLATE:
@@ -124,7 +126,16 @@ cdef inline void connection_end(State* s, Table* table, uint32_t i, bint linked)
     if meta.flags & FLAG_TRACKED:
         ports_give(s, entry_of(&s.entries[table.family == IPV6], i))
         entry_close(&s.entries[table.family == IPV6], table, &s.key, i)
-    connection_close(table, &s.key, i, linked)
+    connection_close(table, i, hash)
+
+
+cdef inline void connection_end(State* s, Table* table, uint32_t i) noexcept nogil:
+    """Remove a connection before its timer comes up."""
+    cdef uint64_t hash[2]
+    hash[ORIGINAL] = connection_hash(table, &s.key, i << 1 | ORIGINAL)
+    hash[REPLY] = connection_hash(table, &s.key, i << 1 | REPLY)
+    wheel_unlink(&table.wheel, i)
+    connection_end_hashed(s, table, i, hash)
 
 
 cdef inline bint connection_outlasts(State* s, Table* table, uint32_t i) noexcept nogil:
@@ -151,7 +162,8 @@ cdef inline bint connection_outlasts(State* s, Table* table, uint32_t i) noexcep
     return True
 
 
-cdef inline bint connection_expire(State* s, Table* table, uint32_t i) noexcept nogil:
+cdef inline bint connection_expire(State* s, Table* table, uint32_t i,
+                                   const uint64_t* hash) noexcept nogil:
     """Remove a connection whose timer came up, unless others depend on it: then it is given
     another minute (ip_vs_conn_expire). Whether it was removed."""
     cdef Meta* meta = table_meta(table, i)
@@ -160,7 +172,7 @@ cdef inline bint connection_expire(State* s, Table* table, uint32_t i) noexcept 
         meta.timer.deadline = <uint32_t>table.wheel.tick + CONTROL_TICKS
         wheel_link(&table.wheel, i)
         return False
-    connection_end(s, table, i, False)
+    connection_end_hashed(s, table, i, hash)
     return True
 
 
@@ -171,7 +183,7 @@ cdef inline void connection_drop(State* s, Table* table, uint32_t i) noexcept no
     cdef Meta* meta
     while connection_controls(table, i) == 0:
         control = connection_control(table, i)
-        connection_end(s, table, i, True)
+        connection_end(s, table, i)
         s.expired += 1
         if control == NIL:
             return

@@ -45,7 +45,7 @@ cdef inline void search_begin(State* s, Table* table, const Opening* opening,
 cdef inline void rule_evict(State* s, Table* table, Search* search) noexcept nogil:
     """End the connection whose port is taken over."""
     if search.evicted != NIL:
-        connection_end(s, table, search.evicted, True)
+        connection_end(s, table, search.evicted)
         search.evicted = NIL
 
 

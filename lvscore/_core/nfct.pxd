@@ -370,12 +370,12 @@ cdef inline uint8_t nfct_answer(State* s, Table* table, const Packet* packet, co
         return answer_open(s, table, packet, t, i, translated)
     fit = rule_track(s, table, packet, t, j << 1 | ORIGINAL, True, &ends)
     if fit == FIT_REOPENS:
-        connection_end(s, table, j, True)
+        connection_end(s, table, j)
         return answer_open(s, table, packet, t, i, translated)
     if fit != FIT_INVALID:
         connection_translated(table, j, ORIGINAL, translated)
     if ends:
-        connection_end(s, table, j, True)
+        connection_end(s, table, j)
     return REASON_NONE
 
 

@@ -13,8 +13,7 @@ from lvscore._core.conntrack cimport (
     nfct_packet, packet_mark, packet_raw, rule_new, rule_packet, rule_pass, untracked,
 )
 from lvscore._core.connection cimport (
-    FLAG_SERVICE, FLAG_TRACKED, Table, may_wait, table_find, table_find_portless, table_meta,
-    table_settle,
+    FLAG_SERVICE, FLAG_TRACKED, Table, may_wait, table_find, table_meta, table_settle,
 )
 from lvscore._core.consts cimport (
     LINK_RAW, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
@@ -42,6 +41,7 @@ from lvscore._core.lane_open cimport lanes_open
 from lvscore._core.machine cimport likely, prefetch_write
 from lvscore._core.nfct cimport redirected_flow
 from lvscore._core.quote cimport icmp_is_error, icmp_is_redirect
+from lvscore._core.rename cimport table_find_portless
 from lvscore._core.route cimport address_is_local
 from lvscore._core.state cimport (
     SYSCTL_NAT_ICMP_SEND, State, TRACE_FOUND, TRACE_NOT_FOUND,

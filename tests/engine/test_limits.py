@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from packets import CLIENT, RS1, RS2, SECOND, VIP, tcp, udp
+from packets import CLIENT, RS1, RS2, SECOND, VIP, flow, tcp, udp
 
 import lvscore
 from lvscore import Reason, Verdict
@@ -123,6 +123,31 @@ def test_packets_keep_a_connection_by_moving_its_deadline_only():
     assert engine.counters["opened"] == 1
     assert engine.expire((second + 300) * SECOND - 1) == 0
     assert engine.expire((second + 300) * SECOND) == 1
+
+
+@pytest.mark.parametrize("vip", [VIP, "2001:db8::1"])
+@pytest.mark.parametrize("options", [{}, {"persistence": 360}])
+def test_many_end_in_one_millisecond_and_some_of_them_later(vip, options):
+    engine = lvscore.Engine(seed=1)
+    service = engine.add_service("udp", (vip, 53), scheduler="rr", **options)
+    client, server = (CLIENT, RS1) if vip == VIP else ("2001:db8::9", "2001:db8::2")
+    service.add_server((server, 53))
+    frames = [udp(client, 1000 + i, vip, 53) for i in range(200)]
+    later = frames[:7] + frames[50:150:3] + frames[-2:]
+    # The latest is at the head of its slot; when they are used again they lie in their last one.
+    for batch, now in ((frames, 0), (later, 299_990_000_000)):
+        copies = [bytes(frame) for frame in batch]
+        engine.process_batch(lvscore.FrameBatch.of(copies, [now] * len(copies)))
+    ports = {flow(frame)[1] for frame in later}
+    assert engine.expire(300 * SECOND) == len(frames) - len(later)
+    assert {c.client.port for c in engine.connections} == ports
+    assert engine._selfcheck() == 0
+    for frame in frames:
+        engine.process(bytearray(frame), 301 * SECOND)
+        known = flow(frame)[1] in ports
+        assert engine.last_reason == (Reason.REQUEST if known else Reason.NEW_CONNECTION)
+    engine.expire(3000 * SECOND)
+    assert len(engine.connections) == 0
 
 
 def test_a_deadline_within_a_millisecond_is_not_early():
