@@ -94,6 +94,7 @@ class Live:
         self._again = math.inf  # when to announce once more
         self._stopped = False
         self._numbers: dict[int, LiveInterface] = {}
+        self._waits: list[tuple[LiveInterface, tuple[int, ...]]] = []
         self._chosen = np.zeros(64, dtype=np.uint8)
         self._readers: dict[int, Callable[[], None]] = {}
         self._repeated: list[_Repeated] = []
@@ -146,7 +147,9 @@ class Live:
         _introduce(self.host, interface)
         self.interfaces[name] = interface
         self._numbers[self.host.number(name)] = interface
-        self._poll.register(interface.fileno(), select.EPOLLIN)
+        self._waits.append((interface, interface.descriptors()))
+        for descriptor in interface.descriptors():
+            self._poll.register(descriptor, select.EPOLLIN)
 
     def now(self) -> int:
         """The time that packets get: nanoseconds since 1970, without steps back."""
@@ -172,11 +175,14 @@ class Live:
         wait = 1.0 if timeout is None else min(timeout, 1.0)
         ready = dict(self._poll.poll(wait))
         count = 0
-        for interface in self.interfaces.values():
-            if interface.fileno() in ready:
+        for interface, descriptors in self._waits:
+            events = 0
+            for descriptor in descriptors:
+                events |= ready.get(descriptor, 0)
+            if events:
                 count += self._drain(interface)
-                if ready[interface.fileno()] & (select.EPOLLERR | select.EPOLLHUP):
-                    interface.recover()
+            if events & (select.EPOLLERR | select.EPOLLHUP):
+                interface.recover()
         self._send(self.host.advance(self.now()))
         if time.monotonic() >= self._again:
             self._again = math.inf

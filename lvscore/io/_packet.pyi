@@ -19,6 +19,10 @@ class PacketQueue:
         size: int = 0,
         version: int = 2,
         vlan: int = 0,
+        long: int = -1,
+        blocks: int = 0,
+        block: int = 0,
+        long_size: int = 0,
     ) -> Self: ...
     @property
     def received(self) -> int: ...

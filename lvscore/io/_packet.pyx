@@ -30,6 +30,8 @@ cdef extern from "<linux/if_packet.h>" nogil:
         uint32_t tp_len
         uint32_t tp_snaplen
         uint16_t tp_mac
+        uint32_t tp_sec
+        uint32_t tp_nsec
         uint16_t tp_vlan_tci
         uint16_t tp_vlan_tpid
     cdef struct tpacket_hdr_variant1:
@@ -117,6 +119,18 @@ cdef enum:
     BLOCK_SENDER = 48           # and a frame in a block
 
 
+# Slots of TPACKET_V2, in blocks of memory, each for a frame.
+cdef struct Ring:
+    uint64_t start              # of the first block
+    uint64_t next               # the slot that is looked at next
+    uint32_t size               # of a slot
+    uint32_t each               # slots of a block
+    uint32_t gap                # bytes of a block after its slots
+    uint32_t left               # slots of this block that are still to be looked at
+    uint32_t block              # its number
+    uint32_t blocks
+
+
 @cython.final
 cdef class PacketQueue:
     """What a packet socket takes in and sends, as FrameBatches.
@@ -129,6 +143,11 @@ cdef class PacketQueue:
         vlan: the socket takes frames of this VLAN alone, which have no tag here; 0: of none.
         version: of the ring: 2 is TPACKET_V2, with PACKET_COPY_THRESH: a frame longer than a slot
             is copied; 3 is TPACKET_V3.
+        long: a second socket with a ring of TPACKET_V2, for the frames that are longer than the
+            slots of the first; -1: there is none.
+        blocks: of the second ring.
+        block: bytes of each.
+        long_size: bytes of a slot in them.
 
     Raises:
         OSError: the ring cannot be mapped.
@@ -139,13 +158,16 @@ cdef class PacketQueue:
         int sender
         int vlan
         uint8_t* data           # the ring, then room for copies
-        uint64_t ring           # bytes of the ring
-        uint64_t size           # of a slot
+        uint64_t ring           # bytes of the rings
         uint8_t* control
         int version
-        uint32_t slots          # of the ring, or blocks
-        uint32_t head           # the slot that is looked at next, or the block
-        uint32_t held           # slots before it that are not given back
+        Ring rings[2]
+        uint32_t count          # of rings that are there
+        int copier              # the socket whose longest frames are copied
+        uint64_t taken[64]      # slots that are not given back
+        uint32_t held           # how many
+        uint32_t slots          # blocks of TPACKET_V3
+        uint32_t head           # the block that is looked at next
         uint32_t left           # frames of the block that are still to be looked at
         bint opened             # the block is this side's
         uint64_t next           # where the first of these is
@@ -158,16 +180,24 @@ cdef class PacketQueue:
         readonly uint64_t received, sent, refused, skipped
 
     def __cinit__(self, int descriptor, int sender, uint32_t slots=0, uint32_t size=0,
-                  int version=2, int vlan=0):
+                  int version=2, int vlan=0, int long=-1, uint32_t blocks=0, uint32_t block=0,
+                  uint32_t long_size=0):
         cdef void* place
         cdef uint64_t all
+        cdef uint64_t first = <uint64_t>slots * size
         self.descriptor = descriptor
         self.sender = sender
         self.vlan = vlan
         self.version = version
         self.slots = slots
-        self.size = size
-        self.ring = <uint64_t>slots * size
+        self.copier = descriptor if long < 0 else long
+        if slots and version == 2:
+            ring_make(&self.rings[0], 0, 1, slots * size, size)
+            self.count = 1
+        if long >= 0:
+            ring_make(&self.rings[1], first, blocks, block, long_size)
+            self.count = 2
+        self.ring = first + <uint64_t>blocks * block
         all = self.ring + <uint64_t>BATCH * COPY
         self.senders = <sockaddr_ll*>calloc(BATCH, 32)
         self.control = <uint8_t*>calloc(BATCH, CONTROL)
@@ -177,9 +207,10 @@ cdef class PacketQueue:
         if place == <void*>-1 or self.senders == NULL or self.control == NULL:
             raise MemoryError()
         self.data = <uint8_t*>place
-        if slots and mmap(place, self.ring, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-                          descriptor, 0) == <void*>-1:
-            raise OSError(errno, strerror(errno).decode())
+        if slots:
+            ring_map(self.data, first, descriptor)
+        if long >= 0:
+            ring_map(self.data + first, self.ring - first, long)
         self.batch = FrameBatch.over(self, self.data, all, BATCH, 1)
         self.batch.vnet_header = True
 
@@ -209,30 +240,49 @@ cdef class PacketQueue:
 
     cdef void release(self) noexcept nogil:
         """Give the slots of the latest batch back to the kernel."""
-        cdef uint32_t slot
-        while self.held:
-            slot = (self.head + self.slots - self.held) % self.slots
-            lvs_release(&(<tpacket2_hdr*>(self.data + slot * self.size)).tp_status,
-                        TP_STATUS_KERNEL)
-            self.held -= 1
+        cdef uint32_t k
+        for k in range(self.held):
+            lvs_release(&(<tpacket2_hdr*>(self.data + self.taken[k])).tp_status, TP_STATUS_KERNEL)
+        self.held = 0
 
     cdef void receive_ring(self, int64_t now) noexcept nogil:
-        cdef uint32_t first = self.head
+        cdef Ring* ring
         cdef uint32_t copies = 0
-        cdef uint32_t copied
-        cdef uint32_t k
-        cdef uint32_t status
+        cdef uint32_t copied, k
         while self.held < BATCH:
-            status = lvs_acquire(&(<tpacket2_hdr*>(self.data + self.head * self.size)).tp_status)
-            if not status & TP_STATUS_USER:
+            ring = self.earliest()
+            if ring == NULL:
                 break
-            copies += status & TP_STATUS_COPY != 0
-            self.head = (self.head + 1) % self.slots
+            self.taken[self.held] = ring.next
             self.held += 1
-        copied = self.read_copies(copies) if copies else 0
+            copies += self.status(ring) & TP_STATUS_COPY != 0
+            ring_step(ring)
+        copied = self.read_copies(self.copier, copies) if copies else 0
         copies = 0
         for k in range(self.held):
-            copies += self.take_slot(((first + k) % self.slots) * self.size, copies, copied, now)
+            copies += self.take_slot(self.taken[k], copies, copied, now)
+
+    cdef uint32_t status(self, const Ring* ring) noexcept nogil:
+        return lvs_acquire(&(<tpacket2_hdr*>(self.data + ring.next)).tp_status)
+
+    cdef Ring* earliest(self) noexcept nogil:
+        """The ring whose next frame has come in first; NULL: there is none.
+
+        Frames of one flow come one after the other: what is before a frame that is there, is
+        there when it is looked for afterwards.
+        """
+        cdef const tpacket2_hdr* one
+        cdef const tpacket2_hdr* other
+        cdef bint there = self.status(&self.rings[0]) & TP_STATUS_USER != 0
+        if self.count == 1 or not self.status(&self.rings[1]) & TP_STATUS_USER:
+            return &self.rings[0] if there else NULL
+        if not there and not self.status(&self.rings[0]) & TP_STATUS_USER:
+            return &self.rings[1]
+        one = <tpacket2_hdr*>(self.data + self.rings[0].next)
+        other = <tpacket2_hdr*>(self.data + self.rings[1].next)
+        if one.tp_sec == other.tp_sec:
+            return &self.rings[one.tp_nsec > other.tp_nsec]
+        return &self.rings[one.tp_sec > other.tp_sec]
 
     cdef uint32_t take_slot(self, uint64_t start, uint32_t copy, uint32_t copies,
                             int64_t now) noexcept nogil:
@@ -251,7 +301,7 @@ cdef class PacketQueue:
                   header.tp_vlan_tpid, now)
         return longer
 
-    cdef uint32_t read_copies(self, uint32_t count) noexcept nogil:
+    cdef uint32_t read_copies(self, int descriptor, uint32_t count) noexcept nogil:
         """Read frames that wait beside the ring, or instead of it; how many there were."""
         cdef msghdr* message
         cdef uint32_t k
@@ -268,7 +318,7 @@ cdef class PacketQueue:
             message.msg_namelen = 32
             message.msg_control = self.control + k * CONTROL
             message.msg_controllen = CONTROL
-        read = recvmmsg(self.descriptor, self.messages, count, MSG_DONTWAIT, NULL)
+        read = recvmmsg(descriptor, self.messages, count, MSG_DONTWAIT, NULL)
         return 0 if read < 0 else read
 
     cdef void receive_block(self, int64_t now) noexcept nogil:
@@ -305,7 +355,7 @@ cdef class PacketQueue:
         cdef tpacket_auxdata* aux
         cdef uint32_t k
         cdef uint32_t length
-        for k in range(self.read_copies(BATCH)):
+        for k in range(self.read_copies(self.descriptor, BATCH)):
             message = &self.messages[k].msg_hdr
             length = self.messages[k].msg_len
             if length < VNET_HEADER:
@@ -407,3 +457,33 @@ cdef class PacketQueue:
             elif errno != EINTR and errno != EAGAIN:
                 self.refused += 1
                 done += 1
+
+
+cdef void ring_make(Ring* ring, uint64_t start, uint32_t blocks, uint32_t block,
+                    uint32_t size) noexcept nogil:
+    ring.start = ring.next = start
+    ring.blocks = blocks
+    ring.block = 0
+    ring.size = size
+    ring.each = ring.left = block // size
+    ring.gap = block - ring.each * size
+
+
+cdef void ring_step(Ring* ring) noexcept nogil:
+    """Go to the next slot."""
+    ring.next += ring.size
+    ring.left -= 1
+    if ring.left == 0:
+        ring.left = ring.each
+        ring.next += ring.gap
+        ring.block += 1
+        if ring.block == ring.blocks:
+            ring.block = 0
+            ring.next = ring.start
+
+
+cdef int ring_map(uint8_t* place, uint64_t length, int descriptor) except -1:
+    if mmap(place, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, descriptor,
+            0) == <void*>-1:
+        raise OSError(errno, strerror(errno).decode())
+    return 0

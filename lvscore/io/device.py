@@ -63,6 +63,10 @@ class LiveInterface(ABC):
     def fileno(self) -> int:
         """What select(2) and poll(2) wait on for frames to read."""
 
+    def descriptors(self) -> tuple[int, ...]:
+        """What :meth:`fileno` stands for: one of them is readable when there are frames."""
+        return (self.fileno(),)
+
     def begin(self) -> None:  # noqa: B027  (most have nothing to do)
         """Let frames come in: of an interface that is opened with a share of them, when all
         others are open, too."""

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from lvscore.addresses import Network
 from lvscore.errors import ConfigError
 
-__all__ = ["Share", "neighbour_filter", "nothing_filter", "peer_program", "socket_filter"]
+__all__ = [
+    "Share", "length_filter", "neighbour_filter", "nothing_filter", "peer_program",
+    "socket_filter",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ _LD_W, _LD_H, _LD_B, _LD_IND_W, _LD_IND_B = 0x20, 0x28, 0x30, 0x40, 0x50
 _LD_IMM, _LD_MEM, _ST, _LDX_MSH, _LDX_IMM = 0x00, 0x60, 0x02, 0xB1, 0x01
 _AND, _RSH, _MUL, _XOR_X, _TAX, _LDX_MEM = 0x54, 0x74, 0x24, 0xAC, 0x07, 0x61
 _JA, _JEQ, _JSET, _JEQ_X, _RET, _RET_A = 0x05, 0x15, 0x45, 0x1D, 0x06, 0x16
+_LD_LEN, _JGT = 0x80, 0x25
 _NET = 0x100000000 - 0x100000  # SKF_NET_OFF: offsets from the network header
 _PROTOCOL = 0x100000000 - 0x1000  # SKF_AD_OFF + SKF_AD_PROTOCOL
 _MOST = 4096  # BPF_MAXINSNS
@@ -77,7 +81,7 @@ class _Program:
         for at, (code, k, skip) in enumerate(self._lines):
             value = self._names[k] - at - 1 if isinstance(k, str) else k
             # A comparison is followed by a jump: it is taken if it holds, or else.
-            when = (1, 0) if skip else (0, 1) if code in (_JEQ, _JSET, _JEQ_X) else (0, 0)
+            when = (1, 0) if skip else (0, 1) if code in (_JEQ, _JGT, _JSET, _JEQ_X) else (0, 0)
             packed += struct.pack("HBBI", code, *when, value)
         return packed
 
@@ -169,6 +173,17 @@ def _hash(program: _Program, start: int, words: int) -> None:
 def nothing_filter() -> bytes:
     """A socket filter that lets nothing in."""
     return struct.pack("HBBI", _RET, 0, 0, 0)
+
+
+def length_filter(most: int, *, longer: bool) -> bytes:
+    """A socket filter that lets in frames of so many bytes at most, or those that are longer."""
+    program = _Program()
+    program.add(_LD_LEN)
+    program.when(_JGT, most, "longer")
+    program.add(_RET, 0 if longer else 0xFFFFFFFF)
+    program.name("longer")
+    program.add(_RET, 0xFFFFFFFF if longer else 0)
+    return program.packed()
 
 
 def neighbour_filter() -> bytes:

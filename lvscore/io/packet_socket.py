@@ -13,6 +13,7 @@ from lvscore.io._packet import PacketQueue
 from lvscore.io.device import LiveInterface, link_address, longest_packet
 from lvscore.io.fanout import (
     Share,
+    length_filter,
     neighbour_filter,
     nothing_filter,
     peer_program,
@@ -35,6 +36,7 @@ _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _COPY_THRESHOLD = 7
 _HEAD = 128  # of a slot, before the frame
 _SLOTS, _RING = 4096, 64 << 20  # at most, slots and bytes
+_LONG, _LONG_BLOCKS = 69632, 16  # a slot for a super-frame of 64 KiB, and how many MiB of them
 _PIECE = 1 << 17  # of memory in one piece, at least
 _BLOCK, _BLOCKS, _FRAME = 1 << 20, 32, 2048
 _RETIRE = 1  # milliseconds: the least there is
@@ -68,8 +70,8 @@ class PacketInterface(LiveInterface):
             raise ConfigError(f"{name}: a VLAN of an interface cannot be shared between workers")
         self._socket = self._closing.enter_context(_opened(self._port))
         self._sockets = [self._socket]
+        self._either: select.epoll | None = None
         self._sender = self._closing.enter_context(_opened(self._port, hears=False))
-        self._descriptor = self._socket.fileno()
         try:
             self.mac = link_address(self._socket, self._port)
             self.mtu = longest_packet(self._socket, self._port)
@@ -81,17 +83,31 @@ class PacketInterface(LiveInterface):
                 slots, size = _slots(self._socket, self.mtu)
             if share is not None:
                 _filter(self._socket, nothing_filter())
+            long = (-1, 0, 0, 0)
             if self._vlan:
                 _filter(self._socket, vlan_filter(self._vlan))
+            elif share is None and backend == "ring" and version == 2 and size < _LONG:
+                long = self._open_long(size - _HEAD)
             self._socket.bind((self._port, _ETH_P_ALL))
             self._sender.bind((self._port, 0))
             descriptors = self._socket.fileno(), self._sender.fileno()
-            self._queue = PacketQueue(*descriptors, slots, size, version, self._vlan)
+            self._queue = PacketQueue(*descriptors, slots, size, version, self._vlan, *long)
             if share is not None:
                 self._join(share)
         except OSError as error:
             self.close()
             raise InterfaceError(error.errno, error.strerror, name) from error
+
+    def _open_long(self, most: int) -> tuple[int, int, int, int]:
+        """A second socket, with a ring for the super-frames, of more than ``most`` bytes: it is
+        worth its memory to have them copied once less, and by their sender's processor."""
+        _filter(self._socket, length_filter(most, longer=False))
+        opened = self._closing.enter_context(_opened(self._port))
+        self._sockets.append(opened)
+        _filter(opened, length_filter(most, longer=True))
+        _ring(opened, _BLOCK, _LONG_BLOCKS, _LONG)
+        opened.bind((self._port, _ETH_P_ALL))
+        return opened.fileno(), _LONG_BLOCKS, _BLOCK, _LONG
 
     def _join(self, share: Share) -> None:
         """Take a share; whoever is not the first hears of link addresses by another socket."""
@@ -111,10 +127,6 @@ class PacketInterface(LiveInterface):
         _filter(hearing, neighbour_filter())
         hearing.bind((self.name, _ETH_P_ALL))
         self._hearing = PacketQueue(hearing.fileno(), self._sender.fileno())
-        both = self._closing.enter_context(select.epoll())
-        both.register(self._socket, select.EPOLLIN)
-        both.register(hearing, select.EPOLLIN)
-        self._descriptor = both.fileno()
 
     def share(self, inside: Iterable[Network]) -> None:
         if not self._first:
@@ -127,14 +139,22 @@ class PacketInterface(LiveInterface):
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
     def fileno(self) -> int:
-        return self._descriptor
+        if len(self._sockets) == 1:
+            return self._socket.fileno()
+        if self._either is None:
+            self._either = self._closing.enter_context(select.epoll())
+            for opened in self._sockets:
+                self._either.register(opened, select.EPOLLIN)
+        return self._either.fileno()
+
+    def descriptors(self) -> tuple[int, ...]:
+        return tuple(opened.fileno() for opened in self._sockets)
 
     def receive(self, now: int) -> FrameBatch:
         batch = self._queue.receive(now)
-        if len(batch) or self._hearing is None:
-            return batch
-        batch = self._hearing.receive(now)
-        if not len(batch):
+        if not len(batch) and self._hearing is not None:
+            batch = self._hearing.receive(now)
+        if not len(batch) and self._either is not None:
             self.recover()  # an error of two sockets is not told by what one waits on
         return batch
 
@@ -191,12 +211,17 @@ def _slots(opened: socket.socket, mtu: int) -> tuple[int, int]:
     """A ring of slots, each for one frame, which is there as soon as it has come; a frame that is
     longer than the MTU has it, a super-frame, waits beside the ring."""
     size = 1 << (mtu + _HEAD - 1).bit_length()
+    slots, block = min(_SLOTS, _RING // size), max(size, _PIECE)
+    _ring(opened, block, slots * size // block, size)
+    return slots, size
+
+
+def _ring(opened: socket.socket, block: int, blocks: int, size: int) -> None:
+    """Blocks of memory with slots, for frames of less than ``size``; others wait beside them."""
     opened.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V2)
     opened.setsockopt(_SOL_PACKET, _COPY_THRESHOLD, 1)
-    slots, block = min(_SLOTS, _RING // size), max(size, _PIECE)
-    request = struct.pack("4I", block, slots * size // block, size, slots)  # struct tpacket_req
+    request = struct.pack("4I", block, blocks, size, block // size * blocks)  # struct tpacket_req
     opened.setsockopt(_SOL_PACKET, _RX_RING, request)
-    return slots, size
 
 
 def _blocks(opened: socket.socket) -> tuple[int, int]:

@@ -280,6 +280,11 @@ class Download:
         return os.read(self._pipe, size)
 
 
+def in_namespace(lab, node, text):
+    """What a piece of Python prints on a node."""
+    return lab.run(node, sys.executable, "-c", f"import lvscore\n{text}").strip()
+
+
 def digest_of(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:

@@ -4,7 +4,7 @@ import sys
 from collections import Counter
 
 import pytest
-from namespaces import LVS, VIP, VIP6, digest_of, missing, services
+from namespaces import LVS, VIP, VIP6, digest_of, in_namespace, missing, services
 
 import lvscore
 
@@ -152,11 +152,6 @@ def test_a_tun_device_and_another_interface(lab, large, backend):
     assert receiver.stdout.read().strip() == large[1]
     assert lab.stop(program) == 0
     assert "tun0" not in lab.run("director", "ip", "link")
-
-
-def in_namespace(lab, node, text):
-    """What a piece of Python prints on a node."""
-    return lab.run(node, sys.executable, "-c", f"import lvscore\n{text}").strip()
 
 
 def test_devices_that_stay_and_go(lab):
