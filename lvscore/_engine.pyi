@@ -1,5 +1,6 @@
 """The compiled engine: owns the state and the boundary to Python (memory, GIL, errors)."""
 
+from collections.abc import Callable
 from typing import Any
 
 from typing_extensions import Buffer, disjoint_base
@@ -22,7 +23,9 @@ __all__ = [
     "expectations_list",
     "ftp_ports",
     "ftp_ports_set",
+    "host_advance",
     "host_emitted",
+    "host_forward",
     "host_neighbour",
     "host_output",
     "host_own",
@@ -76,6 +79,7 @@ _Tunnel = tuple[int, int, int]
 _Counts = tuple[int, int, int, int, int]
 _Estimate = tuple[_Counts, _Counts]
 _Outcome = tuple[Verdict, Reason, int, bytes, bool, bool, int, bool, int, int]
+_Special = tuple[int, bytes, bytearray, _Outcome | None, int]
 
 def connection_layout() -> dict[str, Any]: ...
 
@@ -145,7 +149,15 @@ def host_receive(
 ) -> _Outcome: ...
 def host_receive_batch(
     engine: EngineCore, batch: FrameBatch, interface: int, start: int
-) -> tuple[int, bytes, bytearray, _Outcome | None, int] | None: ...
+) -> _Special | None: ...
+def host_forward(
+    engine: EngineCore,
+    batch: FrameBatch,
+    interface: int,
+    start: int,
+    senders: dict[int, Callable[[FrameBatch, int, int, int], None]],
+) -> _Special | None: ...
+def host_advance(engine: EngineCore, now: int) -> bool: ...
 def host_segments(frame: bytearray, size: int) -> list[bytes]: ...
 def host_emitted(engine: EngineCore) -> list[tuple[Verdict, Reason, bytes]]: ...
 def host_output(engine: EngineCore, packet: bytearray) -> None: ...

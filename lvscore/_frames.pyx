@@ -7,7 +7,6 @@ from cpython.buffer cimport (
 )
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 
-from lvscore._core.consts cimport VERDICT_FORWARD
 from lvscore.errors import ConfigError
 
 __all__ = ["FrameBatch"]
@@ -194,33 +193,6 @@ cdef class FrameBatch:
             if self.egress == NULL:
                 raise MemoryError()
         return 0
-
-    def forwarded(self, uint8_t[::1] chosen not None, uint32_t start, uint32_t end,
-                  uint32_t egress):
-        """Choose the frames that a Host sends on by an interface.
-
-        Args:
-            chosen: as many as frames; 1 where one is chosen, else 0.
-            start, end: only these are looked at.
-            egress: the interface's number.
-
-        Returns:
-            how many are chosen.
-
-        Raises:
-            ConfigError: ``chosen`` is of another length.
-        """
-        cdef uint32_t count = 0
-        cdef uint32_t i
-        if chosen.shape[0] != self.count or not start <= end <= self.count:
-            raise ConfigError(f"frames {start}..{end}, {chosen.shape[0]} chosen or not, "
-                              f"of {self.count}")
-        self.reserve_egress()
-        for i in range(self.count):
-            chosen[i] = (start <= i < end and self.verdict[i] == VERDICT_FORWARD
-                         and self.egress[i] == egress)
-            count += chosen[i]
-        return count
 
     @staticmethod
     cdef FrameBatch over(object owner, uint8_t* data, uint64_t data_length, uint32_t capacity,

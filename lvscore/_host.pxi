@@ -331,6 +331,33 @@ def host_receive_batch(EngineCore engine not None, FrameBatch batch not None,
             s.forward.tunnel_error), size)
 
 
+def host_forward(EngineCore engine not None, FrameBatch batch not None, uint32_t interface,
+                 uint32_t start, dict senders not None):
+    """Take frames as :func:`host_receive_batch`, and let those that only have to be sent on be
+    sent: by what ``senders`` has for the interface, called with batch, start, end, interface."""
+    cdef uint32_t i, end
+    cdef bint used[256]         # MAX_INTERFACES
+    special = host_receive_batch(engine, batch, interface, start)
+    end = batch.count if special is None else <uint32_t>special[0]
+    memset(used, 0, sizeof(used))
+    for i in range(start, end):
+        if batch.verdict[i] == VERDICT_FORWARD and batch.egress[i] < MAX_INTERFACES:
+            used[batch.egress[i]] = 1
+    for number, send in senders.items():
+        if used[<uint8_t>number]:
+            send(batch, start, end, number)
+    return special
+
+
+def host_advance(EngineCore engine not None, now):
+    """Let time pass until ``now``; whether something has been put out because of it."""
+    cdef State* s = engine.enter()
+    emitted_clear(&s.emitted)
+    clock_set(s, now)
+    state_expire(s)
+    return s.emitted.count != 0
+
+
 def host_segments(bytearray frame not None, uint32_t size):
     """The frames that a super-frame of TCP or UDP stands for, each with ``size`` bytes of payload
     at most and whole checksums; none if it is not whole."""

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
-from lvscore._frames import FrameBatch
 from lvscore.errors import ConfigError, InterfaceError
 from lvscore.io.device import LiveInterface
 from lvscore.io.interface import kernel_addresses, open_interface
@@ -22,6 +19,7 @@ from lvscore.io.shield import Shield
 
 if TYPE_CHECKING:
     from lvscore.host import Host
+    from lvscore.host.machine import Senders
 
 __all__ = ["Live", "attach"]
 
@@ -93,9 +91,8 @@ class Live:
         self._shield: Shield | None = None
         self._again = math.inf  # when to announce once more
         self._stopped = False
-        self._numbers: dict[int, LiveInterface] = {}
+        self._senders: Senders = {}
         self._waits: list[tuple[LiveInterface, tuple[int, ...]]] = []
-        self._chosen = np.zeros(64, dtype=np.uint8)
         self._readers: dict[int, Callable[[], None]] = {}
         self._repeated: list[_Repeated] = []
         # Seconds and days as of the epoch, but with no step back when the clock is set.
@@ -146,7 +143,7 @@ class Live:
         _refuse_longer(self.host, interface)
         _introduce(self.host, interface)
         self.interfaces[name] = interface
-        self._numbers[self.host.number(name)] = interface
+        self._senders[self.host.number(name)] = interface.forward
         self._waits.append((interface, interface.descriptors()))
         for descriptor in interface.descriptors():
             self._poll.register(descriptor, select.EPOLLIN)
@@ -221,7 +218,7 @@ class Live:
         self.check(host)
         for interface in self.interfaces.values():
             _introduce(host, interface)
-        self._numbers = {host.number(name): i for name, i in self.interfaces.items()}
+        self._senders = {host.number(name): i.forward for name, i in self.interfaces.items()}
         self.host = host
         self.shield()
 
@@ -262,25 +259,16 @@ class Live:
 
     def _drain(self, interface: LiveInterface) -> int:
         count = 0
+        number = self.host.number(interface.name)
         for _ in range(_ROUNDS):
             now = self.now()
             batch = interface.receive(now)
             if not len(batch):
                 break
             count += len(batch)
-            for start, end, others in self.host.receive_batch(interface.name, batch, now):
-                if end > start:
-                    self._forward(batch, start, end)
+            for others in self.host.forward_batch(number, batch, now, self._senders):
                 self._send(others)
         return count
-
-    def _forward(self, batch: FrameBatch, start: int, end: int) -> None:
-        if len(batch) > len(self._chosen):
-            self._chosen = np.zeros(len(batch), dtype=np.uint8)
-        chosen = self._chosen[: len(batch)]
-        for number, interface in self._numbers.items():
-            if batch.forwarded(chosen, start, end, number):
-                interface.write_batch(batch, chosen)
 
     def _send(self, frames: list[tuple[str, bytes]]) -> None:
         for name, frame in frames:

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvscore._frames import FrameBatch
-from lvscore.constants import Verdict
 from lvscore.errors import ConfigError
 
 
@@ -215,15 +214,3 @@ def test_a_batch_that_is_garbage_in_a_cycle(monkeypatch):
     finally:
         gc.enable()
     assert seen == []
-
-
-def test_forwarded():
-    batch = FrameBatch.of([bytes(20)] * 5)
-    batch.verdict[:] = [Verdict.FORWARD] * 4 + [Verdict.DROP]
-    chosen = np.ones(5, np.uint8)
-    assert batch.forwarded(chosen, 1, 5, 0) == 3
-    assert list(chosen) == [0, 1, 1, 1, 0]
-    assert batch.forwarded(chosen, 0, 5, 7) == 0
-    for wrong in ((chosen[:4], 0, 5), (chosen, 0, 6), (chosen, 3, 2)):
-        with pytest.raises(ConfigError, match=r"frames \d\.\.\d"):
-            batch.forwarded(*wrong, 0)

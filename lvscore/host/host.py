@@ -15,7 +15,7 @@ from lvscore.errors import (
     LimitError,
     NotFoundError,
 )
-from lvscore.host.machine import Machine, RouteEntry
+from lvscore.host.machine import Machine, RouteEntry, Senders
 from lvscore.host.settings import HostSettings
 from lvscore.sysctl import Sysctl
 
@@ -357,6 +357,25 @@ class Host:
         yield 0, 0, self._machine.take()
         for start, end in self._machine.receive_batch(number, batch):
             yield start, end, self._machine.take()
+
+    def forward_batch(
+        self, number: int, batch: FrameBatch, now: int, senders: Senders
+    ) -> Iterator[list[tuple[str, bytes]]]:
+        """Take frames as :meth:`receive_batch`, and let those be sent that only have to be sent
+        on.
+
+        Args:
+            number: of the interface (:meth:`number`).
+            batch, now: as there.
+            senders: by an interface's number, what sends frames by it: called with the batch,
+                start and end of a part, and the number, it sends those frames of the part that
+                have verdict FORWARD and this ``egress``. Others go nowhere.
+
+        Yields:
+            what else is to be sent, interface and frame, before the next part is.
+        """
+        self._machine.advance(now)
+        return self._machine.forward_batch(number, batch, senders)
 
     def number(self, interface: str) -> int:
         """What an interface is called in ``FrameBatch.egress``.

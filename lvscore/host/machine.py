@@ -1,6 +1,6 @@
 """What a Host does with packets: the compiled stage's verdicts carried out, errors, answers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -17,8 +17,12 @@ from lvscore.host.settings import HostSettings
 if TYPE_CHECKING:
     from lvscore.engine import Engine
 
-__all__ = ["Machine", "RouteEntry"]
+__all__ = ["Machine", "RouteEntry", "Senders"]
 
+Senders = dict[int, Callable[[FrameBatch, int, int, int], None]]
+"""What sends frames of a batch, from start to end, by an interface, whose number it is told."""
+
+_NOTHING: Iterator[list[tuple[str, bytes]]] = iter(())
 _UNICAST, _LOCAL, _BROADCAST = 0, 1, 2  # _core/route.pxd
 _EMITTING = (Verdict.STOLEN, Verdict.DROP)
 _MILLISECOND = 1_000_000
@@ -147,17 +151,43 @@ class Machine:
         start = 0
         while start < len(batch):
             special = _engine.host_receive_batch(self.engine, batch, number, start)
-            end = len(batch)
-            if special is not None:
-                end, before, data, outcome, segment = special
-                batch.verdict[end] = Verdict.STOLEN
-                if outcome is None:
-                    for frame in _engine.host_segments(data, segment):
-                        self.receive(number, frame, self.now)
-                else:
-                    self._act(number, before, data, outcome, segment)
+            end = len(batch) if special is None else self._handle(number, batch, special)
             yield start, end
             start = end + 1
+
+    def forward_batch(
+        self, number: int, batch: FrameBatch, senders: Senders
+    ) -> Iterator[list[tuple[str, bytes]]]:
+        """Take a batch, let those frames be sent that only have to be sent on, and say what else
+        is to be sent before the next part of it."""
+        special = None
+        if not self._sent:
+            special = _engine.host_forward(self.engine, batch, number, 0, senders)
+            if special is None:
+                return _NOTHING
+        return self._forward_rest(number, batch, senders, special)
+
+    def _forward_rest(
+        self, number: int, batch: FrameBatch, senders: Senders, special: "_engine._Special | None"
+    ) -> Iterator[list[tuple[str, bytes]]]:
+        if special is None:
+            yield self.take()
+            special = _engine.host_forward(self.engine, batch, number, 0, senders)
+        while special is not None:
+            start = self._handle(number, batch, special) + 1
+            yield self.take()
+            special = _engine.host_forward(self.engine, batch, number, start, senders)
+
+    def _handle(self, number: int, batch: FrameBatch, special: "_engine._Special") -> int:
+        """Do what is due for a frame that needs more than to be sent on; its index."""
+        index, before, data, outcome, segment = special
+        batch.verdict[index] = Verdict.STOLEN
+        if outcome is None:
+            for frame in _engine.host_segments(data, segment):
+                self.receive(number, frame, self.now)
+        else:
+            self._act(number, before, data, outcome, segment)
+        return index
 
     def _act(
         self, number: int, frame: bytes | bytearray | memoryview, data: bytearray,
@@ -375,7 +405,7 @@ class Machine:
 
     def advance(self, now: int) -> None:
         """Let time pass: ask again, give up, expire."""
-        for due in self.neighbours.due(now):
+        for due in self.neighbours.due(now) if self.neighbours.waits(now) else ():
             self.now = max(self.now, due.time)
             if isinstance(due, Failed):
                 unreachable = (3, 1) if due.address.version == 4 else (1, 3)
@@ -384,7 +414,8 @@ class Machine:
             else:
                 self._ask(due)
         self.now = max(self.now, now)
-        self.engine.expire(now)
+        if not _engine.host_advance(self.engine, now):
+            return
         for _, reason, frame in _engine.host_emitted(self.engine):
             if reason == Reason.FRAGMENT_TIMEOUT:
                 first = Packet.parse(frame[14:])

@@ -214,6 +214,12 @@ class NeighbourTable:
 
     # Time
 
+    def waits(self, now: int) -> bool:
+        """Whether there is something to be done until ``now``."""
+        interval = self._settings["net.ipv4.neigh.default.gc_interval"] * SECOND
+        first = self._timers[0][0] if self._timers else now + 1
+        return first <= now or now >= self._collected + interval
+
     def due(self, now: int) -> Iterator[Question | Failed]:
         """What is to be done until ``now``, in order of time."""
         while self._timers and self._timers[0][0] <= now:

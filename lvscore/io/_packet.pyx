@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset, strerror
 
+from lvscore._core.consts cimport VERDICT_FORWARD
 from lvscore._frames cimport FrameBatch
 from lvscore.io._ring cimport lvs_acquire, lvs_release
 
@@ -408,23 +409,41 @@ cdef class PacketQueue:
         """
         cdef uint32_t i
         cdef uint32_t count = 0
-        cdef uint32_t room = 0
         if batch.count != select.shape[0] or batch.count > BATCH or not batch.vnet_header:
             raise ValueError(f"{select.shape[0]} selected of {batch.count} frames; "
                              f"expected as many, {BATCH} at most, with their headers")
-        room = VNET_HEADER
         with nogil:
             for i in range(batch.count):
                 if select[i]:
-                    self.vectors[count].iov_base = batch.data + batch.offset[i] - room
-                    self.vectors[count].iov_len = batch.length[i] + room
-                    memset(&self.messages[count].msg_hdr, 0, sizeof(msghdr))
-                    self.messages[count].msg_hdr.msg_iov = &self.vectors[count]
-                    self.messages[count].msg_hdr.msg_iovlen = 1
-                    if self.vlan:
-                        self.tag(count)
+                    self.put(batch, i, count)
                     count += 1
             self.flush(count)
+
+    def forward(self, FrameBatch batch not None, uint32_t start, uint32_t end, uint32_t egress):
+        """Send the frames from ``start`` to ``end``, of 64 at most, that a Host sends on by the
+        interface ``egress``, as :meth:`send` does."""
+        cdef uint32_t i
+        cdef uint32_t count = 0
+        if not (start <= end <= batch.count <= BATCH and batch.vnet_header and batch.egress):
+            raise ValueError(f"frames {start}..{end} of {batch.count}; expected {BATCH} at most, "
+                             "with their headers and interfaces")
+        with nogil:
+            for i in range(start, end):
+                if batch.verdict[i] == VERDICT_FORWARD and batch.egress[i] == egress:
+                    self.put(batch, i, count)
+                    count += 1
+            self.flush(count)
+
+    cdef void put(self, FrameBatch batch, uint32_t i, uint32_t k) noexcept nogil:
+        """Let a frame be the one with the number ``k`` that is sent next."""
+        cdef msghdr* message = &self.messages[k].msg_hdr
+        self.vectors[k].iov_base = batch.data + batch.offset[i] - VNET_HEADER
+        self.vectors[k].iov_len = batch.length[i] + VNET_HEADER
+        memset(message, 0, sizeof(msghdr))
+        message.msg_iov = &self.vectors[k]
+        message.msg_iovlen = 1
+        if self.vlan:
+            self.tag(k)
 
     cdef void tag(self, uint32_t k) noexcept nogil:
         """Send a frame with the tag of the VLAN: beside it, for there may be no room before it."""

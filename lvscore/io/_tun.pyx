@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
+from lvscore._core.consts cimport VERDICT_FORWARD
 from lvscore._frames cimport FrameBatch
 
 __all__ = ["TunQueue"]
@@ -120,6 +121,18 @@ cdef class TunQueue:
         with nogil:
             for i in range(batch.count):
                 if select[i]:
+                    self.write(batch.data + batch.offset[i], batch.length[i])
+
+    def forward(self, FrameBatch batch not None, uint32_t start, uint32_t end, uint32_t egress):
+        """Send the frames from ``start`` to ``end`` that a Host sends on by the interface
+        ``egress``, as :meth:`send` does."""
+        cdef uint32_t i
+        if not (start <= end <= batch.count and batch.vnet_header and batch.egress):
+            raise ValueError(f"frames {start}..{end} of {batch.count}; expected their headers "
+                             "and interfaces")
+        with nogil:
+            for i in range(start, end):
+                if batch.verdict[i] == VERDICT_FORWARD and batch.egress[i] == egress:
                     self.write(batch.data + batch.offset[i], batch.length[i])
 
     cdef void write(self, uint8_t* frame, uint32_t length) noexcept nogil:

@@ -11,7 +11,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 from lvscore._core.bytes cimport load16
-from lvscore._core.consts cimport LINK_ETHERNET
+from lvscore._core.consts cimport LINK_ETHERNET, VERDICT_FORWARD
 from lvscore._core.offload cimport VNET_HEADER, checksum_complete, offloads_guess
 from lvscore._core.segment cimport Segments, segment_write, segments_plan
 from lvscore._frames cimport FrameBatch
@@ -181,14 +181,32 @@ cdef class XdpQueue:
         with nogil:
             self.reap()
             for i in range(batch.count):
-                if not select[i]:
-                    continue
-                if own and not self.given[i]:
-                    checksum_complete(self.data + batch.offset[i], batch.length[i])
-                    self.given[i] = self.put(batch.offset[i], batch.length[i])
-                else:
-                    self.copy(batch.data + batch.offset[i], batch.length[i])
+                if select[i]:
+                    self.put_frame(batch, i, own)
             self.kick()
+
+    def forward(self, FrameBatch batch not None, uint32_t start, uint32_t end, uint32_t egress):
+        """Send the frames from ``start`` to ``end`` that a Host sends on by the interface
+        ``egress``, as :meth:`send` does."""
+        cdef uint32_t i
+        cdef bint own = batch is self.batch
+        if not (start <= end <= batch.count and batch.vnet_header and batch.egress):
+            raise ValueError(f"frames {start}..{end} of {batch.count}; expected their headers "
+                             "and interfaces")
+        with nogil:
+            self.reap()
+            for i in range(start, end):
+                if batch.verdict[i] == VERDICT_FORWARD and batch.egress[i] == egress:
+                    self.put_frame(batch, i, own)
+            self.kick()
+
+    cdef void put_frame(self, FrameBatch batch, uint32_t i, bint own) noexcept nogil:
+        """Queue a frame where it lies, if that is in this memory, or else a copy."""
+        if own and not self.given[i]:
+            checksum_complete(self.data + batch.offset[i], batch.length[i])
+            self.given[i] = self.put(batch.offset[i], batch.length[i])
+        else:
+            self.copy(batch.data + batch.offset[i], batch.length[i])
 
     def write(self, const uint8_t[::1] frame not None):
         """Send a whole frame; whether there was room."""

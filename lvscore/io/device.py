@@ -30,6 +30,7 @@ class Queue(Protocol):
     def skipped(self) -> int: ...
     def receive(self, now: int) -> FrameBatch: ...
     def send(self, batch: FrameBatch, select: npt.NDArray[np.uint8]) -> None: ...
+    def forward(self, batch: FrameBatch, start: int, end: int, egress: int) -> None: ...
 
 
 class LiveInterface(ABC):
@@ -113,6 +114,11 @@ class LiveInterface(ABC):
         if select is None:
             select = np.ones(len(batch), np.uint8)
         self._queue.send(batch, select.view(np.uint8))
+
+    def forward(self, batch: FrameBatch, start: int, end: int, egress: int) -> None:
+        """Send the frames from ``start`` to ``end`` that a Host sends on by the interface with
+        the number ``egress`` (:meth:`lvscore.Host.number`)."""
+        self._queue.forward(batch, start, end, egress)
 
     def write(self, frames: Iterable[bytes]) -> None:
         """Send whole frames; what the kernel refuses is counted."""

@@ -114,6 +114,9 @@ class XdpInterface(LiveInterface):
         chosen = np.ones(len(batch), np.uint8) if select is None else select.astype(np.uint8)
         self._queues[0].send(batch, chosen)
 
+    def forward(self, batch: FrameBatch, start: int, end: int, egress: int) -> None:
+        self._queues[0].forward(batch, start, end, egress)
+
     def _write(self, frame: bytes) -> None:
         self._queues[0].write(frame)
 

@@ -43,7 +43,30 @@ def leaving(host, batch, interface, now):
     return out
 
 
-def batched(host, arrivals):
+def forwarding(host, batch, interface, now):
+    """The same where the Host itself lets frames be sent on."""
+    out = []
+    names = {host.number(name): name for name in host.interfaces}
+
+    def send(part, start, end, number):
+        assert part is batch
+        assert any(part.egress[start:end] == number)
+        out.extend(
+            (k, names[number], bytes(part[k]))
+            for k in range(start, end)
+            if part.verdict[k] == Verdict.FORWARD and part.egress[k] == number
+        )
+
+    left = []
+    for others in host.forward_batch(
+        host.number(interface), batch, now, dict.fromkeys(names, send)
+    ):
+        left += [(name, data) for _, name, data in sorted(out)] + others
+        out.clear()
+    return left + [(name, data) for _, name, data in sorted(out)]
+
+
+def batched(host, arrivals, leaving):
     """Frames of one interface that follow each other are a batch."""
     out, start = [], 0
     for end in range(1, len(arrivals) + 1):
@@ -61,7 +84,8 @@ def both(arrivals, settings=None):
     """What leaves, which must be the same either way; and the host of the batches."""
     single, whole = made(settings), made(settings)
     expected = one_by_one(single, arrivals)
-    assert batched(whole, arrivals) == expected
+    assert batched(made(settings), arrivals, forwarding) == expected
+    assert batched(whole, arrivals, leaving) == expected
     assert single.engine.counters == whole.engine.counters
     assert single.engine.reasons == whole.engine.reasons
     assert np.array_equal(
@@ -244,7 +268,7 @@ def test_what_is_told_anew_counts_from_then_on():
 
 
 def test_rules_of_the_mangle_table_count_every_packet():
-    for send in one_by_one, batched:
+    for send in one_by_one, lambda host, arrivals: batched(host, arrivals, leaving):
         host = made()
         host.engine.iptables("-t mangle -A PREROUTING -p tcp --dport 80 -j MARK --set-mark 1")
         send(host, framed(OPENING + [("cli", request(flags="A"))] * 5))
