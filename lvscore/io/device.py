@@ -58,6 +58,7 @@ class LiveInterface(ABC):
         self.mtu = 1500
         self.group: int | None = None
         self._refused = 0
+        self._dropped = 0
         self._queue: Queue
 
     @abstractmethod
@@ -88,6 +89,10 @@ class LiveInterface(ABC):
     @abstractmethod
     def _write(self, frame: bytes) -> None:
         """Send a frame; OSError: it was refused."""
+
+    @abstractmethod
+    def _count_dropped(self) -> None:
+        """Bring ``_dropped`` up to date, while the interface is open."""
 
     def receive(self, now: int) -> FrameBatch:
         """The frames that have come in, at most 64, all with the time ``now`` (nanoseconds).
@@ -130,13 +135,16 @@ class LiveInterface(ABC):
 
     @property
     def statistics(self) -> dict[str, int]:
-        """Frames: received, sent by batch, refused by the kernel, skipped as not for this host."""
+        """Frames: received, sent by batch, refused by the kernel, skipped as not for this host,
+        and dropped by the kernel since the interface was opened: there was no room for them."""
+        self._count_dropped()
         queue = self._queue
         return {
             "received": queue.received,
             "sent": queue.sent,
             "refused": queue.refused + self._refused,
             "skipped": queue.skipped,
+            "dropped": self._dropped,
         }
 
     def __str__(self) -> str:

@@ -25,7 +25,8 @@ __all__ = ["PacketInterface"]
 
 # linux/if_packet.h
 _SOL_PACKET = 263
-_ADD_MEMBERSHIP, _RX_RING, _AUXDATA, _VERSION, _VNET_HDR, _IGNORE_OUTGOING = 1, 5, 8, 10, 15, 23
+_ADD_MEMBERSHIP, _RX_RING, _STATISTICS, _AUXDATA, _VERSION = 1, 5, 6, 8, 10
+_VNET_HDR, _IGNORE_OUTGOING = 15, 23
 _FANOUT, _FANOUT_DATA = 18, 22
 _FANOUT_CBPF, _FANOUT_UNIQUE_ID = 6, 0x2000
 _MR_ALLMULTI = 2
@@ -139,7 +140,7 @@ class PacketInterface(LiveInterface):
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
     def fileno(self) -> int:
-        if len(self._sockets) == 1:
+        if len(self._sockets) < 2:
             return self._socket.fileno()
         if self._either is None:
             self._either = self._closing.enter_context(select.epoll())
@@ -169,7 +170,14 @@ class PacketInterface(LiveInterface):
             frame = frame[:12] + struct.pack("!HH", 0x8100, self._vlan) + frame[12:]
         self._sender.send(_NO_OFFLOADS + frame)
 
+    def _count_dropped(self) -> None:
+        for opened in self._sockets:  # each tells of what was dropped since it last told
+            said = opened.getsockopt(_SOL_PACKET, _STATISTICS, 8)  # struct tpacket_stats
+            self._dropped += struct.unpack("2I", said)[1]
+
     def close(self) -> None:
+        self._count_dropped()
+        self._sockets.clear()
         self._closing.close()
 
 

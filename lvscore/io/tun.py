@@ -4,6 +4,7 @@ import os
 import socket
 import struct
 from fcntl import ioctl
+from pathlib import Path
 
 from lvscore.errors import InterfaceError
 from lvscore.io._tun import TunQueue
@@ -73,6 +74,7 @@ class TunInterface(LiveInterface):
                 request = struct.pack("16sH22x", self.name.encode(), up | _IFF_UP)
                 ioctl(control, _SIOCSIFFLAGS, request)
         self._queue = TunQueue(self._device, self.mac, self.peer)
+        self._dropped_before = _dropped(self.name)
 
     def fileno(self) -> int:
         return self._device
@@ -80,10 +82,24 @@ class TunInterface(LiveInterface):
     def _write(self, frame: bytes) -> None:
         os.write(self._device, _NO_OFFLOADS + (frame if self.peer is None else frame[14:]))
 
+    def _count_dropped(self) -> None:
+        if self._device >= 0:
+            self._dropped = _dropped(self.name) - self._dropped_before
+
     def close(self) -> None:
         if self._device >= 0:
+            self._count_dropped()
             os.close(self._device)
             self._device = -1
+
+
+def _dropped(name: str) -> int:
+    """Frames for which the queue of a device had no room."""
+    for line in Path("/proc/thread-self/net/dev").read_text().splitlines():
+        device, _, counts = line.partition(":")
+        if device.strip() == name:
+            return int(counts.split()[11])
+    return 0
 
 
 def _reason(error: OSError, backend: str) -> str:

@@ -28,7 +28,7 @@ __all__ = ["XdpInterface"]
 # linux/if_xdp.h
 _AF_XDP, _SOL_XDP = 44, 283
 _MMAP_OFFSETS, _RX_RING, _TX_RING, _UMEM_REG, _FILL_RING, _COMPLETION_RING = 1, 2, 3, 4, 5, 6
-_OPTIONS, _ZERO_COPY = 8, 1
+_STATISTICS, _OPTIONS, _ZERO_COPY = 7, 8, 1
 _USE_NEED_WAKEUP = 8
 _PAGE_OFFSETS = {
     _RX_RING: 0, _TX_RING: 0x80000000, _FILL_RING: 0x100000000, _COMPLETION_RING: 0x180000000,
@@ -53,6 +53,7 @@ class XdpInterface(LiveInterface):
         super().__init__(name, "xdp")
         self._closing = contextlib.ExitStack()
         self._queues: list[XdpQueue] = []
+        self._sockets: list[socket.socket] = []
         try:
             number = socket.if_nametoindex(name)
         except (OSError, ValueError):
@@ -82,6 +83,7 @@ class XdpInterface(LiveInterface):
             rings = _rings(opened)
             _bind(opened, number, queue)
             self._queues.append(XdpQueue(opened.fileno(), memory, rings, self.mac))
+            self._sockets.append(opened)
             bpf.put_socket(sockets, queue, opened.fileno())
             self._descriptor = opened.fileno()
         if queues > 1:
@@ -122,10 +124,21 @@ class XdpInterface(LiveInterface):
 
     @property
     def statistics(self) -> dict[str, int]:
+        self._count_dropped()
         names = ("received", "sent", "refused", "skipped")
-        return {name: sum(getattr(queue, name) for queue in self._queues) for name in names}
+        counts = {name: sum(getattr(queue, name) for queue in self._queues) for name in names}
+        return counts | {"dropped": self._dropped}
+
+    def _count_dropped(self) -> None:
+        if self._sockets:
+            said = [s.getsockopt(_SOL_XDP, _STATISTICS, 48) for s in self._sockets]
+            # struct xdp_statistics: rx_dropped, rx_ring_full
+            self._dropped = sum(struct.unpack_from(f"{at}xQ", one)[0] for one in said
+                                for at in (0, 24))  # fmt: skip
 
     def close(self) -> None:
+        self._count_dropped()
+        self._sockets.clear()
         self._closing.close()
 
 

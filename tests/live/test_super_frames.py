@@ -43,3 +43,42 @@ with lvscore.open_interface("s0", backend="ring") as ring:
     )  # fmt: skip
     lab.run("director", "ip", "link", "del", "s0")
     assert said.startswith("True 5100 200 {'received': 5100,"), said
+
+
+def test_what_there_was_no_room_for_is_told(lab):
+    """Nobody looks while frames come: what is not there afterwards was dropped, of whatever length;
+    it is counted once, and known after the interface is closed."""
+    said = in_namespace(
+        lab, "director",
+        PAIR + """
+subprocess.run("ip tuntap add t0 mode tap; sysctl -qw net.ipv6.conf.t0.disable_ipv6=1; "
+               "ip link set t0 up", shell=True, check=True)
+for name, backend, mode, size, count in (
+    ("s0", "ring", "latency", 100, 6000), ("s0", "ring", "latency", 60000, 500),
+    ("s0", "ring", "throughput", 60000, 1000), ("s0", "copy", "latency", 60000, 2000),
+    ("s0", "xdp", "latency", 100, 4000), ("t0", "tap", "latency", 100, 3000),
+):
+    with lvscore.open_interface(name, backend=backend, mode=mode) as port:
+        peer.bind(("s1" if name == "s0" else name, 0))
+        for number in range(count):
+            peer.send(frame(port.mac, number, size))
+        while len(port.receive(0)):
+            pass
+        first = port.statistics
+        peer.send(frame(port.mac, 0, size))
+        select.select([port], [], [], 1)
+        while len(port.receive(0)):
+            pass
+        second = port.statistics
+    print(backend, first["received"] > 0, first["dropped"] > 0,
+          count - first["received"] - first["dropped"],
+          second["received"] - first["received"], second["dropped"] - first["dropped"],
+          port.statistics == second)
+""",
+    )  # fmt: skip
+    for device in ("s0", "t0"):
+        lab.run("director", "ip", "link", "del", device)
+    assert said.splitlines() == [
+        f"{backend} True True 0 1 0 True"
+        for backend in ("ring", "ring", "ring", "copy", "xdp", "tap")
+    ]
