@@ -66,7 +66,7 @@ from lvscore._core.route cimport (
     Interface, MAX_INTERFACES, MAX_ROUTES, NO_INTERFACE, Neighbour, ROUTE_UNICAST, Route,
     local_add, local_remove, local_slot, neighbour_put, neighbour_remove, route_find,
 )
-from lvscore._core.rules cimport MAX_RULES, SOME_INTERFACES, TARGET_CT, Chain, Range, Rule
+from lvscore._core.rules cimport MAX_RULES, SOME_INTERFACES, Chain, Range, Rule
 from lvscore._core.scheduler_maglev cimport MAGLEV_SLOTS
 from lvscore._core.scheduler_types cimport (
     SCHEDULER_LBLCR, SCHEDULER_MH, SCHEDULER_RR, SCHEDULER_WRR, Scheduler,
@@ -90,7 +90,7 @@ from lvscore._core.sip cimport (
 )
 from lvscore._core.state cimport (
     CONNTRACK_SETTINGS, SYSCTL_EXPIRE_NODEST_CONN, State, TABLES, TEMPLATES,
-    Trace, TraceStep, state_copy, state_free, state_init,
+    Trace, TraceStep, state_copy, state_free, state_init, tracking_update,
 )
 from lvscore._core.track cimport (
     RULE_SCTP, RULE_TCP, SERVICE_SCTP, SERVICE_TCP, SERVICE_UDP, TRACKER_MASK,
@@ -109,16 +109,16 @@ __all__ = [
     "MOST_RULES", "EngineCore", "connection_layout", "conntrack_end", "conntrack_get",
     "conntrack_set", "conntrack_snapshot", "conntrack_statistics", "conntrack_update",
     "dialog_call_id", "expectations_end", "expectations_list", "ftp_ports", "ftp_ports_set",
-    "host_advance", "host_emitted", "host_forward", "host_neighbour", "host_output", "host_own",
-    "host_receive", "host_receive_batch", "host_segments", "host_set", "pools_events",
-    "pools_list", "pools_quota", "pools_quota_set", "route_get", "rule_counters",
-    "rule_counters_set", "rules_append", "rules_set",
-    "rules_zero", "sctp_checksummed", "server_counts", "server_estimate", "server_join",
-    "server_leave", "server_lookup", "server_record", "server_update", "service_counts",
-    "service_estimate", "service_join", "service_leave", "service_members", "service_number",
-    "service_record", "service_update", "service_zeroed", "services_all", "services_counts",
-    "services_estimated", "services_zeroed", "snapshot_layouts", "snapshot_put", "snapshot_shift",
-    "snapshot_take", "tracker_timeout_get", "tracker_timeout_set",
+    "host_advance", "host_emitted", "host_forward", "host_is_translated", "host_neighbour",
+    "host_output", "host_own", "host_receive", "host_receive_batch", "host_segments", "host_set",
+    "pools_events", "pools_list", "pools_quota", "pools_quota_set", "route_get", "rule_counters",
+    "rule_counters_set", "rules_append", "rules_set", "rules_zero", "sctp_checksummed",
+    "server_counts", "server_estimate", "server_join", "server_leave", "server_lookup",
+    "server_record", "server_update", "service_counts", "service_estimate", "service_join",
+    "service_leave", "service_members", "service_number", "service_record", "service_update",
+    "service_zeroed", "services_all", "services_counts", "services_estimated", "services_zeroed",
+    "snapshot_layouts", "snapshot_put", "snapshot_shift", "snapshot_take", "tracker_timeout_get",
+    "tracker_timeout_set",
 ]
 
 cdef tuple VERDICTS = tuple(Verdict)

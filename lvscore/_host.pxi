@@ -384,6 +384,13 @@ def host_emitted(EngineCore engine not None):
             for i in range(e.count)]
 
 
+def host_is_translated(EngineCore engine not None):
+    """Whether the rules gave the latest packet, refused since, another destination; None if
+    conntrack knows no flow that it is of."""
+    cdef const State* s = engine.enter()
+    return bool(s.forward.translated) if s.forward.tracked else None
+
+
 def host_output(EngineCore engine not None, bytearray packet not None):
     """Let a packet of the Host's own pass the engine, which may translate it."""
     packet_output(engine.enter(), <uint8_t*>PyByteArray_AS_STRING(packet),

@@ -99,14 +99,6 @@ def rules_set(EngineCore engine not None, name, list rules):
     tracking_update(s)
 
 
-cdef void tracking_update(State* s):
-    """Rules of table nat, and targets CT, let every flow be tracked."""
-    cdef uint32_t k
-    s.tracking = s.prerouting.count + s.postrouting.count > 0
-    for k in range(s.raw.count):
-        s.tracking = s.tracking or s.raw.rule[k].target == TARGET_CT
-
-
 def rule_counters(EngineCore engine not None, name):
     """Packets and bytes of the rules of a chain, by number."""
     cdef Chain* chain = chain_of(engine.enter(), name)

@@ -277,7 +277,8 @@ class RuleEngine(_engine.EngineCore):
         return added
 
     def remove_rule(self, rule: Rule) -> None:
-        """Remove a rule; connections that it made keep their translation.
+        """Remove a rule; connections that it made keep their translation, until no rule that
+        translates is left: then nothing is tracked any more, and flows pass as they are.
 
         Raises:
             NotFoundError: the rule is not one of this engine's.

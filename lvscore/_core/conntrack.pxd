@@ -26,7 +26,7 @@ from lvscore._core.director cimport reply_packet, service_packet, service_schedu
 from lvscore._core.early_drop cimport has_room
 from lvscore._core.event cimport opening_is_whole
 from lvscore._core.flow cimport (
-    Address, Tuple, ports_destination, ports_make, ports_source, tuple_hash, tuple_inverse,
+    Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_hash, tuple_inverse,
 )
 from lvscore._core.forward cimport forward_pass, forward_record
 from lvscore._core.lifetime cimport connection_end
@@ -126,6 +126,9 @@ cdef inline uint8_t rule_schedule_local(State* s, Packet* packet, const Tuple* t
                                    reason)
     if tuples_equal(t, translated):
         return verdict
+    if verdict == VERDICT_DROP:         # what is told of it is about what came in
+        packet_translate(packet, translated, t, False)
+        flow_tell(s, t, translated)
     reference = table_find(table, hash, translated)
     if (verdict == VERDICT_FORWARD and reference != NIL and reference & 1 == ORIGINAL
             and table_meta(table, reference >> 1).flags & FLAG_SERVICE
@@ -183,10 +186,22 @@ cdef inline void packet_raw(State* s, Packet* packet, const Tuple* t) noexcept n
     packet.helped = seen.helped
 
 
+cdef inline bint destination_is_translated(const Tuple* t, const Tuple* translated) noexcept nogil:
+    return not (address_equal(&t.destination, &translated.destination)
+                and ports_destination(t.ports) == ports_destination(translated.ports))
+
+
+cdef inline void flow_tell(State* s, const Tuple* t, const Tuple* translated) noexcept nogil:
+    """Remember what conntrack makes of a packet's destination, for errors about it."""
+    s.forward.tracked = True
+    s.forward.translated = destination_is_translated(t, translated)
+
+
 cdef inline uint8_t flow_forward(State* s, Packet* packet, const Tuple* t,
-                                 const Address* destination) noexcept nogil:
+                                 const Tuple* translated) noexcept nogil:
     """Find the way on; why there is none. Options are filled in before source NAT."""
-    cdef uint8_t failed = forward_pass(&s.routes, packet, t, destination, &s.forward)
+    cdef uint8_t failed = forward_pass(&s.routes, packet, t, &translated.destination, &s.forward)
+    flow_tell(s, t, translated)
     if failed == REASON_NONE and s.forward.record_pending:
         forward_record(&s.routes, packet, &s.forward)
     return failed
@@ -227,7 +242,7 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
             rule_evict(s, table, &search)
     elif failed == REASON_NONE:
         if is_hosted(s):
-            failed = flow_forward(s, packet, t, &wanted.destination)
+            failed = flow_forward(s, packet, t, &wanted)
         route = route_find(&s.routes, wanted.family, &wanted.destination)
         if route != NULL:
             seen.egress = <int>route.interface
@@ -255,7 +270,7 @@ cdef inline uint8_t rule_forward(State* s, Table* table, Packet* packet, const T
     cdef uint8_t failed
     if address_is_local(&s.routes, t.family, &translated.destination):
         return REASON_NONE
-    failed = flow_forward(s, packet, t, &translated.destination)
+    failed = flow_forward(s, packet, t, translated)
     masquerade = entry_of(entries_of(s.entries, t.family), i).masquerade
     if (failed == REASON_NONE and masquerade and reference & 1 == ORIGINAL
             and s.forward.egress + 1 != masquerade):
@@ -268,10 +283,24 @@ cdef inline void rule_pass(State* s, const Packet* packet, const Tuple* t) noexc
     source: it was in PREROUTING by then."""
     cdef Table* table = table_of(s, packet.family)
     cdef uint32_t reference = table_find(table, tuple_hash(&s.key, t), t)
+    cdef Tuple translated = t[0]
+    cdef Opening opening
+    cdef Search search
+    cdef Seen seen
     cdef bint ends
+    cdef uint8_t fit
+    if reference == NIL and opening_admits(s, packet, t, &opening):
+        seen_fill(s, packet, &seen)
+        search_begin(s, table, &opening, &search)
+        rule_prerouting(s, table, &search, &seen, &translated)
+        flow_tell(s, t, &translated)
     if reference == NIL or table_meta(table, reference >> 1).flags & FLAG_SERVICE:
         return
-    if rule_track(s, table, packet, t, reference, True, &ends) == FIT_REOPENS or ends:
+    fit = rule_track(s, table, packet, t, reference, True, &ends)
+    if fit != FIT_INVALID:
+        connection_translated(table, reference >> 1, reference & 1, &translated)
+        flow_tell(s, t, &translated)
+    if fit == FIT_REOPENS or ends:
         connection_end(s, table, reference >> 1)
 
 

@@ -34,6 +34,7 @@ cdef enum:
     OPTION_RECORD_ROUTE = 7
     OPTION_TIMESTAMP = 68
     OPTION_LOOSE_ROUTE = 131
+    OPTION_CIPSO = 134
     OPTION_STRICT_ROUTE = 137
     OPTION_ROUTER_ALERT = 148
 
@@ -61,6 +62,8 @@ cdef struct Forward:
     uint32_t record         # offset of that address in the IP header
     bint rerouted           # routed again after its source was translated (snat_reroute)
     bint request            # to a server: errors are those of ip_vs_xmit.c
+    bint tracked            # conntrack knows its flow: what is told about it is not looked up
+    bint translated         # rules gave it another destination: errors come from where it went
     bint redirect           # a router on the same wire is nearer (RFC 1122, section 3.2.2.2)
     bint resolved           # the frame has the next hop's link address
 
@@ -199,6 +202,8 @@ cdef inline uint8_t options_compile(Packet* packet, const Routes* routes, const 
             stamped = True
         elif kind == OPTION_ROUTER_ALERT and length < 4:
             wrong = 1
+        elif kind == OPTION_CIPSO:      # of no domain that is known here (cipso_v4_validate)
+            wrong = 1 if length < 8 else 2
         if wrong:
             forward.option_error = position + wrong
             return REASON_BAD_IP_OPTION
@@ -273,9 +278,11 @@ cdef inline const Route* forward_route(const Routes* routes, uint8_t family,
 
 cdef inline bint exceeds_mtu(const Packet* packet, const Forward* forward,
                              uint32_t mtu) noexcept nogil:
-    """Whether a packet is too long and must not be cut; one put together is cut as it came, and
-    a super-frame into its segments."""
-    cdef uint32_t length = forward.largest if forward.largest else packet.l3_length
+    """Whether a packet is too long and must not be cut; one put together is cut as it came, but
+    for IPVS (ensure_mtu_is_adequate), and a super-frame into its segments."""
+    cdef uint32_t length = packet.l3_length
+    if forward.largest and not (forward.request and packet.family == IPV4):
+        length = forward.largest
     if (packet.segment if packet.segment else length) <= mtu:
         return False
     return packet.family == IPV6 or packet_l3(packet)[6] & 0x40 != 0

@@ -41,6 +41,7 @@ cdef struct Datagram:
     uint32_t total                  # bytes, known when the last fragment came
     uint32_t furthest               # end of the data received so far
     uint32_t largest                # IP length of the largest fragment
+    uint32_t largest_uncut          # of the largest with DF
     uint32_t headers                # length of link and IP headers, 0 before the first fragment
     uint32_t l3                     # offset of the IP header in them
     uint32_t next_header_at         # IPv6: where the fragment header was announced
@@ -172,6 +173,7 @@ cdef inline uint32_t datagram_begin(Fragments* f, const Packet* packet, uint32_t
     d.total = 0
     d.furthest = 0
     d.largest = 0
+    d.largest_uncut = 0
     d.headers = 0
     d.ecn = 0
     d.last_seen = False
@@ -262,6 +264,8 @@ cdef inline uint8_t fragment_add(Fragments* f, const Packet* packet, uint64_t ti
     f.bytes += length
     if packet.l3_length > d.largest:
         d.largest = packet.l3_length
+    if packet.family == IPV4 and ip[6] & 0x40 and packet.l3_length > d.largest_uncut:
+        d.largest_uncut = packet.l3_length
     d.ecn |= <uint8_t>(1 << ((ip[1] & 3) if packet.family == IPV4 else (ip[1] >> 4) & 3))
     if offset == 0:
         d.l3 = packet.l3
@@ -288,7 +292,8 @@ cdef inline uint8_t* datagram_frame(Datagram* d, uint32_t* length) noexcept nogi
     length[0] = d.headers + d.total
     if d.family == IPV4:
         store16(ip + 2, htons(<uint16_t>(length[0] - d.l3)))
-        store16(ip + 6, 0)
+        # Its largest piece must not be cut (ip_frag_reasm).
+        store16(ip + 6, htons(0x4000) if d.largest_uncut == d.largest else 0)
         if d.ecn & 8:
             ip[1] |= 3
         ipv4_checksum_set(ip)

@@ -26,7 +26,7 @@ from lvscore._core.flow cimport (
 )
 from lvscore._core.forward cimport forward_pass, forward_request
 from lvscore._core.load cimport load_bind, load_unbind
-from lvscore._core.nfct cimport flow_service, redirected_flow
+from lvscore._core.nfct cimport flow_service, redirected_flow, service_seen
 from lvscore._core.quote cimport (
     ICMP_PARAMETER_PROBLEM, ICMP_REDIRECT, quote_parse, quote_translate,
 )
@@ -148,6 +148,8 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
         about = tuple_inverse(&quoted)
         trace_step(s, TRACE_ICMP_ERROR, 0, 0, &quoted)
         reference = table_find(table, tuple_hash(&s.key, &about), &about)
+        if reference != NIL and not s.tracking:
+            reference = service_seen(table, reference)
         if (s.tracking and reference != NIL and reference & 1 == REPLY
                 and redirected_flow(s, table, reference) != NIL):
             reference = redirected_flow(s, table, reference)

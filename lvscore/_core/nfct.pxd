@@ -147,6 +147,9 @@ cdef inline bint nfct_follow(State* s, Table* table, const Packet* packet, uint3
     cdef bint alone = direction == REPLY and source_is_translated(table, i)
     cdef uint32_t seen = direction ^ entry.reversed         # as conntrack has it
     cdef Progress progress
+    if not s.tracking:
+        entry.packet = ENTRY_INVALID
+        return not alone
     entry.packet = ENTRY_NEW
     if not nfct_knows(s, table, i):
         return nfct_forget(s, table, i) and not alone
@@ -266,6 +269,14 @@ cdef inline bint nfct_redirect(State* s, Table* table, const Packet* packet, con
     entry.window = NIL
     connection_count(table, j, ORIGINAL, packet.l3_length)
     return nfct_forget(s, table, i)
+
+
+cdef inline uint32_t service_seen(const Table* table, uint32_t reference) noexcept nogil:
+    """Of what has a tuple, the newest that is a service's, or NIL: without a rule that translates
+    there is no conntrack, and flows are left alone (nf_ct_netns_put)."""
+    while reference != NIL and not table_meta(table, reference >> 1).flags & FLAG_SERVICE:
+        reference = connection_shadowed(table, reference)
+    return reference
 
 
 cdef inline uint32_t redirected_flow(const State* s, const Table* table,

@@ -39,7 +39,7 @@ from lvscore._core.lane cimport (
 )
 from lvscore._core.lane_open cimport lanes_open
 from lvscore._core.machine cimport likely, prefetch_write
-from lvscore._core.nfct cimport redirected_flow
+from lvscore._core.nfct cimport redirected_flow, service_seen
 from lvscore._core.quote cimport icmp_is_error, icmp_is_redirect
 from lvscore._core.rename cimport table_find_portless
 from lvscore._core.route cimport address_is_local
@@ -85,6 +85,8 @@ cdef inline uint32_t connection_seen(State* s, const Packet* packet, const Tuple
     cdef const Table* table = table_of(s, t.family)
     cdef uint32_t reference = table_find(table, tuple_hash(&s.key, t), t)
     cdef uint32_t flow
+    if reference != NIL and not s.tracking:
+        reference = service_seen(table, reference)
     if reference == NIL and table.portless:
         reference = table_find_portless(table, &s.key, t)
     if reference == NIL or not table_meta(table, reference >> 1).flags & FLAG_SERVICE:
@@ -224,6 +226,8 @@ cdef inline uint8_t packet_process(State* s, uint8_t* frame, uint32_t length,
     cdef Packet packet
     cdef Tuple t
     s.forward.tunnel = 0
+    s.forward.tracked = False
+    s.forward.translated = False
     reason[0] = packet_parse(&packet, frame, length, wire_length, link_type)
     packet.mark = mark
     if reason[0]:

@@ -23,7 +23,7 @@ from lvscore._core.port_pool cimport Pools, pools_copy, pools_free, pools_init
 from lvscore._core.route cimport (
     NO_INTERFACE, Routes, routes_copy, routes_free, routes_init,
 )
-from lvscore._core.rules cimport Chain, Rule
+from lvscore._core.rules cimport TARGET_ACCEPT, TARGET_CT, Chain, Rule
 from lvscore._core.service cimport Services, services_copy, services_free, services_init
 from lvscore._core.sip cimport Dialogs, dialogs_copy, dialogs_free, dialogs_init
 from lvscore._core.track cimport Tracker, tracker_init
@@ -136,7 +136,7 @@ cdef struct State:
     Chain raw               # PREROUTING of the raw table
     Pools pools             # of ports, that source NAT maps to
     uint32_t conntrack[8]
-    bint tracking           # there are NAT rules, or such as give helpers: every flow is tracked
+    bint tracking           # there are rules that translate or give helpers: every flow is tracked
     Dialogs dialogs         # of services with the persistence engine sip
     Fragments fragments
     Ftp ftp
@@ -217,6 +217,18 @@ cdef inline void state_free(State* s) noexcept nogil:
     s.mangle.rule = NULL
     free(s.raw.rule)
     s.raw.rule = NULL
+
+
+cdef inline void tracking_update(State* s) noexcept nogil:
+    """Targets that translate, and CT, let every flow be tracked (nf_ct_netns_get)."""
+    cdef uint32_t k
+    s.tracking = False
+    for k in range(s.prerouting.count):
+        s.tracking = s.tracking or s.prerouting.rule[k].target != TARGET_ACCEPT
+    for k in range(s.postrouting.count):
+        s.tracking = s.tracking or s.postrouting.rule[k].target != TARGET_ACCEPT
+    for k in range(s.raw.count):
+        s.tracking = s.tracking or s.raw.rule[k].target == TARGET_CT
 
 
 cdef inline bint chain_copy(Chain* chain, const Chain* other) noexcept nogil:

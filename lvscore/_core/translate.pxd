@@ -67,7 +67,7 @@ cdef inline void transport_write(uint8_t* l4, uint32_t captured, const Tuple* ol
     ``delta`` is that of the pseudo-header. A UDP checksum of 0 stays, and that of SCTP: it
     cannot be updated, but has to be made anew from the whole packet.
     """
-    cdef uint16_t identifier
+    cdef uint16_t identifier, checksum
     if new.protocol == PROTOCOL_TCP or new.protocol == PROTOCOL_UDP:
         if captured < 4:
             return
@@ -94,7 +94,10 @@ cdef inline void transport_write(uint8_t* l4, uint32_t captured, const Tuple* ol
             identifier = load16(l4 + 4)
         delta = delta_add16(delta, load16(l4 + 4), identifier)
         store16(l4 + 4, identifier)
-        store16(l4 + 2, checksum_update(load16(l4 + 2), delta_finish(delta)))
+        checksum = checksum_update(load16(l4 + 2), delta_finish(delta))
+        if checksum == 0xFFFF and not tuples_equal(old, new):
+            checksum = 0        # even if it does not change (csum16_add)
+        store16(l4 + 2, checksum)
 
 
 cdef inline void partial_write(Packet* packet, const Tuple* new, uint64_t delta) noexcept nogil:

@@ -21,7 +21,9 @@ from lvscore.host.packets import (
 
 __all__ = ["answer", "error_allowed", "icmp_echo", "icmp_error", "options_echo", "tcp_reset"]
 
-_ICMP_ERRORS = frozenset((3, 4, 5, 11, 12))
+_ICMP_NO_ERRORS = frozenset((0, 8, *range(13, 19)))
+"""Types of ICMP that the kernel answers with errors: it takes what it does not know for one."""
+_CIPSO = 134
 _ERROR_BYTES = {4: 576, 6: 1280}  # RFC 1812, section 4.3.2.3; RFC 4443, section 2.4
 _NOT_ECN = 0xFC  # a reset does not speak of congestion (ip_send_unicast_reply)
 _INTERNET_CONTROL = 0xC0
@@ -29,19 +31,20 @@ _INTERNET_CONTROL = 0xC0
 
 def options_echo(packet: Packet, source: bytes, wrong: int = 0) -> bytes:
     """The options of an answer to a packet: its record route, with the answer's sender put in,
-    and timestamp (__ip_options_echo, ip_options_build).
+    timestamp and CIPSO (__ip_options_echo, ip_options_build).
 
-    ``wrong`` is the offset of a byte that is not valid; options from there on do not count.
+    ``wrong`` is the offset of a byte that is not valid; options from there on do not count, but
+    for CIPSO, which is noted before it is looked at.
     """
     if packet.version == 6 or packet.header == 20:
         return b""
     data = packet.data
     echoed = b""
     position = 20
-    end = wrong or packet.header
-    while position + 1 < end and data[position]:
+    while position + 1 < packet.header and data[position]:
         length = 1 if data[position] == 1 else data[position + 1]
-        if position + length > end:
+        at_fault = 0 < wrong < position + max(length, 1)
+        if position + length > packet.header or (at_fault and data[position] != _CIPSO):
             break
         option = bytearray(data[position : position + length])
         if option[0] == 7:
@@ -50,8 +53,10 @@ def options_echo(packet: Packet, source: bytes, wrong: int = 0) -> bytes:
                 option[pointer - 1 : pointer + 3] = source
                 option[2] = pointer + 4
             echoed += option
-        elif option[0] == 68:
+        elif option[0] in (68, _CIPSO):
             echoed += option
+        if at_fault:
+            break
         position += max(length, 1)
     return echoed + bytes(-len(echoed) % 4)
 
@@ -61,7 +66,7 @@ def error_allowed(packet: Packet) -> bool:
     if packet.fragment_offset or packet.source.is_multicast or packet.source.is_unspecified:
         return False
     if packet.protocol == ICMP and packet.version == 4:
-        return len(packet.payload) > 0 and packet.payload[0] not in _ICMP_ERRORS
+        return len(packet.payload) > 0 and packet.payload[0] in _ICMP_NO_ERRORS
     if packet.protocol == ICMPV6 and packet.version == 6:
         return len(packet.payload) > 0 and packet.payload[0] >= 128
     return True
@@ -176,6 +181,10 @@ def answer(packet: Packet) -> str | tuple[int, int, int]:
         case 58 if packet.version == 6:
             good = len(payload) >= 8 and not transport_checksum(*ends, ICMPV6, payload)
             return "echo" if good else ""
+        case 2 if packet.version == 4:  # IGMP: for the kernel alone, as PIM is
+            return ""
+        case 103:
+            return ""
         case 59 if packet.version == 6:  # no next header (RFC 8200, section 4.7)
             return ""
         case _:

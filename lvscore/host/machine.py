@@ -260,7 +260,10 @@ class Machine:
             info = mtu if request or packet.version == 4 else max(mtu, 1280)
         elif reason == Reason.BAD_IP_OPTION:
             info = wrong << 24
-        self.send_error(number, packet, kind, code, info)
+        # Conntrack takes the flow that the error is about from its packet (nf_conntrack_attach).
+        translated = _engine.host_is_translated(self.engine)
+        source = packet.destination if translated else None
+        self.send_error(number, packet, kind, code, info, source, done=translated is not None)
 
     # The local stack
 
@@ -312,18 +315,28 @@ class Machine:
 
     # Packets that this host makes
 
-    def send_error(self, number: int, packet: Packet, kind: int, code: int, info: int) -> None:
-        """Send an ICMP error about a packet that came in on an interface."""
+    def send_error(
+        self, number: int, packet: Packet, kind: int, code: int, info: int,
+        source: Address | None = None, *, done: bool = False,
+    ) -> None:  # fmt: skip
+        """Send an ICMP error about a packet that came in on an interface.
+
+        ``done``: as the packet came in it is to be quoted; else as the engine left it, which
+        then translates the error.
+        """
         if not answers.error_allowed(packet):
             return
-        source = self._error_source(number, packet)
+        source = source or self._error_source(number, packet)
         if source is None:
             return
         message = answers.icmp_error(
             packet, source, kind, code, info, ttl=self._ttl(packet.version),
             identification=self._next_identification(),
         )  # fmt: skip
-        self.output(packet.source, message)
+        if done:
+            self._send(packet.source, message)
+        else:
+            self.output(packet.source, message)
 
     def _error_source(self, number: int, packet: Packet) -> Address | None:
         """The packet's destination if it is this host's, else the address towards its sender."""
@@ -340,11 +353,13 @@ class Machine:
         """Send a packet of this host's own; it passes the engine, which may translate it."""
         leaving = bytearray(packet)
         _engine.host_output(self.engine, leaving)
-        translated = Packet.parse(leaving).destination
-        route = _engine.route_get(self.engine, translated.version, translated.packed)
-        if route is None or route[0] != _UNICAST or self.is_own(translated):
+        self._send(Packet.parse(leaving).destination, bytes(leaving))
+
+    def _send(self, destination: Address, packet: bytes) -> None:
+        route = _engine.route_get(self.engine, destination.version, destination.packed)
+        if route is None or route[0] != _UNICAST or self.is_own(destination):
             return
-        self._transmit(route[1], ip_address(route[2]), bytes(leaving))
+        self._transmit(route[1], ip_address(route[2]), packet)
 
     def _transmit(self, number: int, next_hop: Address, packet: bytes) -> None:
         """Put a packet in frames for the next hop, when its link address is known."""

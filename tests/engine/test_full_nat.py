@@ -246,7 +246,7 @@ def test_errors_of_the_servers_side_come_back_to_the_client():
 
 
 def test_direct_routing_is_known_too():
-    engine = director("iptables -t nat -A POSTROUTING -d 192.0.2.1 -j ACCEPT", method="route")
+    engine = director("iptables -t nat -A POSTROUTING -d 192.0.2.1 -j MASQUERADE", method="route")
     request = segment(CLIENT, 40000, VIP, 80, "S", 1000)
     assert send(engine, request)[0] == Verdict.FORWARD
     assert flow(request) == (CLIENT, 40000, VIP, 80)
@@ -387,7 +387,7 @@ def test_a_server_begins_a_flow():
     engine = lvscore.Engine(seed=1)
     engine.sysctl["net.ipv4.vs.conntrack"] = 1
     engine.helpers.add("ftp")
-    engine.iptables("iptables -t nat -A POSTROUTING -d 192.0.2.1 -j ACCEPT")
+    engine.iptables("iptables -t nat -A POSTROUTING -d 192.0.2.1 -j MASQUERADE")
     engine.add_service("tcp", f"{VIP}:21").add_server(f"{RS1}:21")
     port = f"PORT {CLIENT.replace('.', ',')},200,10\r\n".encode()
     for frame in (
@@ -432,7 +432,7 @@ def ftp_director(rule):
     engine.sysctl["net.ipv4.vs.conntrack"] = 1
     engine.helpers.add("ftp")
     engine.add_service("tcp", f"{VIP}:21").add_server(f"{RS1}:21")
-    engine.iptables("iptables -t nat -A POSTROUTING -d 192.0.2.1 -j ACCEPT")
+    engine.iptables("iptables -t nat -A POSTROUTING -d 192.0.2.1 -j MASQUERADE")
     port = f"PORT {CLIENT.replace('.', ',')},200,10\r\n".encode()
     for frame in (
         segment(CLIENT, 40000, VIP, 21, "S", 1000),

@@ -275,11 +275,22 @@ def test_removing_a_rule_keeps_its_connections():
     engine = lvscore.Engine(seed=1)
     rule = engine.add_dnat(to=VIP, destination=OUT)
     send(engine, udp(CLIENT, 5000, OUT, 80))
+    another = engine.add_dnat(to=VIP, destination="192.0.2.77")
     engine.remove_rule(rule)
     again, other = udp(CLIENT, 5000, OUT, 80), udp(CLIENT, 5001, OUT, 80)
     assert send(engine, again)[0] == Verdict.FORWARD
     assert flow(again)[2] == VIP
-    assert send(engine, other) == (Verdict.PASS, Reason.NO_SERVICE)
+    assert send(engine, other) == (Verdict.FORWARD, Reason.UNTRANSLATED)
+    # Without a rule that translates there is no conntrack; what it knew is there when it is again.
+    engine.remove_rule(another)
+    engine.iptables("-t nat -A PREROUTING -j ACCEPT")
+    again = udp(CLIENT, 5000, OUT, 80)
+    assert send(engine, again) == (Verdict.PASS, Reason.NO_SERVICE)
+    assert flow(again)[2] == OUT
+    assert len(engine.conntrack("-L").splitlines()) == 2
+    engine.add_rule(another)
+    send(engine, again)
+    assert flow(again)[2] == VIP
 
 
 @pytest.mark.parametrize("protocol", [47, 50, 4])

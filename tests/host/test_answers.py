@@ -15,7 +15,7 @@ from lab import (
     reply,
     request,
 )  # fmt: skip
-from scapy.layers.inet import ICMP, IP, TCP
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption, fragment
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import ARP, Ether
 from test_forwarding import receive
@@ -74,6 +74,91 @@ def test_unreachables():
     broken = bytearray(bytes(datagram(port=99)))
     broken[-1] ^= 1
     assert receive(host, IP(bytes(broken))) == []
+
+
+def test_an_error_about_a_flow_comes_from_where_its_packet_went():
+    """Conntrack takes the flow from the packet (nf_conntrack_attach), and its NAT the source."""
+    host = director()
+    for rule in (
+        "-t nat -A PREROUTING -d 192.0.2.1 -j DNAT --to 172.16.1.7",
+        "-t nat -A POSTROUTING -s 172.16.1.8 -o cli -j SNAT --to 192.0.2.2",
+    ):
+        host.engine.iptables(rule)
+
+    def told(source, destination, interface="cli", sport=9, dport=9, **fields):
+        packet = IP(src=source, dst=destination, **fields) / UDP(sport=sport, dport=dport)
+        ((_, sent),) = receive(host, packet, interface)
+        assert bytes(sent[ICMP].payload)[:28] == bytes(packet)[:28]
+        return sent[ICMP].type, sent[IP].src, sent[IP].dst
+
+    bad = IPOption(b"\x07\x07\x03\0\0\0\0\0")  # a pointer into the option itself
+    # The rules are asked for what would open a flow, too.
+    assert told(CLIENT, "192.0.2.1", ttl=1) == (11, "192.0.2.1", CLIENT)
+    assert told(CLIENT, "192.0.2.1", options=[bad]) == (12, "192.0.2.1", CLIENT)
+    assert told("172.16.1.8", "192.0.2.1", "srv", ttl=1) == (11, "192.0.2.1", "172.16.1.8")
+    assert told("172.16.1.8", CLIENT, "srv", ttl=1) == (11, DIP, "172.16.1.8")
+    # An answer to an address that only source NAT has.
+    opening = IP(src="172.16.1.8", dst=CLIENT) / UDP(sport=53, dport=1000)
+    assert len(receive(host, opening, "srv")) == 1
+    answer = {"sport": 1000, "dport": 53}
+    assert told(CLIENT, "192.0.2.2", ttl=1, **answer) == (11, "192.0.2.2", CLIENT)
+    assert told(CLIENT, "192.0.2.2", options=[bad], **answer) == (12, "192.0.2.2", CLIENT)
+
+
+@pytest.mark.parametrize(("option", "wrong"), [("86040000", 21), ("860a00000001010400010000", 22)])
+def test_cipso_is_of_no_domain_that_is_known(option, wrong):
+    """cipso_v4_validate: an error, which has the option itself."""
+    options = [IPOption(bytes.fromhex(option))]
+    packet = IP(bytes(IP(src=CLIENT, dst=VIP, options=options) / UDP() / b"data"))
+    ((_, sent),) = receive(director(), packet)
+    assert (sent[ICMP].type, sent[ICMP].code, sent[ICMP].ptr) == (12, 0, wrong)
+    assert bytes(sent[IP])[20 : 20 + len(option) // 2].hex() == option
+
+
+def test_a_datagram_whose_largest_piece_must_not_be_cut():
+    """It must not be cut itself (ip_frag_reasm): so IPVS looks at its length, routers do not."""
+    host = director()
+
+    def pieces(destination, size, *flags, port=80):
+        whole = IP(src=CLIENT, dst=destination, id=9) / UDP(sport=7, dport=port) / bytes(1600)
+        sent = []
+        for piece, flag in zip(fragment(IP(bytes(whole)), size), flags, strict=True):
+            piece.flags = piece.flags | flag
+            del piece.chksum
+            sent += receive(host, IP(bytes(piece)))
+        return sent
+
+    host.engine.add_service("udp", f"{VIP}:80", scheduler="rr").add_server("172.16.1.7:80")
+    ((_, error),) = pieces(VIP, 1400, "DF", "DF")
+    assert (error[ICMP].type, error[ICMP].code, error[ICMP].nexthopmtu) == (3, 4, 1500)
+    assert IP(bytes(error[ICMP].payload)[:28]).flags == "DF"
+    sent = pieces(VIP, 1400, 0, "DF")
+    assert [frame[IP].flags for _, frame in sent] == ["MF", 0]
+    sent = pieces("172.16.1.7", 1400, "DF", "DF")
+    assert [frame[IP].flags for _, frame in sent] == ["MF", 0]
+    ((_, error),) = pieces(VIP, 1400, "DF", "DF", port=9)
+    assert (error[ICMP].type, error[ICMP].code) == (3, 3)
+    assert IP(bytes(error[ICMP].payload)[:28]).flags == "DF"
+
+
+def test_groups_are_the_kernels_own_affair():
+    """IGMP and PIM have handlers (igmp.c, ipmr.c): what they cannot use they drop."""
+    for protocol, answers in ((2, 0), (103, 0), (50, 1)):
+        packet = IP(src=CLIENT, dst=VIP, proto=protocol) / bytes(8)
+        assert len(receive(director(), packet)) == answers
+    for protocol, answers in ((103, 0), (50, 1)):
+        packet = IPv6(src="2001:db8:a::1", dst="2001:db8::1", nh=protocol) / bytes(16)
+        assert len(receive(director(), packet)) == answers
+
+
+def test_no_errors_about_what_may_be_an_error():
+    """Types of ICMP that the kernel has no use for, or does not know (icmp.c, icmp_pointers)."""
+    answered = {
+        kind
+        for kind in range(256)
+        if receive(director(), IP(src=CLIENT, dst="172.16.1.7", ttl=1) / ICMP(type=kind, code=0))
+    }
+    assert answered == {0, 8, 13, 14, 15, 16, 17, 18}
 
 
 def test_no_server_is_port_unreachable_also_for_tcp():
