@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Live", "attach"]
 
 _ANNOUNCE_INTERVAL = 2.0  # seconds
+_ERRORS = select.EPOLLERR | select.EPOLLHUP
 _ROUNDS = 16  # batches that one interface may have before the others, and the clock, are looked at
 
 
@@ -90,9 +91,10 @@ class Live:
         self._announces = announce
         self._shield: Shield | None = None
         self._again = math.inf  # when to announce once more
+        self._due = math.inf  # when there is that to do, or something of _repeated
         self._stopped = False
         self._senders: Senders = {}
-        self._waits: list[tuple[LiveInterface, tuple[int, ...]]] = []
+        self._ports: dict[int, LiveInterface] = {}
         self._readers: dict[int, Callable[[], None]] = {}
         self._repeated: list[_Repeated] = []
         # Seconds and days as of the epoch, but with no step back when the clock is set.
@@ -137,6 +139,7 @@ class Live:
         if self._announces:
             self._send(self.host.announce())
             self._again = time.monotonic() + _ANNOUNCE_INTERVAL
+            self._due = min(self._due, self._again)
 
     def _adopt(self, interface: LiveInterface) -> None:
         name = interface.name
@@ -144,8 +147,8 @@ class Live:
         _introduce(self.host, interface)
         self.interfaces[name] = interface
         self._senders[self.host.number(name)] = interface.forward
-        self._waits.append((interface, interface.descriptors()))
         for descriptor in interface.descriptors():
+            self._ports[descriptor] = interface
             self._poll.register(descriptor, select.EPOLLIN)
 
     def now(self) -> int:
@@ -170,27 +173,35 @@ class Live:
             InterfaceError: an interface is gone.
         """
         wait = 1.0 if timeout is None else min(timeout, 1.0)
-        ready = dict(self._poll.poll(wait))
         count = 0
-        for interface, descriptors in self._waits:
-            events = 0
-            for descriptor in descriptors:
-                events |= ready.get(descriptor, 0)
-            if events:
-                count += self._drain(interface)
-            if events & (select.EPOLLERR | select.EPOLLHUP):
+        others = []
+        for descriptor, events in self._poll.poll(wait):
+            interface = self._ports.get(descriptor)
+            if interface is None:
+                others.append(descriptor)
+                continue
+            count += self._drain(interface)
+            if events & _ERRORS:
                 interface.recover()
-        self._send(self.host.advance(self.now()))
+        if not count:  # frames let time pass, too
+            self._send(self.host.advance(self.now()))
+        for descriptor in others:
+            if descriptor in self._readers:
+                self._readers[descriptor]()
+        if time.monotonic() >= self._due:
+            self._do_due()
+        return count
+
+    def _do_due(self) -> None:
+        """Announce once more, and call what is called again and again, if it is time."""
         if time.monotonic() >= self._again:
             self._again = math.inf
             self._send(self.host.announce())
-        for descriptor in self._readers.keys() & ready.keys():
-            self._readers[descriptor]()
         for repeated in self._repeated:
             if time.monotonic() >= repeated.due:
                 repeated.due = time.monotonic() + repeated.seconds
                 repeated.callback()
-        return count
+        self._due = min([self._again, *(repeated.due for repeated in self._repeated)])
 
     def add_reader(self, descriptor: int, callback: Callable[[], None]) -> None:
         """Let :meth:`step` call ``callback`` between two batches when a descriptor is readable."""
@@ -204,7 +215,9 @@ class Live:
 
     def call_every(self, seconds: float, callback: Callable[[], None]) -> None:
         """Let :meth:`step` call ``callback`` between two batches, so often, to about a second."""
-        self._repeated.append(_Repeated(time.monotonic() + seconds, seconds, callback))
+        repeated = _Repeated(time.monotonic() + seconds, seconds, callback)
+        self._repeated.append(repeated)
+        self._due = min(self._due, repeated.due)
 
     def exchange(self, host: "Host") -> None:
         """Let another Host with interfaces of the same names take the place of this one.

@@ -428,7 +428,8 @@ class Machine:
                     self.send_error(due.interface, Packet.parse(packet), *unreachable, 0)
             else:
                 self._ask(due)
-        self.now = max(self.now, now)
+        if now > self.now:
+            self.now = now
         if not _engine.host_advance(self.engine, now):
             return
         for _, reason, frame in _engine.host_emitted(self.engine):
