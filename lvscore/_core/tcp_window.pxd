@@ -130,10 +130,13 @@ cdef inline void segment_load(const Packet* packet, Segment* g) noexcept nogil:
 
 
 cdef inline void side_options(const Segment* g, TcpSide* side) noexcept nogil:
-    """Take window scale and SACK permission from a SYN."""
+    """Take window scale and SACK permission from a SYN; one without any options says nothing, even
+    if an earlier one did (tcp_options)."""
     cdef const uint8_t* p = g.options
     cdef uint32_t left = g.options_length
     cdef uint32_t size
+    if left == 0:
+        return
     side.scale = 0
     side.flags &= SIDE_LIBERAL
     while left and p[0] != OPTION_END:
@@ -174,13 +177,15 @@ cdef inline uint32_t segment_sack(const Segment* g) noexcept nogil:
     return highest
 
 
-cdef inline void side_begin(TcpSide* sender, TcpSide* receiver, const Segment* g) noexcept nogil:
-    """The first SYN of a side. Windows are scaled only if both sides said so."""
+cdef inline void side_begin(TcpSide* sender, TcpSide* receiver, const Segment* g,
+                            uint32_t direction) noexcept nogil:
+    """The first SYN of a side. Windows are scaled only if both sides said so, which the answer
+    tells (tcp_init_sender)."""
     sender.end = g.end
     sender.max_end = g.end
     sender.max_window = g.window if g.window else 1
     side_options(g, sender)
-    if not (sender.flags & receiver.flags & SIDE_SCALES):
+    if direction == REPLY and not sender.flags & receiver.flags & SIDE_SCALES:
         sender.scale = 0
         receiver.scale = 0
 
@@ -276,7 +281,7 @@ cdef inline uint8_t window_check(TcpWindow* w, const Segment* g, uint32_t direct
     liberal = liberal or sender.flags & SIDE_LIBERAL
     if sender.max_window == 0:
         if g.flags & TCP_SYN:
-            side_begin(sender, receiver, g)
+            side_begin(sender, receiver, g, direction)
             if not g.flags & TCP_ACK:
                 return FIT_TAKEN            # simultaneous open
         else:
@@ -293,7 +298,7 @@ cdef inline uint8_t window_check(TcpWindow* w, const Segment* g, uint32_t direct
                 receiver.end += 1           # answers a keep-alive
     elif (g.flags & TCP_SYN and sequence_after(end, sender.end)
             and (state == RULE_TCP_SYN_SENT or state == RULE_TCP_SYN_RECV)):
-        side_begin(sender, receiver, g)     # begun once more, with other numbers
+        side_begin(sender, receiver, g, direction)      # begun once more, with other numbers
         if direction == REPLY and not g.flags & TCP_ACK:
             return FIT_TAKEN
     if not g.flags & TCP_ACK or (g.flags & TCP_RST and ack == 0):

@@ -268,3 +268,22 @@ def test_flags_that_mean_nothing(flags):
     w = opened()
     assert w.send(C, flags, ISN + 1, ISS + 1) == "invalid"
     assert w.state == "ESTABLISHED"
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "client"),
+    [
+        (scale(3), b"", 3),  # without any options it says nothing new
+        (scale(3), scale(5), 5),  # before the answer nothing is off
+        (scale(3), SACKS, 0),
+        (b"", scale(5), 5),
+        (b"", b"", 0),
+    ],
+)
+def test_a_syn_sent_again_with_another_number(first, again, client):
+    """The side begins anew (tcp_init_sender, tcp_options; as the kernel beside it did)."""
+    w = Windows()
+    assert w.send(C, SYN, ISN, options=first) == "taken"
+    assert w.send(C, SYN, ISN + 1, options=again) == "taken"
+    assert w.send(S, SYN | ACK, ISS, ISN + 2, options=scale(4)) == "taken"
+    assert (w.side(C)[3], w.side(S)[3]) == (client, 4 if client else 0)
