@@ -114,6 +114,14 @@ cdef void record_address(uint8_t* to, const Address* address, uint8_t family) no
     memcpy(to + 12, address, 4)
 
 
+cdef uint64_t connection_bytes(const Table* table, uint32_t i, uint32_t direction) noexcept nogil:
+    cdef const Meta* meta = table_meta(table, i)
+    cdef uint64_t total = meta.bytes[direction]
+    if meta.flags & FLAG_EXTENDED:
+        total += <uint64_t>table.extensions[table.extension_of[i]].bytes_high[direction] << 32
+    return total
+
+
 cdef void record_fill(State* s, Table* table, uint32_t i, ConnectionRecord* r) noexcept nogil:
     cdef const Meta* meta = table_meta(table, i)
     cdef const Server* server

@@ -15,10 +15,9 @@ from lvscore._core.bytes cimport htons, load16, load_be16, ntohs
 from lvscore._core.clock cimport clock_set, state_expire
 from lvscore._core.connection cimport (
     Extension, FLAG_ASSURED, FLAG_EXTENDED, FLAG_NO_CPORT, FLAG_SEEN_REPLY, FLAG_SERVICE,
-    FLAG_TEMPLATE, FLAG_TRACKED, Meta, Table, connection_bytes, connection_control,
-    connection_controls, connection_extension, connection_fill, connection_helper,
-    connection_method, connection_tuple, table_find, table_meta, table_populate,
-    table_settle,
+    FLAG_TEMPLATE, FLAG_TRACKED, Meta, Table, connection_control, connection_controls,
+    connection_extension, connection_fill, connection_helper, connection_method, connection_tuple,
+    table_find, table_free_put, table_meta, table_populate, table_settle,
 )
 from lvscore._core.consts cimport (
     ALL_PAGES, IPV4, IPV6, LINK_ETHERNET, MAX_CONNECTIONS, MAX_DISPLACEMENT, NIL, NS_PER_TICK,

@@ -211,7 +211,6 @@ cdef int table_put(State* s, uint32_t f, object given, dict rows) except -1:
     cdef Py_ssize_t n = len(connections) // sizeof(SavedConnection)
     cdef Py_ssize_t k
     cdef uint32_t i
-    cdef Meta* meta
     cdef SavedTable none
     memset(&none, 0, sizeof(none))
     cdef SavedTable saved = complete(given, none)
@@ -230,9 +229,7 @@ cdef int table_put(State* s, uint32_t f, object given, dict rows) except -1:
     for k in range(len(free_list) // <Py_ssize_t>sizeof(uint32_t) - 1, -1, -1):
         i = unused[k]
         need(i < table.used and table_meta(table, i).protocol == 0, "the list of free records")
-        meta = table_meta(table, i)
-        meta.timer.next = table.free
-        table.free = i
+        table_free_put(table, i)
     extensions_put(table, bytes(rows[f"{f}.extensions"]))
     table.wheel.tick = saved.tick
     table.wheel.event = saved.event

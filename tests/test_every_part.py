@@ -19,6 +19,7 @@ BESIDE = {
     "jiffies": "engine/test_timer_wheel.py",
     "load": "core/test_scheduler_load.py",
     "locality": "engine/test_schedulers_models.py",
+    "lookup": "engine/test_ftp.py",
     "machine": "core/test_index.py",
     "rename": "engine/test_ftp.py",
     "scheduler_hash": "core/test_scheduler.py",

@@ -23,7 +23,7 @@ CORE_LAYERS = [
     {"scheduler_maglev", "scheduler_locality"},
     {"scheduler"},
     {"connection", "event", "forward", "service", "translate"},
-    {"entry", "load", "quote", "rename"},
+    {"entry", "load", "lookup", "quote", "rename"},
     {"path", "rules"},
     {"state"},
     {"lifetime", "progress", "related", "tunnel"},

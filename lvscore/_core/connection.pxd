@@ -16,8 +16,7 @@ from lvscore._core.bytes cimport rotate32, rotate64
 from lvscore._core.checksum cimport delta_add32, delta_add_bytes, delta_finish
 from lvscore._core.consts cimport IPV4, NIL, ORIGINAL, REPLY
 from lvscore._core.flow cimport (
-    Tuple, addresses_pack, addresses_unpack, ports_destination, ports_key, ports_make,
-    tuple_hash, tuple_inverse,
+    Tuple, addresses_pack, addresses_unpack, ports_key, tuple_hash, tuple_inverse, tuples_answer,
 )
 from lvscore._core.hash cimport HashKey, hash_ipv4
 from lvscore._core.index cimport (
@@ -105,6 +104,8 @@ cdef struct Table:
     uint32_t limit          # records
     uint32_t used           # records that were ever used
     uint32_t free           # list of records, through their timers
+    uint32_t freed[4]       # the first of them, as a ring; see table_free_put
+    uint32_t freed_count
     uint32_t count
     uint32_t extensions_used
     uint32_t extensions_free
@@ -129,6 +130,7 @@ cdef inline bint table_init(Table* table, uint8_t family, uint32_t limit) noexce
     table.family = family
     table.limit = limit
     table.free = NIL
+    memset(table.freed, 0xFF, sizeof(table.freed))
     table.extensions_free = NIL
     if family == IPV4:
         table.record_size = sizeof(Connection4)
@@ -226,6 +228,17 @@ cdef inline void connection_tuple(const Table* table, uint32_t i, uint32_t direc
     t[0] = tuple_inverse(&answer)
 
 
+cdef inline uint64_t connection4_addresses(const Connection4* c,
+                                           uint32_t direction) noexcept nogil:
+    """Source and destination of a packet of ``direction`` before translation."""
+    return rotate64(c.addresses[1 - direction], 32)
+
+
+cdef inline uint64_t connection4_key(const Connection4* c, uint32_t direction) noexcept nogil:
+    """Its ports, with the protocol."""
+    return ports_key(c.meta.protocol, rotate32(c.ports[1 - direction], 16))
+
+
 cdef inline bint connection4_matches(const Table* table, uint32_t reference, uint64_t addresses,
                                      uint64_t key) noexcept nogil:
     """Whether a packet with these addresses, ports and protocol is of this direction."""
@@ -271,6 +284,19 @@ cdef inline uint32_t table_find(const Table* table, uint64_t hash, const Tuple* 
             return reference
 
 
+cdef inline uint32_t table_find_same(const Table* table, uint64_t hash,
+                                     uint32_t reference) noexcept nogil:
+    """The reference that is found by a direction's tuple, which has this hash; or NIL."""
+    cdef const Connection4* c
+    cdef Tuple t
+    if table.family == IPV4:
+        c = connection4(table, reference >> 1)
+        return table_find4(table, hash, connection4_addresses(c, reference & 1),
+                           connection4_key(c, reference & 1))
+    connection_tuple(table, reference >> 1, reference & 1, &t)
+    return table_find(table, hash, &t)
+
+
 cdef inline Extension* connection_extension(Table* table, uint32_t i) noexcept nogil:
     """The extension of a record; made now if it has none."""
     cdef Meta* meta = table_meta(table, i)
@@ -307,10 +333,10 @@ cdef inline void table_fetch(const Table* table, uint64_t hash) noexcept nogil:
     prefetch_write(&table.index.bucket[index_home(&table.index, hash)])
 
 
-cdef inline bint table_insert_hashed(Table* table, uint64_t hash, const Tuple* t,
+cdef inline bint table_insert_hashed(Table* table, uint64_t hash,
                                      uint32_t reference) noexcept nogil:
     """Make a direction findable by its tuple's hash; False if the index is too crowded."""
-    cdef uint32_t present = table_find(table, hash, t)
+    cdef uint32_t present = table_find_same(table, hash, reference)
     cdef uint32_t behind
     if present == NIL:
         return index_insert(&table.index, hash, reference)
@@ -338,14 +364,12 @@ cdef inline void table_settle(Table* table) noexcept nogil:
     """Make the directions that wait findable, in their order. One that finds no room (hash
     flooding) is lost, and its connection expires."""
     cdef uint32_t i, count = table.pending_count
-    cdef Tuple t
     if likely(count == 0, True):
         return
     table.pending_count = 0
     memset(table.pending_bits, 0, sizeof(table.pending_bits))
     for i in range(count):
-        connection_tuple(table, table.pending[i].reference >> 1, REPLY, &t)
-        table_insert_hashed(table, table.pending[i].hash, &t, table.pending[i].reference)
+        table_insert_hashed(table, table.pending[i].hash, table.pending[i].reference)
 
 
 cdef inline void table_settle_hash(Table* table, uint64_t hash) noexcept nogil:
@@ -369,19 +393,18 @@ cdef inline bint table_insert_direction(Table* table, const HashKey* key, const 
     """Make a direction findable; False if the index is too crowded."""
     cdef uint64_t hash = tuple_hash(key, t)
     table_settle_hash(table, hash)
-    return table_insert_hashed(table, hash, t, reference)
+    return table_insert_hashed(table, hash, reference)
 
 
 cdef inline uint64_t connection_hash(const Table* table, const HashKey* key,
                                      uint32_t reference) noexcept nogil:
     """The hash of a direction's tuple."""
-    cdef uint32_t other = ~reference & 1
     cdef const Connection4* c
     cdef Tuple t
     if table.family == IPV4:
         c = connection4(table, reference >> 1)
-        return hash_ipv4(key, rotate64(c.addresses[other], 32),
-                         ports_key(c.meta.protocol, rotate32(c.ports[other], 16)))
+        return hash_ipv4(key, connection4_addresses(c, reference & 1),
+                         connection4_key(c, reference & 1))
     connection_tuple(table, reference >> 1, reference & 1, &t)
     return tuple_hash(key, &t)
 
@@ -389,7 +412,6 @@ cdef inline uint64_t connection_hash(const Table* table, const HashKey* key,
 cdef inline void table_remove_hashed(Table* table, uint64_t hash,
                                      uint32_t reference) noexcept nogil:
     """Let a direction, whose tuple has this hash, be found no more."""
-    cdef Tuple t
     cdef uint32_t here, following
     table_settle_hash(table, hash)
     following = connection_shadowed(table, reference)
@@ -399,8 +421,7 @@ cdef inline void table_remove_hashed(Table* table, uint64_t hash,
         return
     if following != NIL and index_replace(&table.index, hash, reference, following):
         return
-    connection_tuple(table, reference >> 1, reference & 1, &t)
-    here = table_find(table, hash, &t)
+    here = table_find_same(table, hash, reference)
     while here != NIL:
         if connection_shadowed(table, here) == reference:
             table.extensions[table.extension_of[here >> 1]].shadowed[here & 1] = following
@@ -449,11 +470,15 @@ cdef inline void connection_fill(Table* table, uint32_t i, const Tuple* original
 cdef inline uint32_t table_take(Table* table) noexcept nogil:
     """A free record, or NIL at the bound."""
     cdef uint32_t i
+    cdef Timer* timer
     if table.free != NIL:
         i = table.free
-        table.free = table_meta(table, i).timer.next
-        if table.free != NIL:
-            prefetch_write(table_meta(table, table.free))
+        timer = &table_meta(table, i).timer
+        table.free = timer.next
+        table.freed_count -= 1
+        table.freed[table.freed_count % 4] = timer.previous
+        if timer.previous != NIL:
+            prefetch_write(table_meta(table, timer.previous))
     elif table.used < table.limit:
         i = table.used
         table.used += 1
@@ -461,6 +486,20 @@ cdef inline uint32_t table_take(Table* table) noexcept nogil:
         return NIL
     table.count += 1
     return i
+
+
+cdef inline void table_free_put(Table* table, uint32_t i) noexcept nogil:
+    """Put a record at the head of the free list.
+
+    It remembers the fourth behind it, to be fetched when it is taken: a list's next record is
+    known too late for that. ``freed`` is as before when the record is taken again.
+    """
+    cdef Timer* timer = &table_meta(table, i).timer
+    timer.next = table.free
+    timer.previous = table.freed[table.freed_count % 4]
+    table.freed[table.freed_count % 4] = i
+    table.freed_count += 1
+    table.free = i
 
 
 cdef inline void table_give(Table* table, uint32_t i) noexcept nogil:
@@ -474,19 +513,8 @@ cdef inline void table_give(Table* table, uint32_t i) noexcept nogil:
     table.portless -= meta.flags & FLAG_NO_CPORT != 0
     meta.protocol = 0
     meta.flags = 0
-    meta.timer.next = table.free
-    table.free = i
+    table_free_put(table, i)
     table.count -= 1
-
-
-cdef inline bint tuples_answer(const Tuple* original, const Tuple* reply) noexcept nogil:
-    """Whether one tuple is the other turned round."""
-    cdef Tuple forward = tuple_inverse(reply)
-    return (forward.ports == original.ports
-            and forward.source.word[0] == original.source.word[0]
-            and forward.source.word[1] == original.source.word[1]
-            and forward.destination.word[0] == original.destination.word[0]
-            and forward.destination.word[1] == original.destination.word[1])
 
 
 cdef inline uint32_t connection_open(Table* table, const HashKey* key, const Tuple* original,
@@ -514,7 +542,7 @@ cdef inline uint32_t connection_open(Table* table, const HashKey* key, const Tup
         return NIL
     if table.deferring:
         table_defer(table, reply_hash, i << 1 | REPLY)
-    elif not flags & FLAG_TEMPLATE and not table_insert_hashed(table, reply_hash, reply,
+    elif not flags & FLAG_TEMPLATE and not table_insert_hashed(table, reply_hash,
                                                                i << 1 | REPLY):
         table_remove_direction(table, key, i << 1 | ORIGINAL)
         table_give(table, i)
@@ -529,15 +557,6 @@ cdef inline void connection_close(Table* table, uint32_t i, const uint64_t* hash
     if not table_meta(table, i).flags & FLAG_TEMPLATE:
         table_remove_hashed(table, hash[REPLY], i << 1 | REPLY)
     table_give(table, i)
-
-
-cdef inline uint32_t table_find_direction(const Table* table, const HashKey* key, const Tuple* t,
-                                          uint32_t direction) noexcept nogil:
-    """The newest record of which a tuple is that of ``direction``, or NIL."""
-    cdef uint32_t reference = table_find(table, tuple_hash(key, t), t)
-    while reference != NIL and reference & 1 != direction:
-        reference = connection_shadowed(table, reference)
-    return NIL if reference == NIL else reference >> 1
 
 
 cdef inline uint32_t connection_method(const Meta* meta) noexcept nogil:
@@ -574,12 +593,3 @@ cdef inline void connection_count(Table* table, uint32_t i, uint32_t direction,
     meta.bytes[direction] += length
     if meta.bytes[direction] < length:
         connection_extension(table, i).bytes_high[direction] += 1
-
-
-cdef inline uint64_t connection_bytes(const Table* table, uint32_t i,
-                                      uint32_t direction) noexcept nogil:
-    cdef const Meta* meta = table_meta(table, i)
-    cdef uint64_t total = meta.bytes[direction]
-    if meta.flags & FLAG_EXTENDED:
-        total += <uint64_t>table.extensions[table.extension_of[i]].bytes_high[direction] << 32
-    return total

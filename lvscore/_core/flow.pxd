@@ -102,6 +102,16 @@ cdef inline Tuple tuple_inverse(const Tuple* t) noexcept nogil:
     return inverse
 
 
+cdef inline bint tuples_answer(const Tuple* original, const Tuple* reply) noexcept nogil:
+    """Whether one tuple is the other turned round."""
+    cdef Tuple forward = tuple_inverse(reply)
+    return (forward.ports == original.ports
+            and forward.source.word[0] == original.source.word[0]
+            and forward.source.word[1] == original.source.word[1]
+            and forward.destination.word[0] == original.destination.word[0]
+            and forward.destination.word[1] == original.destination.word[1])
+
+
 cdef inline uint64_t tuple_hash(const HashKey* key, const Tuple* t) noexcept nogil:
     if t.family == IPV4:
         return hash_ipv4(key, addresses_pack(t), ports_key(t.protocol, t.ports))

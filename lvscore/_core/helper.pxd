@@ -12,8 +12,7 @@ from lvscore._core.bytes cimport htons, load16, load_be32, ntohs, store16
 from lvscore._core.checksum cimport checksum_update, delta_add16, delta_finish
 from lvscore._core.connection cimport (
     FLAG_INACTIVE, FLAG_NO_CPORT, FLAG_SERVICE, FLAG_SLOW, Meta, Table, connection_extension,
-    connection_helper, connection_method, connection_open, connection_tuple, table_find_direction,
-    table_meta,
+    connection_helper, connection_method, connection_open, connection_tuple, table_meta,
 )
 from lvscore._core.consts cimport (
     IPV4, NIL, ORIGINAL, PROTOCOL_TCP, REASON_BAD_TCP_CHECKSUM, REASON_NONE, REASON_TABLE_FULL,
@@ -27,8 +26,9 @@ from lvscore._core.ftp cimport (
 )
 from lvscore._core.lifetime cimport connection_end, connection_timer_set, control_add
 from lvscore._core.load cimport load_bind
+from lvscore._core.lookup cimport table_find_direction, table_find_portless
 from lvscore._core.nfct cimport nfct_begin
-from lvscore._core.rename cimport connection_client_port, table_find_portless
+from lvscore._core.rename cimport connection_client_port
 from lvscore._core.sequence cimport TCP_HEADER, sequence_adjust, sequence_edit
 from lvscore._core.server cimport METHOD_MASQUERADE
 from lvscore._core.state cimport State, TRACE_OPENED, connection_total, table_of, trace_step

@@ -151,7 +151,6 @@ cdef inline bint opening_open(State* s, Table* table, Lane* lane,
     cdef bint active = state_is_active(state)
     cdef uint32_t i
     cdef Connection4* c
-    cdef Tuple reply
     table_fetch(table, reply_hash)      # while the rest is done
     i = table_take(table)
     if i == NIL:
@@ -169,15 +168,10 @@ cdef inline bint opening_open(State* s, Table* table, Lane* lane,
         return False
     if table.deferring:
         table_defer(table, reply_hash, i << 1 | REPLY)
-    else:
-        reply.family = IPV4
-        reply.protocol = protocol
-        reply.ports = rotate32(opening.ports, 16)
-        addresses_unpack(&reply, <uint64_t>(<uint32_t>lane.addresses) << 32 | opening.address)
-        if not table_insert_hashed(table, reply_hash, &reply, i << 1 | REPLY):
-            index_remove(&table.index, lane.hash, i << 1 | ORIGINAL)
-            table_give(table, i)
-            return False
+    elif not table_insert_hashed(table, reply_hash, i << 1 | REPLY):
+        index_remove(&table.index, lane.hash, i << 1 | ORIGINAL)
+        table_give(table, i)
+        return False
     wheel_link(&table.wheel, i)
     load_open(&s.services, opening.server, active)
     s.opened += 1

@@ -14,7 +14,6 @@ from lvscore._core.connection cimport (
     FLAG_ASSURED, FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SERVICE,
     FLAG_SLOW, FLAG_TRACKED, Meta, Table, connection_count, connection_extension, connection_method,
     connection_open, connection_shadowed, connection_translated, connection_tuple, table_find,
-    table_find_direction,
     table_insert_direction, table_meta, table_remove_direction,
 )
 from lvscore._core.consts cimport (
@@ -29,6 +28,7 @@ from lvscore._core.flow cimport (
     tuple_inverse,
 )
 from lvscore._core.lifetime cimport connection_end, connection_timer_set, ports_give
+from lvscore._core.lookup cimport table_find_direction
 from lvscore._core.nat cimport ports_take, rule_postrouting, search_begin, seen_fill
 from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits, opening_store
 from lvscore._core.rename cimport connection_reply_set

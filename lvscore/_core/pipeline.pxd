@@ -38,10 +38,10 @@ from lvscore._core.lane cimport (
     lanes_track,
 )
 from lvscore._core.lane_open cimport lanes_open
+from lvscore._core.lookup cimport table_find_portless
 from lvscore._core.machine cimport likely, prefetch_write
 from lvscore._core.nfct cimport redirected_flow, service_seen
 from lvscore._core.quote cimport icmp_is_error, icmp_is_redirect
-from lvscore._core.rename cimport table_find_portless
 from lvscore._core.route cimport address_is_local
 from lvscore._core.state cimport (
     SYSCTL_NAT_ICMP_SEND, State, TRACE_FOUND, TRACE_NOT_FOUND,
@@ -297,6 +297,7 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
     s.bytes += lanes_parse(s, frames, first, count, lane)
     s.frames += count
     lanes_restrict(s, lane, count)
+    table_settle(table)         # of the vector before: its buckets have come, and these are coming
     lanes_match(table, lane, count)
     if s.tracking:
         lanes_fetch_windows(&s.entries[0], lane, count)
@@ -337,8 +338,6 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
         s.verdicts[frames.verdict[i]] += 1
         s.reasons[frames.reason[i]] += 1
         j += 1
-    table.deferring = False
-    table_settle(table)
 
 
 cdef inline void batch_process(State* s, const Frames* frames) noexcept nogil:
@@ -353,6 +352,8 @@ cdef inline void batch_process(State* s, const Frames* frames) noexcept nogil:
             count = VECTOR
         vector_process(s, frames, first, count)
         first += count
+    s.table[0].deferring = False
+    table_settle(&s.table[0])
 
 
 cdef inline uint8_t frame_process(State* s, uint8_t* frame, uint32_t length, int64_t now,

@@ -4,11 +4,12 @@ from libc.stdint cimport uint16_t, uint32_t
 
 from lvscore._core.connection cimport (
     FLAG_NO_CPORT, FLAG_UNTRANSLATED, Meta, Table, connection_fill, connection_tuple,
-    table_find_direction, table_insert_direction, table_meta, table_remove_direction,
-    tuples_answer,
+    table_insert_direction, table_meta, table_remove_direction,
 )
-from lvscore._core.consts cimport NIL, ORIGINAL, REPLY
-from lvscore._core.flow cimport Tuple, ports_destination, ports_make, ports_source
+from lvscore._core.consts cimport ORIGINAL, REPLY
+from lvscore._core.flow cimport (
+    Tuple, ports_destination, ports_make, ports_source, tuples_answer,
+)
 from lvscore._core.hash cimport HashKey
 
 
@@ -50,16 +51,3 @@ cdef inline void template_rename(Table* table, const HashKey* key, uint32_t i,
     table_remove_direction(table, key, i << 1 | ORIGINAL)
     connection_fill(table, i, original, reply)
     table_insert_direction(table, key, original, i << 1 | ORIGINAL)
-
-
-cdef inline uint32_t table_find_portless(const Table* table, const HashKey* key,
-                                         const Tuple* t) noexcept nogil:
-    """The reference of the record that waits for a packet of this tuple from any port, or NIL
-    (__ip_vs_conn_in_get with IP_VS_CONN_F_NO_CPORT)."""
-    cdef Tuple portless = t[0]
-    cdef uint32_t i
-    portless.ports = ports_make(0, ports_destination(t.ports))
-    i = table_find_direction(table, key, &portless, ORIGINAL)
-    if i == NIL or not table_meta(table, i).flags & FLAG_NO_CPORT:
-        return NIL
-    return i << 1 | ORIGINAL
