@@ -1,19 +1,19 @@
 """The engine's clock: it takes the time from packets and calls, and ends what is due."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
 
-from lvscore._core.bytes cimport load_be16
 from lvscore._core.connection cimport Table, connection_hash, table_fetch, table_meta
 from lvscore._core.consts cimport (
-    IPV4, IPV6, NIL, NS_PER_TICK, ORIGINAL, REASON_FRAGMENT_TIMEOUT, REPLY, VERDICT_DROP,
+    IPV4, NIL, NS_PER_TICK, ORIGINAL, REASON_FRAGMENT_TIMEOUT, REPLY, VERDICT_DROP,
 )
 from lvscore._core.defence cimport defence_run
 from lvscore._core.emit cimport emit_commit, emit_reserve
 from lvscore._core.estimator cimport ESTIMATOR_TICKS
 from lvscore._core.flow cimport Address, address_load
 from lvscore._core.forward cimport ttl_decrease
-from lvscore._core.fragment cimport Datagram, MAX_HEADERS, datagram_discard, fragments_due
+from lvscore._core.fragment cimport (
+    Datagram, FRAGMENT_HEADER, MAX_HEADERS, datagram_discard, fragment_first, fragments_due,
+)
 from lvscore._core.hash cimport HashKey
 from lvscore._core.lifetime cimport connection_expire, connection_outlasts
 from lvscore._core.machine cimport likely, prefetch_write
@@ -113,17 +113,17 @@ cdef inline void fragment_report(State* s, const Datagram* d) noexcept nogil:
     cdef Address destination
     cdef uint32_t length
     cdef uint8_t* room
-    if d.headers == 0 or d.family == IPV6:
+    if d.headers == 0:
         return
-    length = d.l3 + load_be16(head + d.l3 + 2)
-    length -= (length - d.headers) & 7      # as it was taken in
-    room = emit_reserve(&s.emitted, length)
+    destination = address_load(head + d.l3 + (16 if d.family == IPV4 else 24), d.family)
+    # What conntrack puts together for others it gives up silently (frag_expire_skip_icmp).
+    if d.family == IPV4 and s.tracking and not address_is_local(&s.routes, IPV4, &destination):
+        return
+    room = emit_reserve(&s.emitted, d.headers + FRAGMENT_HEADER + d.received)
     if room == NULL:
         return
-    memcpy(room, head, d.headers)
-    memcpy(room + d.headers, d.data, length - d.headers)
-    destination = address_load(head + d.l3 + 16, IPV4)
-    if not s.tracking and not address_is_local(&s.routes, IPV4, &destination):
+    length = fragment_first(d, room)
+    if d.family == IPV4 and not address_is_local(&s.routes, IPV4, &destination):
         ttl_decrease(room + d.l3, IPV4)     # it was on its way out (ip_forward)
     emit_commit(&s.emitted, length, s.now, VERDICT_DROP, REASON_FRAGMENT_TIMEOUT)
 

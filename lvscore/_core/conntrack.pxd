@@ -66,7 +66,7 @@ cdef inline uint8_t untracked(State* s, Packet* packet, const Tuple* t, uint8_t 
                       or s.services.service[service].protocol != PROTOCOL_MARK):
         reason[0] = why
         return VERDICT_PASS
-    if (packet.protocol == PROTOCOL_SCTP and packet.l4_captured >= 4 and is_hooked(s, t.family)
+    if (packet.protocol == PROTOCOL_SCTP and is_hooked(s, t.family)
             and not opening_is_whole(packet)):
         # Without its first chunk IPVS does not even look for a service (sctp_conn_schedule).
         reason[0] = REASON_TRUNCATED_TRANSPORT_HEADER
@@ -202,7 +202,8 @@ cdef inline uint8_t flow_forward(State* s, Packet* packet, const Tuple* t,
     """Find the way on; why there is none. Options are filled in before source NAT."""
     cdef uint8_t failed = forward_pass(&s.routes, packet, t, &translated.destination, &s.forward)
     flow_tell(s, t, translated)
-    if failed == REASON_NONE and s.forward.record_pending:
+    if failed == REASON_NONE and (
+            s.forward.record_pending or s.forward.address_stamped):
         forward_record(&s.routes, packet, &s.forward)
     return failed
 

@@ -77,7 +77,8 @@ cdef inline uint8_t fragment_take(State* s, const Packet* fragment, int link_typ
 
 cdef inline void datagram_emit(State* s, const Datagram* d, const Packet* whole, uint8_t verdict,
                                uint8_t reason) noexcept nogil:
-    """Put out a datagram: cut again if it is sent on, whole for the local stack."""
+    """Put out a datagram: cut again if it is sent on, whole for the local stack; also if it is
+    no longer than its largest fragment was with its fragment header (ip6_finish_output)."""
     cdef uint32_t size
     cdef uint32_t offset = 0
     cdef uint32_t identification = 0
@@ -85,7 +86,8 @@ cdef inline void datagram_emit(State* s, const Datagram* d, const Packet* whole,
     cdef uint8_t* room
     if is_hosted(s) and s.forward.egress != NO_INTERFACE and s.forward.mtu < limit:
         limit = s.forward.mtu
-    if verdict == VERDICT_FORWARD or verdict == VERDICT_PASS:
+    if (verdict == VERDICT_FORWARD or verdict == VERDICT_PASS) and (
+            whole.length - whole.l3 > limit):
         if d.family == IPV6:
             identification = <uint32_t>random_next(&s.chance)
         while offset < d.total:

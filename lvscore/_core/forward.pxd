@@ -53,6 +53,7 @@ cdef struct Forward:
     uint32_t tunnel         # server that the packet is to be wrapped for, 0: none
     uint32_t tunnel_error   # what its sender is told of a packet in a tunnel (tunnel_error.pxd)
     uint32_t largest        # fragment that the packet came in, 0: it came whole
+    bint dont_fragment      # those fragments must not be cut, and IPVS put them together
     uint32_t option_error   # offset of the byte that is wrong
     uint8_t family          # of the next hop
     uint16_t segment_size   # payload of each segment of a super-frame that comes in, 0: none
@@ -60,6 +61,7 @@ cdef struct Forward:
     bint options_changed
     bint record_pending     # record route: the address of the way out is still to be put in
     uint32_t record         # offset of that address in the IP header
+    uint32_t address_stamped  # offset of the same address in a timestamp option, 0: none
     bint rerouted           # routed again after its source was translated (snat_reroute)
     bint request            # to a server: errors are those of ip_vs_xmit.c
     bint tracked            # conntrack knows its flow: what is told about it is not looked up
@@ -111,31 +113,45 @@ cdef inline uint8_t source_check(const Routes* routes, const Forward* forward,
     return REASON_NONE
 
 
+cdef inline bint address_is_unicast(const Routes* routes, const Address* address) noexcept nogil:
+    """Of one IPv4 host, and not of this one (inet_addr_type)."""
+    cdef const uint8_t* a = <const uint8_t*>address
+    return not (address_is_local(routes, IPV4, address) or a[0] == 0 or a[0] == 127
+                or 224 <= a[0] < 240 or a[0] & a[1] & a[2] & a[3] == 255)
+
+
 cdef inline uint32_t timestamp_option(uint8_t* option, uint32_t length, const Address* own,
-                                      const Routes* routes, int64_t now) noexcept nogil:
+                                      const Routes* routes, Forward* forward) noexcept nogil:
     """Fill in a timestamp option; 0, or the offset in it of what is wrong."""
     cdef uint32_t pointer = option[2]
     cdef uint8_t flag = option[3] & 15
-    cdef uint32_t stamp = <uint32_t>(<uint64_t>now // 1000000 % MS_PER_DAY)
+    cdef uint32_t stamp = <uint32_t>(<uint64_t>forward.now // 1000000 % MS_PER_DAY)
     cdef uint32_t size = 4 if flag == TIMESTAMP_ONLY else 8
     cdef Address wanted
     if pointer > length:
+        if flag == TIMESTAMP_PRESPECIFIED:
+            return 0
         if option[3] >> 4 == 15:
             return 3
         option[3] = <uint8_t>(flag | ((option[3] >> 4) + 1) << 4)
+        forward.options_changed = True
         return 0
+    if pointer + 3 > length:
+        return 2
     if flag != TIMESTAMP_ONLY and flag != TIMESTAMP_AND_ADDRESS and flag != TIMESTAMP_PRESPECIFIED:
-        return 3
+        return 0
     if pointer + size - 1 > length:
         return 2
     if flag == TIMESTAMP_PRESPECIFIED:
         wanted = address_load(option + pointer - 1, IPV4)
-        if not address_is_local(routes, IPV4, &wanted):
+        if address_is_unicast(routes, &wanted):
             return 0
     elif flag == TIMESTAMP_AND_ADDRESS:
         memcpy(option + pointer - 1, own, 4)
+        forward.address_stamped = pointer - 1
     store32(option + pointer - 1 + size - 4, htonl(stamp))
     option[2] = <uint8_t>(pointer + size)
+    forward.options_changed = True
     return 0
 
 
@@ -179,9 +195,9 @@ cdef inline uint8_t options_compile(Packet* packet, const Routes* routes, const 
                 return REASON_BAD_IP_OPTION
             routed = True
         elif kind == OPTION_RECORD_ROUTE:
-            wrong = 1 if length < 3 else 2 if ip[position + 2] < 4 else 0
-            if recorded and not wrong:
+            if recorded:
                 return REASON_BAD_IP_OPTION
+            wrong = 1 if length < 3 else 2 if ip[position + 2] < 4 else 0
             if not wrong and ip[position + 2] <= length:
                 if ip[position + 2] + 3 > length:
                     wrong = 2
@@ -197,8 +213,9 @@ cdef inline uint8_t options_compile(Packet* packet, const Routes* routes, const 
                 return REASON_BAD_IP_OPTION
             wrong = 1 if length < 4 else 2 if ip[position + 2] < 5 else 0
             if not wrong:
-                wrong = timestamp_option(ip + position, length, own, routes, forward.now)
-                forward.options_changed = True
+                wrong = timestamp_option(ip + position, length, own, routes, forward)
+                if forward.address_stamped:
+                    forward.address_stamped += position
             stamped = True
         elif kind == OPTION_ROUTER_ALERT and length < 4:
             wrong = 1
@@ -235,7 +252,9 @@ cdef inline uint8_t forward_receive(const Routes* routes, Packet* packet, const 
     forward.egress = NO_INTERFACE
     forward.options_changed = False
     forward.record_pending = False
+    forward.address_stamped = 0
     forward.largest = 0
+    forward.dont_fragment = False
     forward.rerouted = False
     forward.request = False
     forward.redirect = False
@@ -325,6 +344,8 @@ cdef inline uint8_t forward_pass(const Routes* routes, Packet* packet, const Tup
     if exceeds_mtu(packet, forward, mtu):
         return REASON_FRAGMENTATION_NEEDED
     ttl_decrease(ip, packet.family)
+    if forward.dont_fragment:           # only conntrack lets it be cut (ip_fragment)
+        return REASON_FRAGMENTATION_NEEDED
     return REASON_NONE
 
 
@@ -357,22 +378,27 @@ cdef inline uint8_t forward_request(const Routes* routes, Packet* packet, uint8_
         forward.mtu = mtu
         return REASON_FRAGMENTATION_NEEDED
     forward.record_pending = False      # ip_forward_options is not on this way
+    forward.address_stamped = 0
     return REASON_NONE
 
 
 cdef inline void forward_record(const Routes* routes, Packet* packet,
                                 Forward* forward) noexcept nogil:
-    """Fill in the record route option (ip_forward_options, ip_rt_get_source): what IPVS has
-    translated by now has an address of this host as its source, netfilter's source NAT is yet
-    to come."""
+    """Fill in this host's address in record route and timestamp (ip_forward_options,
+    ip_rt_get_source): what IPVS has translated by now has an address of this host as its source,
+    netfilter's source NAT is yet to come."""
     cdef uint8_t* ip = packet_l3(packet)
     cdef const Route* route = route_find(routes, IPV4, &forward.next_hop)
     cdef Address source = address_load(ip + 12, IPV4)
     if (route != NULL and route.has_source
             and (not forward.rerouted or not address_is_local(routes, IPV4, &source))):
         source = route.source
-    memcpy(ip + forward.record, &source, 4)
+    if forward.record_pending:
+        memcpy(ip + forward.record, &source, 4)
+    if forward.address_stamped:
+        memcpy(ip + forward.address_stamped, &source, 4)
     forward.record_pending = False
+    forward.address_stamped = 0
 
 
 cdef inline void forward_output(const Routes* routes, Packet* packet,
@@ -381,7 +407,7 @@ cdef inline void forward_output(const Routes* routes, Packet* packet,
     cdef uint8_t* ip = packet_l3(packet)
     cdef const Neighbour* neighbour
     if packet.family == IPV4 and forward.options_changed:
-        if forward.record_pending:
+        if forward.record_pending or forward.address_stamped:
             forward_record(routes, packet, forward)
         store16(ip + 10, 0)
         store16(ip + 10, checksum_finish(sum_bytes(ip, <uint32_t>(ip[0] & 15) * 4, 0)))

@@ -202,8 +202,8 @@ cdef inline uint32_t units_take(Datagram* d, uint32_t first, uint32_t end) noexc
 
 
 cdef inline bint ecn_is_valid(uint8_t seen) noexcept nogil:
-    """Fragments without ECN do not go with those that have met congestion (RFC 3168, 5.3)."""
-    return not (seen & 1 and seen & 8)
+    """Fragments without ECN do not go with any that have it (ip_frag_ecn_table)."""
+    return not (seen & 1 and seen & 0b1110)
 
 
 cdef inline uint8_t fragment_add(Fragments* f, const Packet* packet, uint64_t tick,
@@ -285,15 +285,19 @@ cdef inline uint8_t fragment_add(Fragments* f, const Packet* packet, uint64_t ti
     return REASON_NONE
 
 
+cdef inline bint datagram_is_whole(const Datagram* d) noexcept nogil:
+    """Whether it must not be cut: its largest fragment says so (ip_frag_reasm)."""
+    return d.largest_uncut == d.largest
+
+
 cdef inline uint8_t* datagram_frame(Datagram* d, uint32_t* length) noexcept nogil:
-    """The whole datagram as one frame: lengths, ECN and header checksum as of a whole one."""
+    """The whole datagram as one frame: lengths, flags, ECN and header checksum of a whole one."""
     cdef uint8_t* frame = d.head + MAX_HEADERS - d.headers
     cdef uint8_t* ip = frame + d.l3
     length[0] = d.headers + d.total
     if d.family == IPV4:
         store16(ip + 2, htons(<uint16_t>(length[0] - d.l3)))
-        # Its largest piece must not be cut (ip_frag_reasm).
-        store16(ip + 6, htons(0x4000) if d.largest_uncut == d.largest else 0)
+        store16(ip + 6, htons(0x4000) if datagram_is_whole(d) else 0)
         if d.ecn & 8:
             ip[1] |= 3
         ipv4_checksum_set(ip)
@@ -367,3 +371,20 @@ cdef inline uint32_t fragment_cut(const Datagram* d, const uint8_t* frame, uint3
         store16(ip + 4, htons(<uint16_t>(header - d.l3 - 40 + length)))
     memcpy(to + header, frame + d.headers + offset, length)
     return header + length
+
+
+cdef inline uint32_t fragment_first(const Datagram* d, uint8_t* to) noexcept nogil:
+    """Write the first fragment as it came, as far as it was taken in; its frame length."""
+    cdef const uint8_t* frame = d.head + MAX_HEADERS - d.headers
+    cdef const uint8_t* ip = frame + d.l3
+    cdef uint32_t length
+    if d.family == IPV4:
+        length = d.l3 + load_be16(ip + 2)
+        length -= (length - d.headers) & 7
+        memcpy(to, frame, d.headers)
+        memcpy(to + d.headers, d.data, length - d.headers)
+        return length
+    length = d.l3 + 40 + load_be16(ip + 4) - FRAGMENT_HEADER - d.headers
+    length = fragment_cut(d, frame, 0, length, d.identification, to)
+    store16(to + d.headers + 2, htons(1))       # more fragments, whether their end is known or not
+    return length

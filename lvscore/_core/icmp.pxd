@@ -17,8 +17,8 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport (
     IPV4, IPV6, NIL, ORIGINAL, REASON_BAD_ICMP_CHECKSUM, REASON_NONE, REASON_RELATED_ICMP,
-    REASON_TABLE_FULL, REPLY, TICKS_PER_SECOND, VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL,
-    VERDICT_PASS,
+    REASON_TABLE_FULL, REASON_TRUNCATED_TRANSPORT_HEADER, REPLY, TICKS_PER_SECOND, VERDICT_DROP,
+    VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
 )
 from lvscore._core.flow cimport (
     Tuple, address_equal, ports_destination, ports_make, ports_source, transport_ports, tuple_hash,
@@ -28,7 +28,7 @@ from lvscore._core.forward cimport forward_pass, forward_request
 from lvscore._core.load cimport load_bind, load_unbind
 from lvscore._core.nfct cimport flow_service, redirected_flow, service_seen
 from lvscore._core.quote cimport (
-    ICMP_PARAMETER_PROBLEM, ICMP_REDIRECT, quote_parse, quote_translate,
+    ICMP_PARAMETER_PROBLEM, ICMP_REDIRECT, quote_lacks_ports, quote_parse, quote_translate,
 )
 from lvscore._core.related cimport related_process, unrelated
 from lvscore._core.route cimport NO_INTERFACE, address_is_local
@@ -47,7 +47,7 @@ from lvscore._core.state cimport (
 from lvscore._core.translate cimport addresses_delta, addresses_write, tuples_equal
 from lvscore._core.transmit cimport request_transmit
 from lvscore._core.tunnel_error cimport tunnel_error_process
-from lvscore._core.verify cimport transport_checksum_good
+from lvscore._core.verify cimport icmp_error_good
 from lvscore._core.wire cimport Packet, packet_l3, packet_l4
 
 cdef enum:
@@ -139,7 +139,7 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
     cdef uint8_t* icmp = packet_l4(packet)
     cdef uint32_t flow = NIL            # a redirected one, of which IPVS sees the answers
     cdef uint32_t other
-    cdef bint quoting, local
+    cdef bint quoting, local, schedules
     cdef uint8_t failed, verdict
     quoting = quote_parse(packet, &quote)
     if quoting:
@@ -166,10 +166,15 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
         verdict = tunnel_error_process(s, packet, reason)
         if verdict != VERDICT_PASS:
             return verdict
-    if (reference == NIL and local and quoting and s.sysctl[SYSCTL_SCHEDULE_ICMP]
-            and is_hooked(s, packet.family)):
+    schedules = (s.sysctl[SYSCTL_SCHEDULE_ICMP] and is_hooked(s, packet.family)
+                 and not (packet.family == IPV4 and (icmp[0] == ICMP_PARAMETER_PROBLEM
+                                                     or icmp[0] == ICMP_REDIRECT)))
+    if reference == NIL and local and quoting and schedules:
         if icmp_schedule(s, packet, &about, &reference, reason) == VERDICT_DROP:
             return VERDICT_DROP
+    if reference == NIL and schedules and quote_lacks_ports(packet):
+        reason[0] = REASON_TRUNCATED_TRANSPORT_HEADER
+        return VERDICT_DROP
     if reference == NIL:
         trace_step(s, TRACE_NOT_FOUND, 0, 0, t)
         return unrelated(s, t, reason)
@@ -188,7 +193,7 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
         if failed:
             reason[0] = failed
             return VERDICT_DROP
-    if not transport_checksum_good(packet):
+    if connection_method(meta) == METHOD_MASQUERADE and not icmp_error_good(packet):
         reason[0] = REASON_BAD_ICMP_CHECKSUM
         return VERDICT_DROP
     # What the quoted packet was before it was translated here.

@@ -31,7 +31,7 @@ from lvscore._core.flow cimport Tuple, has_ports, packet_tuple, tuple_hash
 from lvscore._core.forward cimport (
     Forward, address_is_broadcast, atomic_strip, forward_output, forward_pass, forward_receive,
 )
-from lvscore._core.fragment cimport datagram_discard
+from lvscore._core.fragment cimport datagram_discard, datagram_is_whole
 from lvscore._core.icmp cimport icmp_error_process
 from lvscore._core.lane cimport (
     Frames, Lane, lanes_fetch_windows, lanes_forward, lanes_match, lanes_parse, lanes_restrict,
@@ -41,7 +41,7 @@ from lvscore._core.lane_open cimport lanes_open
 from lvscore._core.lookup cimport table_find_portless
 from lvscore._core.machine cimport likely, prefetch_write
 from lvscore._core.nfct cimport redirected_flow, service_seen
-from lvscore._core.quote cimport icmp_is_error, icmp_is_redirect
+from lvscore._core.quote cimport icmp_is_cut, icmp_is_error, icmp_is_redirect
 from lvscore._core.route cimport address_is_local
 from lvscore._core.state cimport (
     SYSCTL_NAT_ICMP_SEND, State, TRACE_FOUND, TRACE_NOT_FOUND,
@@ -137,6 +137,9 @@ cdef inline uint8_t packet_route(State* s, Packet* packet, const Tuple* t,
     reason[0] = failed if failed else REASON_ROUTED
     if failed:
         return VERDICT_DROP
+    if is_hooked(s, t.family) and not packet.fragment and icmp_is_cut(packet):
+        reason[0] = REASON_TRUNCATED_TRANSPORT_HEADER
+        return VERDICT_DROP
     # ip_vs_out: a server answers what no connection knows.
     if (s.sysctl[SYSCTL_NAT_ICMP_SEND] and is_hooked(s, t.family) and not packet.fragment
             and has_ports(t.protocol) and packet.l4_captured >= 4 and not is_reset(packet)
@@ -193,6 +196,8 @@ cdef inline uint8_t fragment_process(State* s, Packet* fragment, int link_type,
     if verdict != VERDICT_FORWARD:
         return verdict
     s.forward.largest = s.fragments.datagram[datagram].largest
+    s.forward.dont_fragment = not s.tracking and datagram_is_whole(
+        &s.fragments.datagram[datagram])
     whole.mark = fragment.mark
     verdict = packet_whole(s, &whole, reason)
     # A Host quotes a datagram that was dropped; one in a tunnel has been put out already.

@@ -30,6 +30,12 @@ cdef inline bint icmp_is_error(const Packet* packet) noexcept nogil:
     return packet.protocol == PROTOCOL_ICMPV6 and packet.family == IPV6 and kind < 128
 
 
+cdef inline bint icmp_is_cut(const Packet* packet) noexcept nogil:
+    """Less than an ICMP header, which IPVS drops as it is forwarded (ip_vs_out_icmp)."""
+    return packet.l4_length < 8 and packet.protocol == (
+        PROTOCOL_ICMP if packet.family == IPV4 else PROTOCOL_ICMPV6)
+
+
 cdef inline bint icmp_is_redirect(const Packet* packet) noexcept nogil:
     return (packet.protocol == PROTOCOL_ICMP and packet.family == IPV4
             and packet.l4_captured >= 8 and packet_l4(packet)[0] == ICMP_REDIRECT)
@@ -38,6 +44,7 @@ cdef inline bint icmp_is_redirect(const Packet* packet) noexcept nogil:
 cdef inline bint quote_parse(const Packet* packet, Packet* quote) noexcept nogil:
     """Parse the quoted packet; False if it is of no use. Its lengths are not what is quoted."""
     cdef uint8_t reason
+    quote.protocol = 0
     if packet.l4_captured < 8:
         return False
     quote.frame = packet.frame
@@ -53,6 +60,13 @@ cdef inline bint quote_parse(const Packet* packet, Packet* quote) noexcept nogil
     if quote.protocol == packet.protocol:
         return quote.l4_captured >= 6
     return quote.l4_captured >= 4 or not has_ports(quote.protocol)
+
+
+cdef inline bint quote_lacks_ports(const Packet* packet) noexcept nogil:
+    """Whether the quoted packet is of a protocol with ports, and cut before them."""
+    cdef Packet quote
+    return (not quote_parse(packet, &quote) and has_ports(quote.protocol)
+            and quote.fragment_offset == 0 and quote.l4_captured < 4)
 
 
 cdef inline uint64_t quote_translate(Packet* quote, const Tuple* old, const Tuple* new,

@@ -32,6 +32,16 @@ cdef inline bint transport_checksum_good(const Packet* packet) noexcept nogil:
                                   packet.protocol, packet.l4_length)) == 0xFFFF
 
 
+cdef inline bint icmp_error_good(const Packet* packet) noexcept nogil:
+    """Whether IPVS translates an ICMP error. It sums the IPv4 header along (nf_ip_checksum, from
+    skb->data), where options that this host filled in are not yet in the header's checksum."""
+    cdef uint32_t header = packet.l4 - packet.l3
+    if (packet.protocol == PROTOCOL_ICMP and header > 20
+            and sum_fold(sum_bytes(packet_l3(packet), header, 0)) != 0xFFFF):
+        return False
+    return transport_checksum_good(packet)
+
+
 cdef inline bint tcp_is_valid(const Packet* packet) noexcept nogil:
     """A whole header, and a combination of flags that means something."""
     cdef const uint8_t* tcp = packet_l4(packet)

@@ -4,6 +4,7 @@ It has no sockets: every port is closed (icmp.c, tcp_ipv4.c, udp.c, ip_input.c a
 counterparts).
 """
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from lvscore.host.packets import (
@@ -19,46 +20,13 @@ from lvscore.host.packets import (
     transport_checksum,
 )
 
-__all__ = ["answer", "error_allowed", "icmp_echo", "icmp_error", "options_echo", "tcp_reset"]
+__all__ = ["answer", "datagram", "error_allowed", "icmp_echo", "icmp_error", "tcp_reset"]
 
 _ICMP_NO_ERRORS = frozenset((0, 8, *range(13, 19)))
 """Types of ICMP that the kernel answers with errors: it takes what it does not know for one."""
-_CIPSO = 134
 _ERROR_BYTES = {4: 576, 6: 1280}  # RFC 1812, section 4.3.2.3; RFC 4443, section 2.4
 _NOT_ECN = 0xFC  # a reset does not speak of congestion (ip_send_unicast_reply)
 _INTERNET_CONTROL = 0xC0
-
-
-def options_echo(packet: Packet, source: bytes, wrong: int = 0) -> bytes:
-    """The options of an answer to a packet: its record route, with the answer's sender put in,
-    timestamp and CIPSO (__ip_options_echo, ip_options_build).
-
-    ``wrong`` is the offset of a byte that is not valid; options from there on do not count, but
-    for CIPSO, which is noted before it is looked at.
-    """
-    if packet.version == 6 or packet.header == 20:
-        return b""
-    data = packet.data
-    echoed = b""
-    position = 20
-    while position + 1 < packet.header and data[position]:
-        length = 1 if data[position] == 1 else data[position + 1]
-        at_fault = 0 < wrong < position + max(length, 1)
-        if position + length > packet.header or (at_fault and data[position] != _CIPSO):
-            break
-        option = bytearray(data[position : position + length])
-        if option[0] == 7:
-            pointer = option[2]
-            if pointer <= length and pointer + 3 <= length:
-                option[pointer - 1 : pointer + 3] = source
-                option[2] = pointer + 4
-            echoed += option
-        elif option[0] in (68, _CIPSO):
-            echoed += option
-        if at_fault:
-            break
-        position += max(length, 1)
-    return echoed + bytes(-len(echoed) % 4)
 
 
 def error_allowed(packet: Packet) -> bool:
@@ -74,10 +42,9 @@ def error_allowed(packet: Packet) -> bool:
 
 def icmp_error(
     packet: Packet, source: Address, kind: int, code: int, info: int, *, ttl: int,
-    identification: int,
+    identification: int, options: bytes,
 ) -> bytes:  # fmt: skip
     """An ICMP error that quotes ``packet``; ``info`` is its second word."""
-    wrong = info >> 24 if kind == 12 else 0
     head = bytes((kind, code, 0, 0)) + info.to_bytes(4, "big")
     if isinstance(source, IPv6Address):
         room = _ERROR_BYTES[6] - 48
@@ -86,7 +53,6 @@ def icmp_error(
             source.packed, packet.source.packed, ICMPV6, bytes(message)
         ).to_bytes(2, "big")
         return ipv6(source.packed, packet.source.packed, ICMPV6, bytes(message), ttl=ttl)
-    options = options_echo(packet, source.packed, wrong)
     room = _ERROR_BYTES[4] - 20 - len(options) - 8
     message = bytearray(head + packet.data[:room])
     message[2:4] = checksum(message).to_bytes(2, "big")
@@ -97,7 +63,7 @@ def icmp_error(
     )  # fmt: skip
 
 
-def tcp_reset(packet: Packet, ttl: int) -> bytes | None:
+def tcp_reset(packet: Packet, *, ttl: int, options: bytes) -> bytes | None:
     """The answer to a segment for a closed port (RFC 9293, section 3.10.7.1)."""
     segment = packet.payload
     if len(segment) < 20 or not 20 <= (segment[12] >> 4) * 4 <= len(segment):
@@ -124,12 +90,13 @@ def tcp_reset(packet: Packet, ttl: int) -> bytes | None:
         return ipv6(source, destination, TCP, bytes(reset), tos=packet.tos & _NOT_ECN, ttl=ttl)
     return ipv4(
         source, destination, TCP, bytes(reset), tos=packet.tos & _NOT_ECN, ttl=ttl,
-        dont_fragment=True,
-        options=options_echo(packet, source),
+        dont_fragment=True, options=options,
     )  # fmt: skip
 
 
-def icmp_echo(packet: Packet, now: int, *, ttl: int, identification: int) -> bytes | None:
+def icmp_echo(
+    packet: Packet, now: int, *, ttl: int, identification: int, options: bytes
+) -> bytes | None:
     """The answer to an echo or timestamp request."""
     message = bytearray(packet.payload)
     source, destination = packet.destination.packed, packet.source.packed
@@ -144,7 +111,7 @@ def icmp_echo(packet: Packet, now: int, *, ttl: int, identification: int) -> byt
         return ipv6(source, destination, ICMPV6, bytes(message), tos=packet.tos, ttl=ttl)
     if message[0] == 8:
         message[0] = 0
-    elif message[0] == 13 and len(message) >= 20:
+    elif message[0] == 13 and len(message) >= 12:
         clock = (now // 1_000_000 % 86_400_000).to_bytes(4, "big")
         message = message[:12] + clock + clock  # RFC 792: milliseconds since midnight
         message[0] = 14
@@ -154,8 +121,16 @@ def icmp_echo(packet: Packet, now: int, *, ttl: int, identification: int) -> byt
     message[2:4] = checksum(message).to_bytes(2, "big")
     return ipv4(
         source, destination, ICMP, bytes(message), tos=packet.tos, ttl=ttl,
-        identification=identification, options=options_echo(packet, source),
+        identification=identification, options=options,
     )  # fmt: skip
+
+
+def datagram(packet: Packet) -> Packet:
+    """A UDP packet without what lies behind its datagram, which errors do not quote (udp_rcv)."""
+    length = int.from_bytes(packet.payload[4:6], "big")
+    if not 8 <= length < len(packet.payload):
+        return packet
+    return replace(packet, data=packet.data[: packet.header + length])
 
 
 def answer(packet: Packet) -> str | tuple[int, int, int]:
@@ -181,11 +156,11 @@ def answer(packet: Packet) -> str | tuple[int, int, int]:
         case 58 if packet.version == 6:
             good = len(payload) >= 8 and not transport_checksum(*ends, ICMPV6, payload)
             return "echo" if good else ""
-        case 2 if packet.version == 4:  # IGMP: for the kernel alone, as PIM is
-            return ""
-        case 103:
-            return ""
         case 59 if packet.version == 6:  # no next header (RFC 8200, section 4.7)
+            return ""
+        case 2 if packet.version == 4:  # IGMP
+            return ""
+        case 103 | 136:  # PIM; UDP-Lite, whose checksum is not looked at here
             return ""
         case _:
             if isinstance(packet.source, IPv4Address):

@@ -11,7 +11,8 @@ from lvscore.addresses import Address, Network
 from lvscore.constants import Reason, Verdict
 from lvscore.host import answers, neighbours, sctp
 from lvscore.host.neighbour_table import Failed, NeighbourTable, Question
-from lvscore.host.packets import ICMPV6, SCTP, Packet, fragments
+from lvscore.host.options import echo
+from lvscore.host.packets import ICMPV6, SCTP, UDP, Packet, fragments
 from lvscore.host.settings import HostSettings
 
 if TYPE_CHECKING:
@@ -280,18 +281,23 @@ class Machine:
             return
         if packet.protocol == ICMPV6 and packet.version == 6 and self._discovery(number, packet):
             return
+        if packet.protocol == UDP:
+            packet = answers.datagram(packet)
         sent: bytes | None = None
         due = answers.answer(packet)
+        options = self._options(packet, packet.destination)
         if packet.protocol == SCTP and "sctp" in self.modules:
             sent = sctp.answer(packet, self._ttl(packet.version))
+        elif options is None:
+            return
         elif due == "reset":
-            sent = answers.tcp_reset(packet, self._ttl(packet.version))
+            sent = answers.tcp_reset(packet, ttl=self._ttl(packet.version), options=options)
         elif due == "echo":
             if not (packet.version == 4 and self.settings["net.ipv4.icmp_echo_ignore_all"]
                     and packet.payload[0] == 8):  # fmt: skip
                 sent = answers.icmp_echo(
                     packet, self.now, ttl=self._ttl(packet.version),
-                    identification=self._next_identification(),
+                    identification=self._next_identification(), options=options,
                 )  # fmt: skip
         elif due:
             assert not isinstance(due, str)
@@ -304,6 +310,15 @@ class Machine:
         packet = Packet.parse(data[14:])
         if packet.protocol == ICMPV6 and packet.version == 6:
             self._discovery(number, packet)
+
+    def _options(self, packet: Packet, source: Address, wrong: int = 0) -> bytes | None:
+        return echo(packet, source.packed, self.now, self._is_unicast, wrong)
+
+    def _is_unicast(self, packed: bytes) -> bool:
+        """As ``inet_addr_type`` has it: of one host, and not this one."""
+        address = IPv4Address(packed)
+        return not (packed[0] in (0, 127) or address.is_multicast or packed == b"\xff" * 4
+                    or self.is_own(address))  # fmt: skip
 
     def _ttl(self, version: int) -> int:
         name = "net.ipv4.ip_default_ttl" if version == 4 else "net.ipv6.conf.all.hop_limit"
@@ -329,9 +344,12 @@ class Machine:
         source = source or self._error_source(number, packet)
         if source is None:
             return
+        options = self._options(packet, source, info >> 24 if kind == 12 else 0)
+        if options is None:
+            return
         message = answers.icmp_error(
             packet, source, kind, code, info, ttl=self._ttl(packet.version),
-            identification=self._next_identification(),
+            identification=self._next_identification(), options=options,
         )  # fmt: skip
         if done:
             self._send(packet.source, message)
@@ -436,7 +454,8 @@ class Machine:
             if reason == Reason.FRAGMENT_TIMEOUT:
                 first = Packet.parse(frame[14:])
                 route = _engine.route_get(self.engine, first.version, first.source.packed)
-                self.send_error(0 if route is None else route[1], first, 11, 1, 0)
+                exceeded = 11 if first.version == 4 else 3
+                self.send_error(0 if route is None else route[1], first, exceeded, 1, 0)
 
     def announce(self) -> None:
         """Tell all neighbours of the own addresses (arp_notify, ndisc_notify)."""

@@ -22,7 +22,8 @@ Address = IPv4Address | IPv6Address
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
 IPV6_FRAGMENT = 44
-_IPV6_EXTENSIONS = {0: 8, 43: 8, 44: 0, 51: 4, 60: 8}  # header: unit of its length field
+# Header: unit of its length field. Without IPsec an authentication header is none.
+_IPV6_EXTENSIONS = {0: 8, 43: 8, 44: 0, 60: 8}
 
 
 def checksum(data: bytes | bytearray) -> int:
@@ -91,7 +92,7 @@ class Packet:
             if protocol == IPV6_FRAGMENT:
                 fragment = int.from_bytes(whole[position + 2 : position + 4], "big")
                 offset, more = fragment & 0xFFF8, bool(fragment & 1)
-            size = 8 if unit == 0 else (whole[position + 1] + (2 if unit == 4 else 1)) * unit
+            size = 8 if unit == 0 else (whole[position + 1] + 1) * unit
             protocol = whole[position]
             position += size
         return cls(

@@ -12,6 +12,7 @@ from .topology import Network
 
 MILLISECOND = 1_000_000
 START = 1_000_000_000
+HZ = 250  # Debian's kernels
 
 LISTS = {
     "Ln": ("ipvsadm -Ln", compare.same_text),
@@ -65,6 +66,9 @@ class Scenario:
     ) -> None:
         self.recording = recording
         self.network = Network(recording.get("topology") or "two-arm", seed)
+        if timer_wheel is None and "jiffies" in recording:
+            # Of the director when the scenario began, one second after the engine's first.
+            timer_wheel = TimerWheel(HZ, recording["jiffies"] - HZ)
         self.network.engine.timer_wheel = timer_wheel
         self.shell = Shell(self.network)
         drawn = recording["id"].startswith("nat/") and LOTS.get(recording["name"])

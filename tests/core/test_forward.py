@@ -101,8 +101,10 @@ def test_a_full_timestamp_counts_whom_it_had_no_room_for():
 
 @pytest.mark.parametrize(("options", "offset"), [
     (b"\x07\x02", 21), (b"\x07\x03\x03", 22), (b"\x44\x03\x05", 21),
-    (b"\x44\x08\x04\0" + bytes(4), 22), (b"\x44\x08\x05\x02" + bytes(4), 23),
-    (b"\x07\x30\x04", 20), (b"\x01\x83\x00\x04", 21), (b"\x94\x03\0\0", 21)])  # fmt: skip
+    (b"\x44\x08\x04\0" + bytes(4), 22), (b"\x44\x08\x09\xf2" + bytes(4), 23),
+    (b"\x07\x30\x04", 20), (b"\x01\x83\x00\x04", 21), (b"\x94\x03\0\0", 21),
+    (b"\x07\x03\x04\x07\x03\x00", 23), (b"\x86\x06\0\0\0\1", 21),
+    (b"\x86\x0a\0\0\0\1\1\2\0\0", 22)])  # fmt: skip
 def test_the_byte_that_is_wrong(options, offset):
     """As the parameter problem's pointer tells it (RFC 792)."""
     reason, at, _ = compile_options(packet(options), OWN, NOON)
