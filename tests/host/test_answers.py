@@ -116,7 +116,8 @@ def test_cipso_is_of_no_domain_that_is_known(option, wrong):
 
 
 def test_a_datagram_whose_largest_piece_must_not_be_cut():
-    """It must not be cut itself (ip_frag_reasm): so IPVS looks at its length, routers do not."""
+    """It must not be cut itself (ip_frag_reasm): IPVS looks at its length, a router sends back what
+    IPVS has put together, and sends on what conntrack has."""
     host = director()
 
     def pieces(destination, size, *flags, port=80):
@@ -134,8 +135,12 @@ def test_a_datagram_whose_largest_piece_must_not_be_cut():
     assert IP(bytes(error[ICMP].payload)[:28]).flags == "DF"
     sent = pieces(VIP, 1400, 0, "DF")
     assert [frame[IP].flags for _, frame in sent] == ["MF", 0]
+    ((_, error),) = pieces("172.16.1.7", 1400, "DF", "DF")
+    assert (error[ICMP].type, error[ICMP].code, error[ICMP].nexthopmtu) == (3, 4, 1500)
+    host.engine.iptables("-t nat -A POSTROUTING -s 192.0.2.99 -j MASQUERADE")
     sent = pieces("172.16.1.7", 1400, "DF", "DF")
     assert [frame[IP].flags for _, frame in sent] == ["MF", 0]
+    host.engine.iptables("-t nat -F POSTROUTING")
     ((_, error),) = pieces(VIP, 1400, "DF", "DF", port=9)
     assert (error[ICMP].type, error[ICMP].code) == (3, 3)
     assert IP(bytes(error[ICMP].payload)[:28]).flags == "DF"
