@@ -81,17 +81,31 @@ class Traffic:
 
     def __init__(self, seed: int, protocols=(TCP, TCP, TCP, UDP, UDP, ICMP)) -> None:
         self.protocols = protocols
+        self.latest: tuple[str, bytes] = ("cli", b"")
         self.chance = random.Random(seed)
         self.flows: list[Flow] = []
         self.port = 20000
 
     def next(self) -> tuple[str, bytes, Flow | None]:
-        """The interface, the packet, and the flow that it begins or continues from its start."""
+        """The interface, the packet, and the flow that it begins or continues from its start; of
+        a packet that something is odd about there is none."""
+        chance = self.chance
+        if self.latest[1] and chance.random() < 0.04:
+            return *self.latest, None
+        side, packet, flow = self._next()
+        if chance.random() < 0.1:
+            packet, flow = self._odd(packet), None
+        self.latest = side, packet
+        return side, packet, flow
+
+    def _next(self) -> tuple[str, bytes, Flow | None]:
         chance = self.chance
         if not self.flows or chance.random() < 0.12:
             return self._begin()
         flow = chance.choice(self.flows[-12:])
         roll = chance.random()
+        if roll < 0.03 and flow.seen and flow.protocol == TCP:
+            return self._other_end(flow)
         if roll < 0.08 and flow.seen:
             return self._error(flow)
         if roll < 0.12:
@@ -199,6 +213,41 @@ class Traffic:
         side = self._side_of(target[0], other)
         return side, self._packet(flow, 1, target, source), None
 
+    def _other_end(self, flow: Flow):
+        """A segment of the other end that answers nothing: both begin, or one is gone."""
+        seen = flow.seen
+        source = str(ip_address(seen[12:16])), int.from_bytes(seen[20:22], "big")
+        target = str(ip_address(seen[16:20])), int.from_bytes(seen[22:24], "big")
+        flags = self.chance.choice([SYN, SYN, RST, RST | ACK, FIN | ACK, SYN | ACK])
+        packet = tcp(*target, *source, flags, flow.seq[1] - (flags >> 1 & 1), flow.seq[0])
+        return self._side_of(target[0], "srv"), packet, None
+
+    def _odd(self, packet: bytes) -> bytes:
+        """The packet with something of its headers changed, or cut."""
+        chance = self.chance
+        head, body = bytearray(packet[:20]), packet[20:]
+        place = {TCP: 16, UDP: 6, ICMP: 2}.get(head[9], 0)
+        match chance.choice(["tos", "flags", "ttl", "ttl", "sum", "cut", "checksum", "offset"]):
+            case "tos":
+                head[1] = chance.randrange(256)
+            case "flags":  # that which is reserved, and DF
+                head[6] = chance.choice([0x40, 0x80, 0xC0])
+            case "ttl":
+                head[8] = chance.choice([0, 1, 1, 2, 255])
+            case "cut":
+                body = body[: chance.choice([0, 2, 4, 7, 8, 12, 16, 19, 20])]
+            case "checksum" if place and len(body) >= place + 2:
+                body = body[:place] + chance.choice([b"\0\0", b"\1\2"]) + body[place + 2 :]
+            case "offset" if head[9] == TCP and len(body) > 12:
+                body = body[:12] + bytes([chance.choice([0x30, 0x40, 0x60, 0xF0])]) + body[13:]
+            case "sum":
+                head[10] ^= 1
+                return bytes(head) + body
+        head[2:4] = (20 + len(body)).to_bytes(2, "big")
+        head[10:12] = b"\0\0"
+        head[10:12] = checksum(head).to_bytes(2, "big")
+        return bytes(head) + body
+
     def _side_of(self, address: str, default: str) -> str:
         if address.startswith("10.0.0."):
             return "cli"
@@ -216,7 +265,23 @@ class Traffic:
         if chance.random() < 0.3:
             reporter = "172.16.1.9" if side == "srv" else "10.0.0.9"
         kind, code = chance.choice(
-            [(3, 0), (3, 1), (3, 3), (3, 4), (11, 0), (12, 0), (4, 0), (5, 1)]
+            [
+                (3, 0),
+                (3, 1),
+                (3, 3),
+                (3, 13),
+                (3, 200),
+                (11, 0),
+                (11, 1),
+                (12, 0),
+                (12, 2),
+                (4, 0),
+                (5, 0),
+                (5, 1),
+                (1, 0),
+                (6, 0),
+                (40, 0),
+            ]
         )
         target = str(ip_address(bytes(seen[12:16])))
         if chance.random() < 0.1:
