@@ -22,7 +22,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 BUILD = HERE.parent.parent / "build" / "kernel"
 PROGRAMS = (
-    "python3", "ipvsadm", "ip", "ethtool", "conntrack", "kmod", "dash", "xtables-nft-multi",
+    "python3", "ipvsadm", "ip", "ethtool", "conntrack", "kmod", "dash", "bash", "xtables-nft-multi",
 )  # fmt: skip
 APPLETS = (
     "cat", "sort", "grep", "ls", "mount", "mkdir", "echo", "printf", "basename", "poweroff",
