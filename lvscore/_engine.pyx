@@ -96,7 +96,7 @@ from lvscore._core.track cimport (
 )
 from lvscore._core.tcp_window cimport TcpWindow
 from lvscore._core.wheel cimport (
-    NO_EVENT, WHEEL_SLOTS, wheel_link, wheel_next_event, wheel_put, wheel_unlink,
+    NO_EVENT, PAST, WHEEL_SLOTS, wheel_link, wheel_next_event, wheel_put, wheel_unlink,
 )
 from lvscore._frames cimport FrameBatch
 
@@ -525,9 +525,8 @@ cdef class EngineCore:
     def _timeouts_set(self, uint32_t tcp, uint32_t tcp_fin, uint32_t udp):
         """Seconds; 0 keeps a timeout."""
         cdef State* s = self.enter()
-        cdef uint32_t f, i, deadline
+        cdef uint32_t f, i, seconds
         cdef Table* table
-        cdef Meta* meta
         if tcp:
             s.tracker.timeout[SERVICE_TCP + 1] = tcp * TICKS_PER_SECOND
         if tcp_fin:
@@ -538,15 +537,13 @@ cdef class EngineCore:
         # let every timer come up early enough, and keep its deadline.
         for f in range(2):
             table = &s.table[f]
+            for seconds in (tcp, tcp_fin, udp):
+                if seconds and seconds * TICKS_PER_SECOND < table.wheel.horizon:
+                    table.wheel.horizon = seconds * TICKS_PER_SECOND
             for i in range(table.used):
-                meta = table_meta(table, i)
-                deadline = s.tick_up + s.tracker.timeout[meta.state]
-                if meta.protocol and (deadline - <uint32_t>s.tick
-                                      < meta.timer.deadline - <uint32_t>s.tick):
+                if table_meta(table, i).protocol:
                     wheel_unlink(&table.wheel, i)
-                    meta.timer.deadline, deadline = deadline, meta.timer.deadline
                     wheel_link(&table.wheel, i)
-                    meta.timer.deadline = deadline
 
     # Connections
 

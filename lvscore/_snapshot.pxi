@@ -102,6 +102,7 @@ cdef struct SavedTable:
     uint32_t shadowings
     uint64_t tick
     uint64_t event
+    uint64_t horizon
     uint32_t base
     uint32_t split
     bint growing
@@ -340,6 +341,7 @@ cdef SavedTable table_take(const Table* table) noexcept:
     saved.shadowings = table.shadowings
     saved.tick = table.wheel.tick
     saved.event = table.wheel.event
+    saved.horizon = table.wheel.horizon
     saved.base = table.index.base
     saved.split = table.index.split
     saved.growing = table.index.growing

@@ -233,6 +233,9 @@ cdef int table_put(State* s, uint32_t f, object given, dict rows) except -1:
     extensions_put(table, bytes(rows[f"{f}.extensions"]))
     table.wheel.tick = saved.tick
     table.wheel.event = saved.event
+    need(saved.horizon <= PAST, "how far ahead timers are linked")
+    if saved.horizon:       # 0: the file is older
+        table.wheel.horizon = <uint32_t>saved.horizon
     timers_put(table, bytes(rows[f"{f}.timers"]))
     table.index.base = saved.base
     table.index.split = saved.split

@@ -21,6 +21,7 @@ cdef enum:
     LEVELS = 4
     LEVEL_SLOTS = 512
     WHEEL_SLOTS = LEVELS * LEVEL_SLOTS
+    PAST = 0xF0000000U       # so far ahead is a deadline that has gone by
     AT_HEAD = 0x80000000U    # in Timer.previous: first of slot (its number over all levels)
 
 cdef enum:
@@ -45,6 +46,7 @@ cdef struct Wheel:
     uint64_t occupied[32]   # a bit for each slot
     Slot slot[2048]         # level by level
     uint32_t stride         # from one record's timer to the next one's
+    uint32_t horizon        # ticks ahead that a timer is linked at most, whatever its deadline
 
 
 cdef inline void wheel_init(Wheel* wheel, uint8_t* timers, uint32_t stride) noexcept nogil:
@@ -53,6 +55,7 @@ cdef inline void wheel_init(Wheel* wheel, uint8_t* timers, uint32_t stride) noex
     wheel.timers = timers
     wheel.stride = stride
     wheel.event = <uint64_t>NO_EVENT
+    wheel.horizon = PAST
     for slot in range(WHEEL_SLOTS):
         wheel.slot[slot].head = NIL
 
@@ -94,9 +97,9 @@ cdef inline void wheel_link(Wheel* wheel, uint32_t i) noexcept nogil:
     cdef uint32_t ahead = wheel_timer(wheel, i).deadline - <uint32_t>wheel.tick
     cdef uint32_t level = 0
     cdef uint64_t due
-    if ahead >= 0xF0000000U:  # past
+    if ahead >= PAST:
         ahead = 0
-    due = wheel.tick + ahead
+    due = wheel.tick + (ahead if ahead < wheel.horizon else wheel.horizon)
     # The lowest level whose present turn or the one after it is due then.
     while level < LEVELS - 1 and (due >> (8 * level + 8)) - (wheel.tick >> (8 * level + 8)) > 1:
         level += 1
@@ -188,7 +191,7 @@ cdef inline uint32_t wheel_pop(Wheel* wheel, uint64_t until) noexcept nogil:
                 break
             wheel_unlink(wheel, i)
             ahead = wheel_timer(wheel, i).deadline - <uint32_t>wheel.tick
-            if ahead == 0 or ahead >= 0xF0000000U:
+            if ahead == 0 or ahead >= PAST:
                 return i
             wheel_link(wheel, i)
         wheel.event = wheel_next_event(wheel)

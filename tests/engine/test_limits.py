@@ -180,6 +180,22 @@ def test_timeouts_of_a_batch():
     assert engine.expire(11 * SECOND) == 1
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_shorter_timeouts_hold_however_late_the_next_packet_is(tmp_path, saved):
+    """Timers that came up early, since the timeout got shorter, may do so again."""
+    engine = dns()
+    engine.process(udp(CLIENT, 1, VIP, 53), 0)
+    engine.set_timeouts(udp=60)
+    assert engine.expire(119 * SECOND) == 0
+    if saved:
+        engine.save(tmp_path / "saved")
+        engine = lvscore.Engine.load(tmp_path / "saved")
+    engine.process_batch(lvscore.FrameBatch.of([udp(CLIENT, 1, VIP, 53)], [119 * SECOND]))
+    assert engine._selfcheck() == 0
+    assert engine.expire(179 * SECOND - 1) == 0
+    assert engine.expire(179 * SECOND) == 1
+
+
 def test_next_deadline_is_never_late():
     engine = dns()
     engine.process(udp(CLIENT, 1, VIP, 53), 0)

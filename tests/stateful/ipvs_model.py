@@ -433,13 +433,13 @@ class Model:
         known = not (error.family == 4 and error.kind == PARAMETER_PROBLEM)
         from_server = self.answered(back) if known else None
         c = from_server or (self.asked(back) if known else None)
-        if c is None and local and self.sysctl["schedule_icmp"]:
+        if c is None and local and known and self.sysctl["schedule_icmp"]:
             c = self.schedule_about(back)
             if isinstance(c, str):
                 return Outcome("DROP", c, error)
         if c is None:
             return Outcome("LOCAL" if local else "PASS", "ICMP_NOT_RELATED", error)
-        if error.broken:
+        if error.broken and c.method == "masquerade":
             return Outcome("DROP", "BAD_ICMP_CHECKSUM", error)
         self.count(c, error, 1 if from_server else 0)
         if c.method != "masquerade":
