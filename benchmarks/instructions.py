@@ -23,23 +23,17 @@ BOUNDS = {"engine": 282, "host": 515}
 def traffic(kind):
     """What is counted: so many packets of 1,000 connections, in rounds."""
     sys.path.insert(0, str(HERE))
-    import numpy as np
     import test_host
     import test_pipeline
-    from traffic import frames
 
     where = {"engine": test_pipeline, "host": test_host}[kind].established(1000)
-    random = np.random.default_rng(1)
-    flows = random.integers(0, 1000, PACKETS)
-    array = test_pipeline.aligned(frames(flows, reply=random.integers(0, 2, PACKETS) == 1))
-    original = array.copy()
+    process = where.process_batch if kind == "engine" else test_host.receiver(where)
+    original = test_pipeline.packets_of(1000, PACKETS)
+    array = test_pipeline.aligned(original)
     for _ in range(ROUNDS):
         array[:] = original
         for batch in test_pipeline.batches(array):
-            if kind == "engine":
-                where.process_batch(batch)
-            else:
-                test_host.receive(where, batch)
+            process(batch)
 
 
 def function(method):

@@ -6,20 +6,23 @@ thread's CPU time; beside each stands what limit.c needs for the engine's part a
 
 import time
 
-import limit
-import numpy as np
 import pytest
-from test_pipeline import CONNECTIONS, PACKETS, aligned, batches
-from traffic import SERVERS, frames
+from test_pipeline import CONNECTIONS, establish, measure_beside_limit
+from traffic import SERVERS
 
 import lvscore
 
 MAC = bytes([2] * 6)
 
 
-def receive(host, batch):
-    for _ in host.receive_batch("eth0", batch, 1):
-        pass
+def receiver(host):
+    """What gives a batch to the host."""
+
+    def receive(batch):
+        for _ in host.receive_batch("eth0", batch, 1):
+            pass
+
+    return receive
 
 
 def established(connections):
@@ -36,11 +39,7 @@ def established(connections):
     for i in reversed(range(SERVERS)):
         service.add_server(f"192.168.0.{i + 1}:8080")
         host.add_neighbour(f"192.168.0.{i + 1}", f"02:00:00:00:01:{i:02x}", "eth1")
-    flows = np.arange(connections)
-    for flags, reply in ((0x02, False), (0x12, True), (0x10, False)):
-        for batch in batches(frames(flows, flags=flags, reply=reply)):
-            receive(host, batch)
-    assert len(host.engine.connections) == connections
+    establish(host.engine, connections, process=receiver(host))
     return host
 
 
@@ -48,29 +47,5 @@ def established(connections):
 @pytest.mark.parametrize("connections", CONNECTIONS)
 def test_host(benchmark, connections):
     host = established(connections)
-    random = np.random.default_rng(1)
-    flows = random.integers(0, connections, PACKETS)
-    array = aligned(frames(flows, reply=random.integers(0, 2, PACKETS).astype(bool)))
-    original = array.copy()
-    work = batches(array)
-
-    def restore():
-        array[:] = original
-
-    def run():
-        for batch in work:
-            receive(host, batch)
-
-    least = [limit.nanoseconds(connections)]
-    benchmark.pedantic(run, setup=restore, rounds=7, warmup_rounds=1)
-    least.append(limit.nanoseconds(connections))
+    measure_beside_limit(benchmark, receiver(host), connections)
     assert host.engine.counters["forwarded"] == host.engine.counters["frames"]
-    nanoseconds = benchmark.stats.stats.median * 1e9 / PACKETS
-    benchmark.extra_info.update(
-        connections=connections,
-        packets=PACKETS,
-        ns_per_packet=round(nanoseconds, 1),
-        mpps=round(1e3 / nanoseconds, 2),
-        limit_ns=least,
-        ratio_to_limit=least[0] and round(nanoseconds / (sum(least) / len(least)), 2),
-    )

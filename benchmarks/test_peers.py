@@ -3,11 +3,9 @@
 import statistics
 import time
 
-import numpy as np
 import pytest
 from peers import open_vswitch
-from test_pipeline import aligned, batches, established
-from traffic import frames
+from test_pipeline import aligned, batches, established, packets_of
 
 PACKETS = 200_000
 
@@ -15,9 +13,7 @@ PACKETS = 200_000
 def engine_nanoseconds(connections):
     """What an engine needs for one of the same packets."""
     engine = established(connections)
-    random = np.random.default_rng(1)
-    flows = random.integers(0, connections, PACKETS)
-    array = aligned(frames(flows, reply=random.integers(0, 2, PACKETS) == 1))
+    array = aligned(packets_of(connections, PACKETS))
     original = array.copy()
     work = batches(array)
     times = []

@@ -5,13 +5,14 @@ worst case for caches. Times are the thread's CPU time, so that other processes 
 beside each stands what limit.c needs in the same minute.
 """
 
+import itertools
 import time
 
 import limit
 import numpy as np
 import peers
 import pytest
-from traffic import SERVERS, frames
+from traffic import SERVERS, frames, handshake
 
 import lvscore
 
@@ -53,12 +54,11 @@ def batches(array, now=1):
     ]
 
 
-def establish(engine, connections, make=frames):
-    """Let so many handshakes, of frames that ``make`` makes, go through an engine."""
-    flows = np.arange(connections)
-    for flags, reply in ((0x02, False), (0x12, True), (0x10, False)):
-        for batch in batches(make(flows, flags=flags, reply=reply)):
-            engine.process_batch(batch)
+def establish(engine, connections, make=handshake, process=None):
+    """Let so many handshakes, of frames that ``make`` yields, go through an engine."""
+    for array in make(np.arange(connections)):
+        for batch in batches(array):
+            (process or engine.process_batch)(batch)
     assert len(engine.connections) == connections
 
 
@@ -69,39 +69,67 @@ def established(connections):
     return engine
 
 
+def at_random(connections, packets, seed=1):
+    """Clients and directions of packets: which connection, and whether it is a reply."""
+    random = np.random.default_rng(seed)
+    flows = random.integers(0, connections, packets)
+    return flows, random.integers(0, 2, packets).astype(bool)
+
+
+def packets_of(connections, packets, seed=1):
+    """Packets of established connections, at random."""
+    flows, reply = at_random(connections, packets, seed)
+    return frames(flows, reply=reply)
+
+
+def measure(benchmark, process, rounds, connections):
+    """Have the frames of each round processed, batch by batch; the ns that one took."""
+    first = next(rounds)
+    rounds = itertools.chain([first], rounds)
+    array = aligned(first)
+    work = batches(array)
+
+    def restore():
+        array[:] = next(rounds)
+
+    def run():
+        for batch in work:
+            process(batch)
+
+    benchmark.pedantic(run, setup=restore, rounds=7, warmup_rounds=1)
+    nanoseconds = benchmark.stats.stats.median * 1e9 / len(array)
+    benchmark.extra_info.update(
+        connections=connections,
+        packets=len(array),
+        ns_per_packet=round(nanoseconds, 1),
+        mpps=round(1e3 / nanoseconds, 2),
+    )
+    return nanoseconds
+
+
+def measure_beside_limit(benchmark, process, connections):
+    """Have packets of established connections processed, and limit.c do its part of the work."""
+    rounds = itertools.repeat(packets_of(connections, PACKETS))
+    # Other programs disturb by the minute: the limit is taken before and behind.
+    least = [limit.nanoseconds(connections)]
+    nanoseconds = measure(benchmark, process, rounds, connections)
+    least.append(limit.nanoseconds(connections))
+    benchmark.extra_info.update(
+        limit_ns=least,
+        ratio_to_limit=least[0] and round(nanoseconds / (sum(least) / len(least)), 2),
+    )
+    return nanoseconds
+
+
 @pytest.mark.benchmark(group="established", timer=time.thread_time)
 @pytest.mark.parametrize("connections", CONNECTIONS)
 def test_established(benchmark, connections):
     engine = established(connections)
-    random = np.random.default_rng(1)
-    flows = random.integers(0, connections, PACKETS)
-    array = aligned(frames(flows, reply=random.integers(0, 2, PACKETS).astype(bool)))
-    original = array.copy()
-    work = batches(array)
-
-    def restore():
-        array[:] = original
-
-    def run():
-        for batch in work:
-            engine.process_batch(batch)
-
-    # Other programs disturb by the minute: the limit is taken before and behind.
-    least = [limit.nanoseconds(connections)]
-    benchmark.pedantic(run, setup=restore, rounds=7, warmup_rounds=1)
-    least.append(limit.nanoseconds(connections))
+    nanoseconds = measure_beside_limit(benchmark, engine.process_batch, connections)
     table = peers.rte_hash(connections)
     assert engine.counters["forwarded"] == engine.counters["frames"]
-    nanoseconds = benchmark.stats.stats.median * 1e9 / PACKETS
     benchmark.extra_info.update(
-        connections=connections,
-        packets=PACKETS,
-        ns_per_packet=round(nanoseconds, 1),
-        mpps=round(1e3 / nanoseconds, 2),
-        limit_ns=least,
-        ratio_to_limit=least[0] and round(nanoseconds / (sum(least) / len(least)), 2),
-        rte_hash_ns=table,
-        ratio_to_rte_hash=table and round(nanoseconds / table, 2),
+        rte_hash_ns=table, ratio_to_rte_hash=table and round(nanoseconds / table, 2)
     )
 
 

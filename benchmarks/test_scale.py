@@ -3,13 +3,14 @@
 Times are the thread's CPU time, but of two threads side by side.
 """
 
+import itertools
 import threading
 import time
 
 import numpy as np
 import pytest
-from test_pipeline import aligned, batches, director, establish, established
-from traffic import frames, frames6
+from test_pipeline import aligned, batches, director, establish, established, measure, packets_of
+from traffic import frames, frames6, handshake
 
 import lvscore
 from lvscore import _probe
@@ -19,9 +20,7 @@ PACKETS = 500_000
 
 def traffic(connections, seed=1):
     """Packets of established connections, both directions, and what restores them."""
-    random = np.random.default_rng(seed)
-    flows = random.integers(0, connections, PACKETS)
-    array = aligned(frames(flows, reply=random.integers(0, 2, PACKETS).astype(bool)))
+    array = aligned(packets_of(connections, PACKETS, seed))
     original = array.copy()
 
     def restore():
@@ -196,13 +195,8 @@ def test_hash_flooding(benchmark, keys):
     count = 65_536
     clients = np.arange(count) if keys == "any" else colliding(count, seed=2)
     engine = director(count)
-    establish(engine, count, make=lambda flows, **how: frames(clients[flows], **how))
-    array = aligned(frames(clients[np.random.default_rng(1).integers(0, count, PACKETS)]))
-    original = array.copy()
-
-    def restore():
-        array[:] = original
-
-    benchmark.pedantic(run, args=(engine, batches(array)), setup=restore, rounds=7, warmup_rounds=1)
-    nanoseconds = benchmark.stats.stats.median * 1e9 / PACKETS
-    benchmark.extra_info.update(keys=keys, ns_per_packet=round(nanoseconds, 1))
+    establish(engine, count, make=lambda flows: handshake(clients[flows]))
+    random = np.random.default_rng(1)
+    rounds = itertools.repeat(frames(clients[random.integers(0, count, PACKETS)]))
+    measure(benchmark, engine.process_batch, rounds, count)
+    benchmark.extra_info.update(keys=keys)

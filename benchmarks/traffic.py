@@ -17,11 +17,14 @@ def fold(total):
 SERVERS = 64
 
 
-def frames(flows, size=64, *, flags=0x10, reply=False, service=0):
+def frames(
+    flows, size=64, *, flags=0x10, reply=False, service=0, servers=SERVERS, sequence=0,
+    acknowledgment=0,
+):  # fmt: skip
     """An array of (len(flows), size) bytes: Ethernet, IPv4, TCP; ``flows`` numbers the clients.
 
     A request goes to port 80 of 10.0.0.1, or of the address so many after it as ``service`` says;
-    where ``reply`` is true, the frame is the answer of real server ``flow % SERVERS``,
+    where ``reply`` is true, the frame is the answer of real server ``flow % servers``,
     192.168.0.1 and following, port 8080.
     """
     count = len(flows)
@@ -35,16 +38,54 @@ def frames(flows, size=64, *, flags=0x10, reply=False, service=0):
     words[:, 10] = 0x4000
     words[:, 11] = 64 << 8 | 6
     client, port = 0x0B000000 + flows // 50_000, 1024 + flows % 50_000
-    source = np.where(reply, 0xC0A80001 + flows % SERVERS, client)
+    source = np.where(reply, 0xC0A80001 + flows % servers, client)
     destination = np.where(reply, client, 0x0A000001 + service)
     words[:, 13], words[:, 14] = source >> 16, source & 0xFFFF
     words[:, 15], words[:, 16] = destination >> 16, destination & 0xFFFF
     words[:, 17], words[:, 18] = np.where(reply, 8080, port), np.where(reply, port, 80)
+    words[:, 19:21] = np.stack(np.divmod(sequence, 0x10000), -1)
+    words[:, 21:23] = np.stack(np.divmod(acknowledgment, 0x10000), -1)
     words[:, 23], words[:, 24] = 0x5000 | flags, 0xFFFF
     sums = words.astype(np.uint32)
     words[:, 12] = 0xFFFF - fold(sums[:, 7:17].sum(1))
     words[:, 25] = 0xFFFF - fold(sums[:, 13:].sum(1) + 6 + size - 34)
     return out
+
+
+def handshake(flows, **kind):
+    """The frames of a handshake for each flow, as arrays to be sent one after the other."""
+    for flags, reply, sequence, acknowledgment in (
+        (0x02, False, 0, 0), (0x12, True, 0, 1), (0x10, False, 1, 1),
+    ):  # fmt: skip
+        yield frames(
+            flows, 54, flags=flags, reply=reply, sequence=sequence, acknowledgment=acknowledgment,
+            **kind,
+        )  # fmt: skip
+
+
+def conversation(flows, size=64, *, reply, **kind):
+    """Yield the frames of these flows, and again, without end, as segments that follow a handshake:
+    each goes on where its sender stopped, and acknowledges what has come from the other side."""
+    order = np.argsort(flows, kind="stable")
+    ordered, answers = flows[order], reply[order]
+    first = np.searchsorted(ordered, ordered)
+    # By the frame's sender (0: the client) and by the other: segments of the flow before this one,
+    # and in all.
+    earlier = np.empty((2, len(flows)), np.int64)
+    total = np.empty((2, len(flows)), np.int64)
+    for k, chosen in enumerate((~answers, answers)):
+        count = np.cumsum(chosen) - chosen
+        earlier[k, order] = count - count[first]
+        total[k] = np.bincount(flows, reply == k)[flows]
+    sender = reply.astype(int), np.arange(len(flows))
+    other = 1 - sender[0], sender[1]
+    while True:
+        segments = 1 + earlier * (size - 54)
+        yield frames(
+            flows, size, reply=reply, sequence=segments[sender], acknowledgment=segments[other],
+            **kind,
+        )  # fmt: skip
+        earlier += total
 
 
 def frames6(flows, size=84, *, flags=0x10):
