@@ -4,6 +4,7 @@ python benchmarks/plot.py out/benchmarks.json out/benchmarks.png
 """
 
 import json
+import math
 import sys
 
 import matplotlib as mpl
@@ -13,12 +14,15 @@ from matplotlib import pyplot as plt
 
 LINES = {"established": "Engine, virtual service", "host": "Host, virtual service",
          "established, DNAT rule": "Engine, NAT rule"}  # fmt: skip
+PEERS = {"rte_hash_ns": ("DPDK's rte_hash, look-up alone", ":^"),
+         "ovs_conntrack_ns": ("Open vSwitch, conntrack with NAT, from outside", ":v"),
+         "rewriter_ns": ("Click's IPRewriter, from outside", ":x")}  # fmt: skip
 
 
 def main(source, target):
     with open(source) as file:
         benchmarks = json.load(file)["benchmarks"]
-    figure, axes = plt.subplots(figsize=(7, 4.2))
+    figure, axes = plt.subplots(figsize=(7, 4.8))
     limits = {}
     for group, label in LINES.items():
         rows = sorted(
@@ -35,27 +39,27 @@ def main(source, target):
     if limits:
         rows = [(count, sum(v) / len(v)) for count, v in sorted(limits.items())]
         axes.plot(*zip(*rows, strict=True), "k--", marker="s", label="limit.c, the least work")
-    peer = sorted((e["extra_info"]["connections"], e["extra_info"]["rte_hash_ns"])
-                  for e in benchmarks if e["extra_info"].get("rte_hash_ns"))  # fmt: skip
-    if peer:
-        axes.plot(*zip(*peer, strict=True), ":", color="grey", marker="^",
-                  label="DPDK's rte_hash, look-up alone")  # fmt: skip
-    switch = sorted((e["extra_info"]["connections"], e["extra_info"]["ovs_conntrack_ns"])
-                    for e in benchmarks if "ovs_conntrack_ns" in e["extra_info"])  # fmt: skip
-    if switch:
-        axes.plot(*zip(*switch, strict=True), ":", color="black", marker="v",
-                  label="Open vSwitch, conntrack with NAT, from outside")  # fmt: skip
+    high = False
+    for name, (label, style) in PEERS.items():
+        best = {}
+        for info in (entry["extra_info"] for entry in benchmarks):
+            if info.get(name):
+                count = info["connections"]
+                best[count] = min(info[name], best.get(count, math.inf))
+        if best:
+            axes.plot(*zip(*sorted(best.items()), strict=True), style, label=label)
+            high |= name != "rte_hash_ns"
     axes.set(
         xscale="log", xlabel="connections", ylabel="ns per packet, one core",
         title="An established packet: 64 bytes, connections at random",
     )  # fmt: skip
-    if switch:  # an order of magnitude above the others
+    if high:  # an order of magnitude above the others
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
     else:
         axes.set_ylim(0)
     axes.grid(alpha=0.3)
-    axes.legend(loc="best" if switch else "lower right", fontsize="small")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize="small")
     figure.tight_layout()
     figure.savefig(target, dpi=120)
     print(f"The plot is {target}.")

@@ -107,24 +107,32 @@ def frames6(flows, size=84, *, flags=0x10):
     return out
 
 
+def write_pcap(path, parts):
+    """Write a pcap of these arrays of frames, a microsecond apart; the number of frames."""
+    time = 0
+    with Path(path).open("wb") as file:
+        file.write(np.array([0xA1B2C3D4, 4 << 16 | 2, 0, 0, 65535, 1], "<u4").tobytes())
+        for part in parts:
+            count, size = part.shape
+            times = time + np.arange(count)
+            records = np.empty((count, 16 + size), np.uint8)
+            header = np.full((count, 4), size, "<u4")
+            header[:, 0], header[:, 1] = 1_700_000_000 + times // 10**6, times % 10**6
+            records[:, :16] = header.view(np.uint8)
+            records[:, 16:] = part
+            file.write(records.tobytes())
+            time += count
+    return time
+
+
 def pcap(path, count, *, flows=100_000, size=64, flags=0x10, seed=1):
     """Write a pcap of ``count`` frames of random flows, a microsecond apart."""
     random = np.random.default_rng(seed)
-    with Path(path).open("wb") as file:
-        file.write(np.array([0xA1B2C3D4, 4 << 16 | 2, 0, 0, 65535, 1], "<u4").tobytes())
-        for start in range(0, count, CHUNK):
-            time = start + np.arange(min(CHUNK, count - start))
-            records = np.empty((len(time), 16 + size), np.uint8)
-            header = np.stack(
-                [
-                    1_700_000_000 + time // 10**6,
-                    time % 10**6,
-                    np.full(len(time), size),
-                    np.full(len(time), size),
-                ],
-                1,
-            )
-            records[:, :16] = header.astype("<u4").view(np.uint8)
-            records[:, 16:] = frames(random.integers(0, flows, len(time)), size, flags=flags)
-            file.write(records.tobytes())
+    write_pcap(
+        path,
+        (
+            frames(random.integers(0, flows, min(CHUNK, count - start)), size, flags=flags)
+            for start in range(0, count, CHUNK)
+        ),
+    )
     return Path(path)

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from traffic import SERVERS, frames
+from traffic import SERVERS, frames, handshake, write_pcap
 
 PROGRAM = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"  # where Debian has it
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
@@ -43,21 +43,10 @@ def _clients(numbers):
     return numbers // 32_768 * 200_000 + numbers % 32_768
 
 
-def _write(path, parts):
-    with path.open("wb") as file:
-        file.write(np.array([0xA1B2C3D4, 4 << 16 | 2, 0, 0, 65535, 1], "<u4").tobytes())
-        for part in parts:
-            records = np.zeros((len(part), 16 + part.shape[1]), np.uint8)
-            records[:, :16].view("<u4")[:, 2:] = part.shape[1]
-            records[:, 16:] = part
-            file.write(records.tobytes())
-
-
 def _handshakes(connections):
     for start in range(0, connections, CHUNK):
         clients = _clients(np.arange(start, min(start + CHUNK, connections)))
-        for flags, reply in ((0x02, False), (0x12, True), (0x10, False)):
-            yield frames(clients, flags=flags, reply=reply)
+        yield from handshake(clients)
 
 
 def _established(connections):
@@ -162,7 +151,7 @@ class OpenVSwitch:
 
     def _replay(self, name, parts, options=""):
         file = self._folder / f"{name}.pcap"
-        _write(file, parts)
+        write_pcap(file, parts)
         self._port(name, f"net_pcap_{name},rx_pcap={file}{options}")
 
     def _port(self, name, arguments):
