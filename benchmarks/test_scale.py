@@ -4,9 +4,12 @@ Times are the thread's CPU time, but of two threads side by side.
 """
 
 import itertools
+import os
+import statistics
 import threading
 import time
 
+import limit
 import numpy as np
 import pytest
 from test_pipeline import aligned, batches, director, establish, established, measure, packets_of
@@ -57,29 +60,59 @@ def test_memory(benchmark, make):
 
 
 @pytest.mark.benchmark(group="two threads")
-@pytest.mark.parametrize("threads", [1, 2])
-def test_threads(benchmark, threads):
-    """An engine for each thread; wall time."""
-    engines = [established(65_536) for _ in range(threads)]
-    work = [traffic(65_536, seed) for seed in range(threads)]
+@pytest.mark.parametrize("connections", [1_000, 65_536])
+def test_threads(benchmark, connections):
+    """An engine in each of two threads and one alone, in turn; beside them limit.c as two processes
+    and as one. Factors are of wall time, and of CPU time: that leaves out what the threads wait for
+    each other, and what other programs take."""
+    engines = [established(connections) for _ in range(2)]
+    work = [traffic(connections, seed) for seed in range(2)]
+    alone, both, limits = [], [], []
+    cores = sorted(os.sched_getaffinity(0))
+
+    def side_by_side(count):
+        """The CPU time of each thread, and the wall time of all."""
+        spent = []
+
+        def one(k):
+            # A few ms are too short for the scheduler to part two threads that share a core.
+            os.sched_setaffinity(threading.get_native_id(), {cores[k % len(cores)]})
+            start = time.thread_time()
+            run(engines[k], work[k][0])
+            spent.append(time.thread_time() - start)
+
+        running = [threading.Thread(target=one, args=(k,)) for k in range(count)]
+        start = time.perf_counter()
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        return spent, time.perf_counter() - start
 
     def restore():
         for _, one in work:
             one()
 
-    def both():
-        running = [
-            threading.Thread(target=run, args=(engine, frames_of))
-            for engine, (frames_of, _) in zip(engines, work, strict=True)
-        ]
-        for thread in running:
-            thread.start()
-        for thread in running:
-            thread.join()
+    def one_alone():
+        limits.append(limit.factors(connections))
+        restore()
+        alone.append(side_by_side(1))
+        restore()
 
-    benchmark.pedantic(both, setup=restore, rounds=7, warmup_rounds=1)
-    rate = threads * PACKETS / benchmark.stats.stats.median
-    benchmark.extra_info.update(threads=threads, mpps=round(rate / 1e6, 2))
+    benchmark.pedantic(lambda: both.append(side_by_side(2)), setup=one_alone, rounds=9)
+    pairs = list(zip(alone, both, strict=True))
+    factors = [2 * one / two for (_, one), (_, two) in pairs]
+    of_cpu_time = [sum(one / each for each in two) for ([one], _), (two, _) in pairs]
+    benchmark.extra_info.update(
+        connections=connections,
+        mpps_of_one=round(PACKETS / statistics.median(one for _, one in alone) / 1e6, 2),
+        mpps_of_two=round(2 * PACKETS / statistics.median(two for _, two in both) / 1e6, 2),
+        factor=round(statistics.median(factors), 2),
+        cpu_factor=round(statistics.median(of_cpu_time), 2),
+    )
+    if limits[0]:
+        cpu, wall = (round(statistics.median(each), 2) for each in zip(*limits, strict=True))
+        benchmark.extra_info.update(limit_factor=wall, limit_cpu_factor=cpu)
 
 
 @pytest.mark.benchmark(group="servers", timer=time.thread_time)
