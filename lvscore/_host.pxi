@@ -130,9 +130,9 @@ def host_receive(EngineCore engine not None, bytearray frame not None, uint32_t 
 
     Returns:
         verdict, reason, interface that it leaves by (-1: none), next hop, whether its link
-        address is known, whether a redirect is due, MTU of the way out, whether it was on
-        its way to a server, offset of a wrong option, what the sender of a packet in a tunnel
-        is told (type, code, MTU: 8, 8, 16 bits).
+        address is known, whether a redirect is due (2: and dropped), MTU of the way out, whether
+        it was on its way to a server, offset of a wrong option, what the sender of a packet in a
+        tunnel is told (type, code, MTU: 8, 8, 16 bits).
     """
     cdef State* s = engine.enter()
     cdef int64_t time = now
@@ -153,7 +153,7 @@ def host_receive(EngineCore engine not None, bytearray frame not None, uint32_t 
     frame_count(s, length, verdict, reason)
     s.last_reason = reason
     if s.forward.egress == NO_INTERFACE:
-        return (VERDICTS[verdict], REASONS[reason], -1, b"", False, False, 0,
+        return (VERDICTS[verdict], REASONS[reason], -1, b"", False, 0, 0,
                 s.forward.request, s.forward.option_error, s.forward.tunnel_error)
     return (VERDICTS[verdict], REASONS[reason], s.forward.egress,
             address_bytes(&s.forward.next_hop, s.forward.family), s.forward.resolved,
@@ -323,7 +323,7 @@ def host_receive_batch(EngineCore engine not None, FrameBatch batch not None,
     if left == TO_CUT:
         return i, before, after, None, size
     if s.forward.egress == NO_INTERFACE:
-        return (i, before, after, (VERDICTS[verdict], REASONS[reason], -1, b"", False, False, 0,
+        return (i, before, after, (VERDICTS[verdict], REASONS[reason], -1, b"", False, 0, 0,
                 s.forward.request, s.forward.option_error, s.forward.tunnel_error), size)
     return (i, before, after, (VERDICTS[verdict], REASONS[reason], s.forward.egress,
             address_bytes(&s.forward.next_hop, s.forward.family), s.forward.resolved,

@@ -135,7 +135,7 @@ def test_formats(engine):
 def test_other_protocols():
     engine = lvscore.Engine(seed=1)
     engine.add_snat(OUTSIDE, source="172.16.1.0/24")
-    send(engine, IP(src="172.16.1.7", dst="8.8.8.8", proto=47) / Raw(b"\0\0\x08\0"))
+    send(engine, IP(src="172.16.1.7", dst="8.8.8.8", proto=47) / Raw(b"\0\0\x08\0data"))
     send(engine, IP(src="172.16.1.7", dst="8.8.8.8", proto=89) / Raw(b"ospf"))
     assert listed(engine) == {
         "gre      47 29 src=172.16.1.7 dst=8.8.8.8 srckey=0x0 dstkey=0x0 [UNREPLIED] "
@@ -143,6 +143,26 @@ def test_other_protocols():
         "unknown  89 599 src=172.16.1.7 dst=8.8.8.8 [UNREPLIED] "
         "src=8.8.8.8 dst=10.0.0.200 mark=0 use=1",
     }
+
+
+def test_segments_that_change_nothing_are_not_counted():
+    """A SYN sent again, and what is let through without a look at windows
+    (nf_conntrack_tcp_packet)."""
+    engine = lvscore.Engine(seed=1)
+    engine.add_snat(OUTSIDE, source="172.16.1.0/24")
+    engine.sysctl["net.netfilter.nf_conntrack_acct"] = 1
+    there = IP(src="172.16.1.7", dst="8.8.8.8") / TCP(sport=4000, dport=80, flags="S", seq=1)
+    for _ in range(3):
+        send(engine, there)
+    back = IP(src="8.8.8.8", dst=OUTSIDE) / TCP(sport=80, dport=4000, flags="A", seq=9, ack=9)
+    send(engine, back)
+    (line,) = listed(engine)
+    assert line.count("packets=1 bytes=40") == 1
+    assert line.count("packets=0 bytes=0") == 1
+    back[TCP].flags, back[TCP].ack = "SA", 2
+    send(engine, back)
+    (line,) = listed(engine)
+    assert line.count("packets=1 bytes=40") == 2
 
 
 def test_delete_and_flush(engine):

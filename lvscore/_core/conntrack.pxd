@@ -13,14 +13,14 @@ from lvscore._core.connection cimport (
     table_find, table_meta,
 )
 from lvscore._core.consts cimport (
-    NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_MARK, PROTOCOL_SCTP,
+    NIL, ORIGINAL, PROTOCOL_GRE, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_MARK, PROTOCOL_SCTP,
     REASON_EGRESS_CHANGED, REASON_INVALID_STATE, REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION,
     REASON_NONE, REASON_NO_PORT, REASON_REPLY, REASON_REQUEST, REASON_TABLE_FULL,
-    REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATED, REPLY, VERDICT_DROP, VERDICT_FORWARD,
-    VERDICT_LOCAL, VERDICT_PASS,
+    REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATABLE, REASON_UNTRANSLATED, REPLY,
+    VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
 )
 from lvscore._core.entry cimport (
-    ENTRY_INVALID, ENTRY_TAKEN, Entries, Entry, entries_of, entry_of, entry_open,
+    ENTRY_INVALID, ENTRY_NEW, ENTRY_TAKEN, Entries, Entry, entries_of, entry_of, entry_open,
 )
 from lvscore._core.director cimport reply_packet, service_packet, service_schedule
 from lvscore._core.early_drop cimport has_room
@@ -28,13 +28,13 @@ from lvscore._core.event cimport opening_is_whole
 from lvscore._core.flow cimport (
     Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_hash, tuple_inverse,
 )
-from lvscore._core.forward cimport forward_pass, forward_record
+from lvscore._core.forward cimport REDIRECT_DROPPED, forward_pass, forward_record
 from lvscore._core.lifetime cimport connection_end
 from lvscore._core.nat cimport (
     ports_take, rule_evict, rule_postrouting, rule_prerouting, search_begin, seen_fill,
 )
 from lvscore._core.nfct cimport (
-    answered_service, nfct_entry, nfct_follow, nfct_redirect, rule_track,
+    BEHIND_TRANSLATION, answered_service, nfct_entry, nfct_follow, nfct_redirect, rule_track,
 )
 from lvscore._core.progress cimport Opening, opening_admits, opening_store
 from lvscore._core.route cimport Route, address_is_local, route_find
@@ -51,6 +51,10 @@ from lvscore._core.tcp_window cimport FIT_INVALID, FIT_REOPENS
 from lvscore._core.translate cimport packet_translate, tuples_equal
 from lvscore._core.verify cimport transport_checksum_good
 from lvscore._core.wire cimport Packet
+
+cdef enum:
+    GRE_LEAST = 8               # bytes of GRE that netfilter translates
+
 
 cdef inline uint8_t untracked(State* s, Packet* packet, const Tuple* t, uint8_t why,
                               uint8_t* reason) noexcept nogil:
@@ -138,6 +142,14 @@ cdef inline uint8_t rule_schedule_local(State* s, Packet* packet, const Tuple* t
     return verdict
 
 
+cdef inline uint8_t answer_packet(State* s, Packet* packet, const Tuple* t, uint32_t reference,
+                                  uint8_t* reason) noexcept nogil:
+    """A server's answer to its client itself, though rules translate the client to another
+    address: of a flow of its own to conntrack, and of the connection to IPVS."""
+    nfct_entry(s, table_of(s, t.family), reference >> 1).packet = ENTRY_NEW
+    return reply_packet(s, packet, t, reference, NULL, reason)
+
+
 cdef inline uint8_t nfct_packet(State* s, Packet* packet, const Tuple* t, uint32_t reference,
                                 bint received, uint8_t* reason) noexcept nogil:
     """A packet of a service's connection that conntrack may know, too."""
@@ -186,6 +198,14 @@ cdef inline void packet_raw(State* s, Packet* packet, const Tuple* t) noexcept n
     packet.helped = seen.helped
 
 
+cdef inline bint is_translatable(const Packet* packet, const Tuple* t,
+                                 const Tuple* translated) noexcept nogil:
+    """Netfilter translates no GRE without the call ID of PPTP's (gre_manip_pkt), which it wants
+    to see of all versions."""
+    return (packet.protocol != PROTOCOL_GRE or packet.l4_captured >= GRE_LEAST
+            or tuples_equal(t, translated))
+
+
 cdef inline bint destination_is_translated(const Tuple* t, const Tuple* translated) noexcept nogil:
     return not (address_equal(&t.destination, &translated.destination)
                 and ports_destination(t.ports) == ports_destination(translated.ports))
@@ -198,10 +218,16 @@ cdef inline void flow_tell(State* s, const Tuple* t, const Tuple* translated) no
 
 
 cdef inline uint8_t flow_forward(State* s, Packet* packet, const Tuple* t,
-                                 const Tuple* translated) noexcept nogil:
-    """Find the way on; why there is none. Options are filled in before source NAT."""
+                                 const Tuple* translated, bint is_new) noexcept nogil:
+    """Find the way on; why there is none. Options are filled in before source NAT.
+
+    A redirect does not go out for a flow that rules translate, nor for one that may yet be
+    translated (nf_nat_icmp_reply_translation).
+    """
     cdef uint8_t failed = forward_pass(&s.routes, packet, t, &translated.destination, &s.forward)
     flow_tell(s, t, translated)
+    if s.forward.redirect and (is_new or not tuples_equal(t, translated)):
+        s.forward.redirect = REDIRECT_DROPPED
     if failed == REASON_NONE and (
             s.forward.record_pending or s.forward.address_stamped):
         forward_record(&s.routes, packet, &s.forward)
@@ -220,12 +246,13 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
     cdef const Route* route
     cdef uint8_t failed = REASON_NONE
     cdef uint32_t i
+    if not has_room(s, table, t):
+        reason[0] = REASON_TABLE_FULL
+        return VERDICT_DROP
     if not opening_admits(s, packet, t, &opening):
         follow_find(s, table, t, &follow)       # even so it is not expected any more
         return invalid(s, packet, t, reason)
     reason[0] = REASON_TABLE_FULL
-    if not has_room(s, table, t):
-        return VERDICT_DROP
     seen_fill(s, packet, &seen)
     search_begin(s, table, &opening, &search)
     follow_find(s, table, t, &follow)
@@ -243,14 +270,16 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
             rule_evict(s, table, &search)
     elif failed == REASON_NONE:
         if is_hosted(s):
-            failed = flow_forward(s, packet, t, &wanted)
+            failed = flow_forward(s, packet, t, &wanted, True)
         route = route_find(&s.routes, wanted.family, &wanted.destination)
         if route != NULL:
             seen.egress = <int>route.interface
         if failed == REASON_NONE and not follow.translated:
-            failed = rule_postrouting(s, table, &search, &seen, &wanted, &opening)
+            failed = rule_postrouting(s, table, &search, &seen, &wanted, &wanted, &opening)
     if failed == REASON_NONE and not reply_is_free(&search, &wanted):
         failed = REASON_NO_PORT
+    if failed == REASON_NONE and not is_translatable(packet, t, &wanted):
+        failed = REASON_UNTRANSLATABLE
     if failed:
         reason[0] = failed
         return VERDICT_DROP
@@ -271,7 +300,7 @@ cdef inline uint8_t rule_forward(State* s, Table* table, Packet* packet, const T
     cdef uint8_t failed
     if address_is_local(&s.routes, t.family, &translated.destination):
         return REASON_NONE
-    failed = flow_forward(s, packet, t, translated)
+    failed = flow_forward(s, packet, t, translated, False)
     masquerade = entry_of(entries_of(s.entries, t.family), i).masquerade
     if (failed == REASON_NONE and masquerade and reference & 1 == ORIGINAL
             and s.forward.egress + 1 != masquerade):
@@ -306,14 +335,17 @@ cdef inline void rule_pass(State* s, const Packet* packet, const Tuple* t) noexc
 
 
 cdef inline uint8_t redirected_answer(State* s, Table* table, Packet* packet, const Tuple* t,
-                                      const Tuple* translated, bint is_invalid,
+                                      Tuple* translated, uint8_t redirected, bint is_invalid,
                                       uint8_t* reason) noexcept nogil:
     """An answer in a flow that a DNAT rule led to a service: IPVS sees it between conntrack's
-    two translations. Its verdict; PASS if IPVS does not know its connection any more."""
+    two translations; or in one that began on the way to a server: IPVS's translation is the last.
+    Its verdict; PASS if IPVS does not know its connection any more."""
     cdef uint32_t reference = answered_service(s, table, t, translated)
     if reference == NIL:
         return VERDICT_PASS
     trace_step(s, TRACE_FOUND, reference, 0, t)
+    if redirected == BEHIND_TRANSLATION:
+        connection_translated(table, reference >> 1, REPLY, translated)
     if not is_invalid:
         return reply_packet(s, packet, t, reference, translated, reason)
     s.invalid += 1
@@ -333,12 +365,13 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
     cdef uint8_t fit = rule_track(s, table, packet, t, reference, received, &ends)
     cdef uint8_t verdict = VERDICT_DROP
     cdef uint8_t failed = REASON_NONE
-    if direction == REPLY and fit != FIT_REOPENS and entry_of(
-            entries_of(s.entries, t.family), i).redirected:
+    cdef uint8_t redirected = entry_of(entries_of(s.entries, t.family), i).redirected
+    if direction == REPLY and fit != FIT_REOPENS and redirected:
         connection_translated(table, i, REPLY, &translated)
         if fit == FIT_INVALID:
             translated = t[0]
-        verdict = redirected_answer(s, table, packet, t, &translated, fit == FIT_INVALID, reason)
+        verdict = redirected_answer(s, table, packet, t, &translated, redirected,
+                                    fit == FIT_INVALID, reason)
         if verdict != VERDICT_PASS:
             if ends:
                 connection_end(s, table, i)
@@ -356,13 +389,11 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
         connection_end(s, table, i)
         return rule_new(s, packet, t, reason)
     connection_translated(table, i, direction, &translated)
-    if table_meta(table, i).flags & FLAG_ONE_PACKET:
-        # No connection of IPVS's makes the answer the virtual service's.
-        translated.source = t.source
-        translated.ports = ports_make(ports_source(t.ports), ports_destination(translated.ports))
     # The state was taken before routing, which may yet refuse the packet.
     if received and is_hosted(s):
         failed = rule_forward(s, table, packet, t, &translated, reference)
+    if failed == REASON_NONE and not is_translatable(packet, t, &translated):
+        failed = REASON_UNTRANSLATABLE
     if failed == REASON_NONE:
         packet_translate(packet, t, &translated, False)
         trace_step(s, TRACE_TRANSLATED, 0, 0, &translated)

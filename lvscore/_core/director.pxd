@@ -16,14 +16,15 @@ from lvscore._core.event cimport header_is_whole, is_opening, service_event
 from lvscore._core.flow cimport (
     Tuple, ports_destination, ports_make, ports_source, tuple_inverse,
 )
-from lvscore._core.forward cimport forward_pass
+from lvscore._core.forward cimport REDIRECT_DROPPED, forward_pass
 from lvscore._core.helper cimport client_port_take, helper_reply, helper_request
 from lvscore._core.lifetime cimport (
     connection_end, connection_state_set, connection_timer_set, control_assure,
 )
 from lvscore._core.load cimport load_bind, load_unbind
 from lvscore._core.nfct cimport (
-    nfct_answer, nfct_dropped, nfct_is_old, nfct_once, nfct_open, nfct_translated,
+    nfct_answer, nfct_dropped, nfct_is_old, nfct_lets_redirect, nfct_local_out, nfct_once,
+    nfct_open, nfct_translated,
 )
 from lvscore._core.persistence cimport template_touch
 from lvscore._core.schedule cimport (
@@ -125,6 +126,7 @@ cdef inline uint8_t request_send(State* s, Packet* packet, const Tuple* t, uint3
     cdef Tuple translated
     cdef uint8_t verdict
     cdef uint8_t failed = REASON_NONE
+    cdef uint32_t opened = NIL
     if meta.flags & FLAG_NO_CPORT and not client_port_take(s, table, i, t):
         reason[0] = REASON_TABLE_FULL
         return VERDICT_DROP
@@ -134,12 +136,18 @@ cdef inline uint8_t request_send(State* s, Packet* packet, const Tuple* t, uint3
             reason[0] = failed
             return VERDICT_DROP
         nfct_translated(s, table, i, &translated)
+        failed = nfct_local_out(s, packet, i, &translated, &opened)
+        if failed:
+            reason[0] = failed
+            return VERDICT_DROP
     else:
         connection_translated(table, i, ORIGINAL, &translated)
     verdict = request_transmit(s, packet, t, &translated, meta.server, connection_method(meta),
                                reason)
     if verdict == VERDICT_DROP and meta.flags & FLAG_TRACKED:
         nfct_dropped(s, table, i)
+        if opened != NIL:
+            connection_end(s, table, opened)
     return helper_request(s, packet, i, verdict, reason)
 
 
@@ -279,6 +287,9 @@ cdef inline uint8_t reply_packet(State* s, Packet* packet, const Tuple* t, uint3
         if failed:
             reason[0] = failed
             return VERDICT_DROP
+        if s.forward.redirect and (
+                behind != NULL or not nfct_lets_redirect(s, table, packet, t, i)):
+            s.forward.redirect = REDIRECT_DROPPED
     if method == METHOD_MASQUERADE:
         failed = (helper_reply(s, packet, i) if header_is_whole(packet)
                   else REASON_TRUNCATED_TRANSPORT_HEADER)

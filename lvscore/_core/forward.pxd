@@ -23,6 +23,11 @@ from lvscore._core.route cimport (
 )
 from lvscore._core.wire cimport Packet, packet_l3
 
+cdef enum Redirect:
+    REDIRECT_NONE = 0
+    REDIRECT_DUE = 1
+    REDIRECT_DROPPED = 2    # due, but conntrack does not let it out
+
 cdef enum:
     ETHERNET_HEADER = 14
     IPV4_MIN_MTU = 68       # RFC 791
@@ -66,7 +71,7 @@ cdef struct Forward:
     bint request            # to a server: errors are those of ip_vs_xmit.c
     bint tracked            # conntrack knows its flow: what is told about it is not looked up
     bint translated         # rules gave it another destination: errors come from where it went
-    bint redirect           # a router on the same wire is nearer (RFC 1122, section 3.2.2.2)
+    uint8_t redirect        # a router on the same wire is nearer (RFC 1122, section 3.2.2.2)
     bint resolved           # the frame has the next hop's link address
 
 
@@ -257,7 +262,7 @@ cdef inline uint8_t forward_receive(const Routes* routes, Packet* packet, const 
     forward.dont_fragment = False
     forward.rerouted = False
     forward.request = False
-    forward.redirect = False
+    forward.redirect = REDIRECT_NONE
     forward.resolved = False
     if packet.l3 != ETHERNET_HEADER:    # a VLAN is another interface
         return REASON_NOT_ADDRESSED
@@ -337,7 +342,8 @@ cdef inline uint8_t forward_pass(const Routes* routes, Packet* packet, const Tup
         return REASON_NO_ROUTE
     if ip[8 if packet.family == IPV4 else 7] <= 1:
         return REASON_TTL_EXPIRED
-    forward.redirect = redirect_is_due(routes, t, route, forward)
+    forward.redirect = (REDIRECT_DUE if redirect_is_due(routes, t, route, forward)
+                        else REDIRECT_NONE)
     mtu = forward.mtu
     if packet.family == IPV6 and mtu < IPV6_MIN_MTU:
         mtu = IPV6_MIN_MTU

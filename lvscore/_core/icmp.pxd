@@ -26,7 +26,7 @@ from lvscore._core.flow cimport (
 )
 from lvscore._core.forward cimport forward_pass, forward_request
 from lvscore._core.load cimport load_bind, load_unbind
-from lvscore._core.nfct cimport flow_service, redirected_flow, service_seen
+from lvscore._core.nfct cimport answer_service, flow_service, redirected_flow, service_seen
 from lvscore._core.quote cimport (
     ICMP_PARAMETER_PROBLEM, ICMP_REDIRECT, quote_lacks_ports, quote_parse, quote_translate,
 )
@@ -150,6 +150,8 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
         reference = table_find(table, tuple_hash(&s.key, &about), &about)
         if reference != NIL and not s.tracking:
             reference = service_seen(table, reference)
+        if reference == NIL:
+            reference = answer_service(s, table, &about)
         if (s.tracking and reference != NIL and reference & 1 == REPLY
                 and redirected_flow(s, table, reference) != NIL):
             reference = redirected_flow(s, table, reference)

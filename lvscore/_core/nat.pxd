@@ -84,12 +84,14 @@ cdef inline void ports_take(State* s, Entry* entry, const Opening* opening) noex
 
 
 cdef inline uint8_t rule_postrouting(State* s, Table* table, Search* search, Seen* seen,
-                                     Tuple* wanted, Opening* opening) noexcept nogil:
-    """Source NAT of what is forwarded, or none; why the packet is dropped."""
+                                     const Tuple* leaving, Tuple* wanted,
+                                     Opening* opening) noexcept nogil:
+    """Source NAT of what is forwarded, or none; why the packet is dropped. ``leaving``: what the
+    rules see, the packet as it leaves, where conntrack has another destination in ``wanted``."""
     cdef const Rule* rule
     cdef uint8_t failed = REASON_NONE
     cdef Address client = wanted.source
-    rule = chain_find(&s.postrouting, wanted, seen)
+    rule = chain_find(&s.postrouting, leaving, seen)
     if rule == NULL:
         trace_step(s, TRACE_NO_RULE, 0, TARGET_SNAT, wanted)
         tuple_keep(search, wanted, True)

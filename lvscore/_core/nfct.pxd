@@ -22,6 +22,7 @@ from lvscore._core.consts cimport (
 from lvscore._core.early_drop cimport has_room
 from lvscore._core.entry cimport (
     ENTRY_INVALID, ENTRY_NEW, ENTRY_TAKEN, Entries, Entry, entries_of, entry_of, entry_open,
+    source_head, source_next,
 )
 from lvscore._core.flow cimport (
     Address, Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_hash,
@@ -30,7 +31,9 @@ from lvscore._core.flow cimport (
 from lvscore._core.lifetime cimport connection_end, connection_timer_set, ports_give
 from lvscore._core.lookup cimport table_find_direction
 from lvscore._core.nat cimport ports_take, rule_postrouting, search_begin, seen_fill
-from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits, opening_store
+from lvscore._core.progress cimport (
+    Opening, Progress, flow_progress, opening_admits, opening_begins, opening_store,
+)
 from lvscore._core.rename cimport connection_reply_set
 from lvscore._core.route cimport Route, address_is_local, route_find
 from lvscore._core.rules cimport Search, Seen, reply_is_free
@@ -41,6 +44,11 @@ from lvscore._core.state cimport (
 from lvscore._core.tcp_window cimport FIT_INVALID, FIT_REOPENS, FIT_TAKEN
 from lvscore._core.translate cimport tuples_equal
 from lvscore._core.wire cimport Packet
+
+
+cdef enum Between:              # what an Entry says of a flow whose answers IPVS sees
+    BETWEEN_TRANSLATIONS = 1    # a DNAT rule led it to a service
+    BEHIND_TRANSLATION = 2      # it began in LOCAL_OUT, on the way to a server
 
 
 cdef inline void nfct_begin(State* s, Table* table, uint32_t i) noexcept nogil:
@@ -79,13 +87,17 @@ cdef inline bint source_is_translated(const Table* table, uint32_t i) noexcept n
                 and ports_source(original.ports) == ports_destination(reply.ports))
 
 
+cdef inline void source_take(Tuple* translated, const Tuple* other) noexcept nogil:
+    """Give a tuple the source of another."""
+    translated.source = other.source
+    translated.ports = ports_make(ports_source(other.ports), ports_destination(translated.ports))
+
+
 cdef inline void source_restore(const Table* table, uint32_t i, Tuple* translated) noexcept nogil:
     """Take source NAT out of a translated request."""
     cdef Tuple original
     connection_tuple(table, i, ORIGINAL, &original)
-    translated.source = original.source
-    translated.ports = ports_make(ports_source(original.ports),
-                                  ports_destination(translated.ports))
+    source_take(translated, &original)
 
 
 cdef inline bint nfct_forget(State* s, Table* table, uint32_t i) noexcept nogil:
@@ -125,10 +137,11 @@ cdef inline uint8_t rule_track(State* s, Table* table, const Packet* packet, con
         connection_timer_set(table, i, s.tick_up + progress.timeout)
     if progress.fit == FIT_INVALID or progress.fit == FIT_REOPENS:
         return progress.fit
-    connection_count(table, i, direction, packet.l3_length)
     if direction == REPLY:
         meta.flags |= FLAG_SEEN_REPLY
     if progress.fit == FIT_TAKEN:
+        if progress.renews or progress.ends:
+            connection_count(table, i, direction, packet.l3_length)
         ends[0] = progress.ends
         trace_step(s, TRACE_STATE, old, progress.state, t)
         meta.state = progress.state
@@ -172,24 +185,27 @@ cdef inline bint nfct_follow(State* s, Table* table, const Packet* packet, uint3
 
 cdef inline uint8_t nfct_postrouting(State* s, Table* table, const Packet* packet,
                                      const Address* virtual_address, uint32_t k, uint32_t method,
-                                     Tuple* wanted, Opening* opening) noexcept nogil:
+                                     const Tuple* leaving, Tuple* wanted,
+                                     Opening* opening) noexcept nogil:
     """Let the rules translate the source of a request as it leaves; REASON_NONE, or why it is
-    dropped. What goes into a tunnel they do not see, nor what stays here (ip_vs_xmit.c)."""
+    dropped. What goes into a tunnel they do not see, nor what stays here (ip_vs_xmit.c).
+    ``leaving``: as in rule_postrouting."""
     cdef Search search
     cdef Seen seen
     cdef const Route* route
-    cdef const Address* towards = &wanted.destination
+    cdef const Address* towards = &leaving.destination
     cdef uint8_t failed = REASON_NONE
     search_begin(s, table, opening, &search)
     if method == METHOD_ROUTE:
-        towards = search.towards = &s.services.server[k].address
+        towards = &s.services.server[k].address
+    search.towards = towards
     if method != METHOD_TUNNEL and not address_is_local(&s.routes, wanted.family, towards):
         seen_fill(s, packet, &seen)
         seen.virtual_address = virtual_address
         route = route_find(&s.routes, wanted.family, towards)
         if route != NULL:
             seen.egress = <int>route.interface
-        failed = rule_postrouting(s, table, &search, &seen, wanted, opening)
+        failed = rule_postrouting(s, table, &search, &seen, leaving, wanted, opening)
     if failed == REASON_NONE and not reply_is_free(&search, wanted):
         return REASON_NO_PORT
     return failed
@@ -208,7 +224,7 @@ cdef inline uint8_t nfct_source(State* s, Table* table, const Packet* packet, ui
     # Its own tuple is not in its way.
     table_remove_direction(table, &s.key, i << 1 | REPLY)
     failed = nfct_postrouting(s, table, packet, &original.destination, meta.server,
-                              connection_method(meta), &wanted, opening)
+                              connection_method(meta), &wanted, &wanted, opening)
     if failed == REASON_NONE:
         reply = tuple_inverse(&wanted)
     if not connection_reply_set(table, &s.key, i, &reply):
@@ -260,7 +276,7 @@ cdef inline bint nfct_redirect(State* s, Table* table, const Packet* packet, con
     s.opened += 1
     connection_extension(table, j)      # it never takes the short way
     own = entry_open(entries, table, &s.key, j)
-    own.redirected = True
+    own.redirected = BETWEEN_TRANSLATIONS
     own.masquerade = entry.masquerade
     own.pool = entry.pool
     own.client = entry.client
@@ -291,6 +307,35 @@ cdef inline uint32_t redirected_flow(const State* s, const Table* table,
     return reference
 
 
+cdef inline uint32_t source_service(const State* s, const Table* table,
+                                    const Tuple* answer) noexcept nogil:
+    """The connection of a service that a server's answer to its client is of, though rules
+    translate its source, too, so that its own answers have another tuple; or NIL."""
+    cdef Entries* entries = entries_of(<Entries*>s.entries, table.family)
+    cdef Tuple request = tuple_inverse(answer)
+    cdef Tuple translated
+    cdef uint32_t e = source_head(entries, &s.key, &request)[0] - 1
+    cdef uint32_t i = source_next(entries, table, e, &request)
+    while i != NIL:
+        connection_translated(table, i, ORIGINAL, &translated)
+        source_take(&translated, &request)
+        if table_meta(table, i).flags & FLAG_SERVICE and tuples_equal(&translated, &request):
+            return i << 1 | REPLY
+        e = entries.entry[entries.entry_of[i]].next
+        i = source_next(entries, table, e, &request)
+    return NIL
+
+
+cdef inline uint32_t answer_service(const State* s, const Table* table,
+                                    const Tuple* t) noexcept nogil:
+    """IPVS's connection of an answer to its client itself, which conntrack expects at the address
+    that rules translate the client to; or NIL."""
+    cdef uint32_t reference = NIL
+    if s.tracking and s.sysctl[SYSCTL_CONNTRACK] and is_hooked(s, t.family):
+        reference = source_service(s, table, t)
+    return reference
+
+
 cdef inline uint32_t answered_service(const State* s, const Table* table, const Tuple* t,
                                       const Tuple* translated) noexcept nogil:
     """IPVS's connection that an answer of a redirected flow belongs to, or NIL: it has the tuple
@@ -303,6 +348,8 @@ cdef inline uint32_t answered_service(const State* s, const Table* table, const 
     while reference != NIL and not (reference & 1 == REPLY and table_meta(
             table, reference >> 1).flags & FLAG_SERVICE):
         reference = connection_shadowed(table, reference)
+    if reference == NIL:
+        reference = source_service(s, table, &between)
     if reference != NIL and not is_hooked(s, t.family):
         return NIL
     return reference
@@ -313,7 +360,8 @@ cdef inline uint32_t flow_service(const State* s, const Table* table, uint32_t r
     """IPVS's connection of an answer of tuple ``t``, or of an error about what is answered so, in
     a flow of the rules; NIL if the flow is not redirected."""
     cdef Tuple translated
-    if reference & 1 == ORIGINAL or not nfct_entry(s, table, reference >> 1).redirected:
+    if reference & 1 == ORIGINAL or (
+            nfct_entry(s, table, reference >> 1).redirected != BETWEEN_TRANSLATIONS):
         return NIL
     connection_translated(table, reference >> 1, REPLY, &translated)
     return answered_service(s, table, t, &translated)
@@ -331,14 +379,16 @@ cdef inline uint8_t answer_open(State* s, Table* table, const Packet* packet, co
     cdef Tuple wanted = translated[0]
     cdef uint8_t failed
     cdef uint32_t j
+    cdef bint known = nfct_knows(s, table, i)       # the connection, by other tuples
     if not opening_admits(s, packet, t, &opening):
         return REASON_NONE
-    # IPVS's own tuple of the client's packets is none of conntrack's.
+    # Otherwise IPVS's own tuple of the client's packets is none of conntrack's.
     connection_tuple(table, i, ORIGINAL, &original)
-    table_remove_direction(table, &s.key, i << 1 | ORIGINAL)
+    if not known:
+        table_remove_direction(table, &s.key, i << 1 | ORIGINAL)
     failed = nfct_postrouting(s, table, packet, &translated.source, table_meta(table, i).server,
-                              connection_method(table_meta(table, i)), &wanted, &opening)
-    if not table_insert_direction(table, &s.key, &original, i << 1 | ORIGINAL):
+                              connection_method(table_meta(table, i)), &wanted, &wanted, &opening)
+    if not known and not table_insert_direction(table, &s.key, &original, i << 1 | ORIGINAL):
         return REASON_TABLE_FULL
     if failed:
         return failed
@@ -398,6 +448,84 @@ cdef inline void nfct_translated(const State* s, const Table* table, uint32_t i,
         source_restore(table, i, translated)
 
 
+cdef inline uint8_t nfct_local_out(State* s, const Packet* packet, uint32_t i,
+                                   Tuple* translated, uint32_t* opened) noexcept nogil:
+    """A request that conntrack took for INVALID as it came in is looked at once more as it leaves
+    for its server, as what this host sends: without a look at its checksum, and by the server's
+    address, which is of another flow. Where answers in that would be those of the connection,
+    its source gets another port. REASON_NONE, or why the packet is dropped; ``opened`` is the
+    record of a flow that begins with it, or NIL."""
+    cdef Table* table = table_of(s, translated.family)
+    cdef Entries* entries = entries_of(s.entries, translated.family)
+    cdef const Meta* meta = table_meta(table, i)
+    cdef uint32_t j
+    cdef Opening opening
+    cdef Entry* entry
+    cdef Tuple original, reply
+    cdef Tuple wanted = translated[0]
+    cdef uint8_t fit, failed
+    cdef bint ends
+    opened[0] = NIL
+    if (not s.tracking or nfct_entry(s, table, i).packet != ENTRY_INVALID
+            or connection_method(meta) != METHOD_MASQUERADE):
+        return REASON_NONE
+    j = table_find_direction(table, &s.key, translated, ORIGINAL)
+    if j != NIL and table_meta(table, j).flags & FLAG_SERVICE:
+        return REASON_NONE
+    if j != NIL:
+        fit = rule_track(s, table, packet, translated, j << 1 | ORIGINAL, False, &ends)
+        if fit == FIT_INVALID:
+            return REASON_NONE
+        connection_translated(table, j, ORIGINAL, &wanted)
+        if ends or fit == FIT_REOPENS:
+            connection_end(s, table, j)
+        if fit != FIT_REOPENS:
+            translated[0] = wanted
+            return REASON_NONE
+        wanted = translated[0]
+    if not opening_begins(s, packet, False, &opening):
+        return REASON_NONE
+    if not has_room(s, table, translated):
+        return REASON_TABLE_FULL
+    connection_tuple(table, i, ORIGINAL, &original)
+    failed = nfct_postrouting(s, table, packet, &original.destination, meta.server,
+                              METHOD_MASQUERADE, translated, &wanted, &opening)
+    if failed:
+        return failed
+    reply = tuple_inverse(&wanted)
+    j = connection_open(table, &s.key, translated, &reply, 0, opening.state, FLAG_SLOW,
+                        s.tick_up + opening.timeout)
+    if j == NIL:
+        return REASON_TABLE_FULL
+    s.opened += 1
+    connection_extension(table, j)      # it never takes the short way
+    entry = entry_open(entries, table, &s.key, j)
+    entry.redirected = BEHIND_TRANSLATION
+    entry.masquerade = opening.masquerade
+    opening_store(&opening, entries, entry, packet.protocol)
+    ports_take(s, entry, &opening)
+    connection_count(table, j, ORIGINAL, packet.l3_length)
+    translated[0] = wanted
+    opened[0] = j
+    return REASON_NONE
+
+
+cdef inline bint nfct_lets_redirect(State* s, const Table* table, const Packet* packet,
+                                    const Tuple* t, uint32_t i) noexcept nogil:
+    """Whether a redirect goes out that tells who sent the answer at hand of a nearer way: not for
+    a flow that rules translate, or that begins with it (nf_nat_icmp_reply_translation). IPVS
+    takes the flows of connections that conntrack does not know from it, which then are new."""
+    cdef Opening opening
+    if not s.tracking:
+        return True
+    if table_meta(table, i).flags & FLAG_TRACKED:
+        if nfct_entry(s, table, i).packet == ENTRY_INVALID:
+            return True
+        if nfct_entry(s, table, i).packet == ENTRY_TAKEN:
+            return not source_is_translated(table, i)
+    return not opening_admits(s, packet, t, &opening)
+
+
 cdef inline void nfct_dropped(State* s, Table* table, uint32_t i) noexcept nogil:
     """The packet at hand goes nowhere: a flow that it opened is not confirmed."""
     if nfct_entry(s, table, i).packet == ENTRY_NEW:
@@ -408,31 +536,34 @@ cdef inline uint8_t nfct_once(State* s, const Packet* packet, const Tuple* t, ui
                               uint32_t method, Tuple* translated,
                               uint32_t* opened) noexcept nogil:
     """Let conntrack know a datagram of one-packet scheduling that goes to server ``k``: its flow
-    keeps the source that the rules gave its first, whoever gets it. REASON_NONE, or why the
-    packet is dropped; ``opened`` is the record of a flow that begins with it, or NIL."""
+    keeps the source that the rules gave its first, whoever gets it, and no server's answer is an
+    answer in it (ip_vs_update_conntrack); for -m ipvs it is of no connection (ip_vs_conn_hash).
+    REASON_NONE, or why the packet is dropped; ``opened`` is the record of a flow that begins with
+    it, or NIL."""
     cdef Table* table = table_of(s, t.family)
     cdef Entries* entries = entries_of(s.entries, t.family)
     cdef uint32_t i = table_find_direction(table, &s.key, t, ORIGINAL)
     cdef Opening opening
     cdef Entry* entry
     cdef Tuple request, reply
+    cdef Tuple wanted = t[0]
     cdef uint8_t failed
     opened[0] = NIL
     if i != NIL and table_meta(table, i).flags & FLAG_ONE_PACKET:
         if entry_of(entries, i).packet == ENTRY_TAKEN:
             connection_translated(table, i, ORIGINAL, &request)
-            translated.source = request.source
-            translated.ports = ports_make(ports_source(request.ports),
-                                          ports_destination(translated.ports))
+            source_take(translated, &request)
         return REASON_NONE
     if not opening_admits(s, packet, t, &opening):
         return REASON_NONE
     if not has_room(s, table, t):
         return REASON_TABLE_FULL
-    failed = nfct_postrouting(s, table, packet, &t.destination, k, method, translated, &opening)
+    failed = nfct_postrouting(s, table, packet, NULL, k, method, translated, &wanted,
+                              &opening)
     if failed:
         return failed
-    reply = tuple_inverse(translated)
+    source_take(translated, &wanted)
+    reply = tuple_inverse(&wanted)
     i = connection_open(table, &s.key, t, &reply, 0, opening.state, FLAG_SLOW | FLAG_ONE_PACKET,
                         s.tick_up + opening.timeout)
     if i == NIL:

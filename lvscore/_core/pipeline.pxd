@@ -10,7 +10,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from lvscore._core.clock cimport clock_set
 from lvscore._core.conntrack cimport (
-    nfct_packet, packet_mark, packet_raw, rule_new, rule_packet, rule_pass, untracked,
+    answer_packet, nfct_packet, packet_mark, packet_raw, rule_new, rule_packet, rule_pass,
+    untracked,
 )
 from lvscore._core.connection cimport (
     FLAG_SERVICE, FLAG_TRACKED, Table, may_wait, table_find, table_meta, table_settle,
@@ -40,7 +41,7 @@ from lvscore._core.lane cimport (
 from lvscore._core.lane_open cimport lanes_open
 from lvscore._core.lookup cimport table_find_portless
 from lvscore._core.machine cimport likely, prefetch_write
-from lvscore._core.nfct cimport redirected_flow, service_seen
+from lvscore._core.nfct cimport answer_service, redirected_flow, service_seen
 from lvscore._core.quote cimport icmp_is_cut, icmp_is_error, icmp_is_redirect
 from lvscore._core.route cimport address_is_local
 from lvscore._core.state cimport (
@@ -123,6 +124,9 @@ cdef inline uint8_t packet_dispatch(State* s, Packet* packet, const Tuple* t,
             and not (is_hosted(s) and address_is_local(&s.routes, t.family, &t.destination))):
         reference = dialog_answer(s, packet, t)
     if reference == NIL:
+        reference = answer_service(s, table_of(s, t.family), t)
+        if reference != NIL:
+            return answer_packet(s, packet, t, reference, reason)
         return packet_unknown(s, packet, t, reason)
     return packet_known(s, packet, t, reference, reason)
 

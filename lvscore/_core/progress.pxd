@@ -62,11 +62,12 @@ cdef inline uint32_t tcp_timeout(const State* s, const TcpWindow* w, const Segme
     return timeout
 
 
-cdef inline bint opening_admits(State* s, const Packet* packet, const Tuple* t,
+cdef inline bint opening_begins(const State* s, const Packet* packet, bint received,
                                 Opening* opening) noexcept nogil:
-    """Whether a packet that came in may open a flow."""
+    """Whether a packet may open a flow. ``received``: it came in, else it is this host's own,
+    whose checksum is not looked at."""
     cdef bint renews, established
-    if not packet_is_valid(packet, s.conntrack[CONNTRACK_CHECKSUM] != 0):
+    if not packet_is_valid(packet, received and s.conntrack[CONNTRACK_CHECKSUM] != 0):
         return False
     opening.masquerade = 0
     opening.expected = False
@@ -93,6 +94,12 @@ cdef inline bint opening_admits(State* s, const Packet* packet, const Tuple* t,
         return False
     opening.timeout = tcp_timeout(s, &opening.window, &opening.segment, opening.state, False)
     return True
+
+
+cdef inline bint opening_admits(const State* s, const Packet* packet, const Tuple* t,
+                                Opening* opening) noexcept nogil:
+    """Whether a packet that came in may open a flow."""
+    return opening_begins(s, packet, True, opening)
 
 
 cdef inline void opening_store(const Opening* opening, Entries* entries, Entry* entry,

@@ -13,7 +13,7 @@ from lvscore._core.connection cimport (
     FLAG_UNTRANSLATED, Table, connection_translated, connection_tuple, table_meta,
 )
 from lvscore._core.consts cimport (
-    IPV6, REASON_BAD_ICMP_CHECKSUM, REASON_ICMP_NOT_RELATED, REASON_RELATED_ICMP,
+    IPV6, PROTOCOL_GRE, REASON_BAD_ICMP_CHECKSUM, REASON_ICMP_NOT_RELATED, REASON_RELATED_ICMP,
     REASON_UNTRANSLATABLE, VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
 )
 from lvscore._core.flow cimport Tuple, address_equal, has_ports, ports_source
@@ -71,7 +71,8 @@ cdef inline uint8_t related_process(State* s, Packet* packet, const Tuple* t, Pa
     reason[0] = REASON_UNTRANSLATABLE
     if translated and (icmp_is_redirect(packet) or (
             quote.l4_captured < QUOTED_LEAST
-            and (has_ports(quote.protocol) or quote.protocol == packet.protocol))):
+            and (has_ports(quote.protocol) or quote.protocol == packet.protocol
+                 or quote.protocol == PROTOCOL_GRE))):
         return VERDICT_DROP
     if not good:
         reason[0] = REASON_BAD_ICMP_CHECKSUM

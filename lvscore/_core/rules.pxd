@@ -504,7 +504,7 @@ cdef inline void port_choose(Search* search, const Range* to, Tuple* t,
                              bint source) noexcept nogil:
     """Choose the port (ICMP: the identifier) of one side, so that the reply tuple is free.
 
-    Without a range a destination port stays.
+    Without a range a destination port stays; from one it is drawn by lot as a source port is.
     """
     cdef uint32_t port, low, high, offset
     cdef bint drawn = False
@@ -520,7 +520,7 @@ cdef inline void port_choose(Search* search, const Range* to, Tuple* t,
     offset = 0
     if to.flags & RANGE_OFFSET:
         offset = (port - to.port_base) & 0xFFFF
-    elif to.flags & RANGE_RANDOM or source:
+    else:
         offset = <uint32_t>random_next(search.chance) & 0xFFFF
         drawn = True
     port_search(search, t, source, low, high, offset, drawn)

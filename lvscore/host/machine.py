@@ -33,6 +33,7 @@ _LOOPBACKS = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 _REDIRECT_LOAD = 20 * _MILLISECOND
 _REDIRECT_SILENCE = _REDIRECT_LOAD << 10
 _REDIRECTS = 9
+_REDIRECT_DROPPED = 2
 
 
 class RouteEntry(NamedTuple):
@@ -202,7 +203,7 @@ class Machine:
         if packet and not packet.fragment_offset and not packet.more_fragments and (
             Verdict.FORWARD in (verdict, *(one[0] for one in emitted))
         ):  # fmt: skip
-            self._redirect(packet, next_hop)
+            self._redirect(packet, next_hop, redirect == _REDIRECT_DROPPED)
         for verdict, reason, whole in emitted:
             if reason == Reason.TUNNEL_ERROR:
                 kind, code, info = told >> 24, told >> 16 & 0xFF, told & 0xFFFF
@@ -393,8 +394,9 @@ class Machine:
         for piece in fragments(packet, interface.mtu):
             self._sent.append((interface.name, neighbours.ethernet(mac, interface.mac, piece)))
 
-    def _redirect(self, packet: Packet, next_hop: bytes) -> None:
-        """Tell a host on the same wire of the nearer way (ip_rt_send_redirect)."""
+    def _redirect(self, packet: Packet, next_hop: bytes, dropped: bool) -> None:
+        """Tell a host on the same wire of the nearer way (ip_rt_send_redirect). What conntrack
+        drops counts as sent."""
         if packet.version == 6:
             return
         sent = self._redirects.setdefault(packet.source, _Redirects())
@@ -403,6 +405,10 @@ class Machine:
         if sent.count >= _REDIRECTS:
             sent.latest = self.now
         elif sent.count == 0 or self.now > sent.latest + (_REDIRECT_LOAD << sent.count):
+            sent.latest = self.now
+            sent.count += 1
+            if dropped:
+                return
             quoted = bytearray(packet.data)
             quoted[8] -= 1
             total = int.from_bytes(quoted[10:12], "big") + 0x100
@@ -410,8 +416,6 @@ class Machine:
             route = _engine.route_get(self.engine, 4, packet.source.packed)
             number = 0 if route is None else route[1]
             self.send_error(number, Packet.parse(quoted), 5, 1, int.from_bytes(next_hop, "big"))
-            sent.latest = self.now
-            sent.count += 1
 
     # Neighbours
 

@@ -7,7 +7,7 @@ ICMP, IPIP, TCP, UDP, GRE, ICMPV6 = 1, 4, 6, 17, 47, 58
 
 _ERRORS = {3, 4, 5, 11, 12}
 _TEMPLATE_SLACK = 3  # seconds: see the recordings' notes on templates that are armed again
-_ENTRY = re.compile(r"^(\S+ +\d+ )(\d+)( .*)$")
+_ENTRY = re.compile(r"^((?:ipv[46] +\d+ )?\S+ +\d+ )(\d+)( .*)$")
 _ROW = re.compile(r"^(\S+) +(\d\d+):(\d\d) +(.*)$")
 _KERNEL_ROW = re.compile(r"^(\S+ +(?:[0-9A-Fa-f:]+ [0-9A-F]{4} ){3})(\S+) +(\d+)(.*)$")
 
@@ -18,13 +18,13 @@ def masked(packet: str, arrived: bytes | None, own: Container[bytes]) -> bytes:
     Of packets that the director makes: IPv4 identification (and with it the header checksum)
     of ICMP and tunnels, source port of GUE, the flow label of ICMPv6, clocks in ICMP timestamp
     replies. Of all:
-    identification of IPv6 fragments, clocks in IP timestamp options.
+    identification of IPv6 fragments, clocks in IP timestamp options, those that are quoted too.
     """
     data = bytearray.fromhex(packet)
     if len(data) >= 20 and data[0] >> 4 == 4:
         _mask_ipv4(data, arrived, own)
     elif len(data) >= 40 and data[0] >> 4 == 6:
-        _mask_ipv6(data, own)
+        _mask_ipv6(data, arrived, own)
     return bytes(data)
 
 
@@ -34,20 +34,33 @@ def _mask_ipv4(data: bytearray, arrived: bytes | None, own: Container[bytes]) ->
         data[4:6] = data[10:12] = b"\0\0"
     if _is_gue(data, header):
         _mask_gue(data, header)
-    if data[9] == ICMP and bytes(data[12:16]) in own and not _passed_on(data, arrived):
+    if data[9] == ICMP and not _passed_on(data, arrived) and (
+        bytes(data[12:16]) in own or _quotes(data, header, arrived)
+    ):  # fmt: skip
         data[4:6] = data[10:12] = b"\0\0"
         if data[header] == 14:
             data[header + 2 : header + 4] = b"\0\0"
             data[header + 12 : header + 20] = bytes(8)
-    position = 20
-    while position < header:
+    _mask_clocks(data, 0)
+    quote = header + 8
+    if data[9] == ICMP and len(data) >= quote + 20 and data[header] in _ERRORS:
+        _mask_clocks(data, quote)
+        if data[quote + 10 : quote + 12] == b"\0\0":
+            data[header + 2 : header + 4] = b"\0\0"
+
+
+def _mask_clocks(data: bytearray, start: int) -> None:
+    """Mask the timestamps that the options of an IPv4 header have, and its checksum with them."""
+    position = start + 20
+    end = min(start + (data[start] & 15) * 4, len(data))
+    while position < end:
         kind = data[position]
         if kind == 0:
             break
-        length = 1 if kind == 1 else data[position + 1]
+        length = 1 if kind == 1 or position + 1 == end else data[position + 1]
         if kind == 68 and length >= 8:
             data[position + 4 : position + length] = bytes(length - 4)
-            data[10:12] = b"\0\0"
+            data[start + 10 : start + 12] = b"\0\0"
         position += max(length, 1)
 
 
@@ -70,8 +83,9 @@ def _mask_gue(data: bytearray, header: int) -> None:
         data[header + 6 : header + 8] = b"\xff\xff"
 
 
-def _mask_ipv6(data: bytearray, own: Container[bytes]) -> None:
-    if data[6] == ICMPV6 and bytes(data[8:24]) in own:
+def _mask_ipv6(data: bytearray, arrived: bytes | None, own: Container[bytes]) -> None:
+    quotes = arrived is not None and data[56:60] + data[62:88] == arrived[8:12] + arrived[14:40]
+    if data[6] == ICMPV6 and (bytes(data[8:24]) in own or (data[40] < 128 and quotes)):
         data[1] &= 0xF0
         data[2:4] = b"\0\0"
     if _is_gue(data, 40):
@@ -89,6 +103,16 @@ def _passed_on(data: bytearray, arrived: bytes | None) -> bool:
     return (
         arrived is not None and len(arrived) > 9 and arrived[9] == ICMP
         and arrived[4:6] == data[4:6]
+    )  # fmt: skip
+
+
+def _quotes(data: bytearray, header: int, arrived: bytes | None) -> bool:
+    """Whether an ICMP error tells of the packet that arrived: the director made it, though its
+    source may be one that rules give it."""
+    quote = bytes(data[header + 8 :])
+    return (
+        data[header] in _ERRORS and arrived is not None and len(quote) >= 28
+        and quote[4:6] == arrived[4:6] and quote[12:28] == arrived[12:28]
     )  # fmt: skip
 
 
@@ -154,7 +178,9 @@ def same_entries(expected: str, printed: str) -> bool:
 
 
 def _entry(line: str) -> tuple[str, int]:
-    """A line without its time, and the time in seconds."""
+    """A line without its time and who holds the entry now (packets that wait for an address, or
+    for their flow's end), and the time in seconds."""
+    line = re.sub(r" use=\d+", "", line)
     match = _ENTRY.match(line)
     if not match:
         return line, 0

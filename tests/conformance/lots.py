@@ -7,12 +7,8 @@ later packet must keep to the choice. Two flows that the kernel kept apart must 
 """
 
 import re
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import NamedTuple
-
-from scapy.layers.sctp import crc32c
-
-from lvscore.host.packets import checksum
 
 ICMP, TCP, UDP, SCTP = 1, 6, 17, 132
 _ERRORS = {3, 4, 5, 11, 12}
@@ -37,32 +33,65 @@ class Lot(NamedTuple):
 class Lots:
     """What the kernel and lvscore drew, for one scenario."""
 
-    def __init__(self, pools: Container[bytes]) -> None:
+    def __init__(
+        self, pools: Container[bytes], is_mapped: Callable[[Endpoint, Endpoint], bool] | None = None
+    ) -> None:
         self.pools = pools
         """Addresses that flows are translated to: only their ports are lots."""
+        self.is_mapped = is_mapped
+        """Whether lvscore translates a source to this end in a flow that it still has."""
         self.ours: dict[Lot, Endpoint] = {}
         self.theirs: dict[Lot, Endpoint] = {}
-        self.mapped: dict[tuple[Endpoint | None, Endpoint], Endpoint] = {}
+        self.mapped: dict[tuple[Endpoint, Endpoint], Endpoint] = {}
 
     def learn(self, arrived: bytes, recorded: str, emitted: str) -> None:
-        """Take two versions of what became of a packet; learn a lot if their sources differ.
+        """Take two versions of what became of the first packet of a flow; learn a lot if an end
+        differs.
 
         A source that the kernel mapped alike for two destinations must be mapped alike here too.
         """
         a, b = bytearray.fromhex(recorded), bytearray.fromhex(emitted)
-        there, here = _lot(a, 12), _lot(b, 12)
-        if there is None or here is None or there.drawn == here.drawn:
+        for at in (12, 16):
+            there, here = _lot(a, at), _lot(b, at)
+            if there is None or here is None:
+                return
+            if there.drawn != here.drawn or there in self.ours or here in self.theirs:
+                self._learn(arrived, a, b, at, there, here)
+                return
+
+    def _learn(
+        self, arrived: bytes, a: bytearray, b: bytearray, at: int, there: Lot, here: Lot
+    ) -> None:
+        """The same of one end."""
+        if there.peer != here.peer or (
+            self.ours.get(there, there.drawn) == here.drawn
+            and self.theirs.get(here, here.drawn) == there.drawn
+        ):
             return
         if there.drawn.address not in self.pools or here.drawn.address not in self.pools:
             return
-        if there in self.ours or here in self.theirs:
-            return  # drawn before: the packets must be the same after the exchange
         exchanged = bytearray(b)
-        _replace(exchanged, 0, 12, there.drawn)
+        if there.drawn != here.drawn:
+            _replace(exchanged, 0, at, there.drawn)
         source = _lot(arrived, 12)
-        key = source and source.drawn, there.drawn
-        if exchanged == a and self.mapped.setdefault(key, here.drawn) == here.drawn:
+        if exchanged != a or source is None:
+            return
+        if at == 12:
+            key = source.drawn, there.drawn
+            before = self.mapped.get(key, here.drawn)
+            if before != here.drawn and self.is_mapped and self.is_mapped(source.drawn, before):
+                return
+            self.mapped[key] = here.drawn
+        self._forget(there, self.ours, self.theirs)
+        self._forget(here, self.theirs, self.ours)
+        if there != here:
             self.ours[there], self.theirs[here] = here.drawn, there.drawn
+
+    @staticmethod
+    def _forget(lot: Lot, drawn: dict[Lot, Endpoint], back: dict[Lot, Endpoint]) -> None:
+        """Forget what an end was exchanged for, in a flow before this one."""
+        if lot in drawn:
+            del back[Lot(drawn.pop(lot), lot.peer)]
 
     def incoming(self, packet: bytes) -> bytes:
         """A recorded packet as a peer of lvscore would have sent it."""
@@ -77,18 +106,24 @@ class Lots:
 
         def exchange(match: re.Match[str]) -> str:
             protocol = {"tcp": TCP, "udp": UDP, "icmp": ICMP, "sctp": SCTP}[match["name"]]
-            drawn = Endpoint(protocol, _packed(match["to"]), _port(match["toport"]))
-            peer = _packed(match["from"]), _port(match["port"]) if match["port"] else b""
-            there = self.theirs.get(Lot(drawn, peer))
+            source, sport = _packed(match["from"]), _port(match["port"]) if match["port"] else b""
+            target, dport = _packed(match["to"]), _port(match["toport"])
+            there = self.theirs.get(Lot(Endpoint(protocol, target, dport), (source, sport)))
+            if there is not None:
+                shown, number = ".".join(map(str, there.address)), int.from_bytes(there.port, "big")
+                return f"{match['head']}{shown}{match['middle']}{number}"
+            there = self.theirs.get(Lot(Endpoint(protocol, source, sport), (target, dport)))
             if there is None:
                 return match[0]
-            shown = ".".join(map(str, there.address))
-            number = int.from_bytes(there.port, "big")
-            return f"{match['head']}{shown}{match['middle']}{number}"
+            middle = match["middle"].replace(
+                f"sport={match['port']} ", f"sport={int.from_bytes(there.port, 'big')} "
+            )
+            return f"{match['head']}{match['to']}{middle}{match['toport']}"
 
         return re.sub(
-            r"(?m)^(?P<head>(?P<name>icmp|tcp|udp|sctp) .* src=(?P<from>[\d.]+) dst=)(?P<to>[\d.]+)"
-            r"(?P<middle> (?:sport=(?P<port>\d+) dport=|type=\d+ code=\d+ id=))(?P<toport>\d+)",
+            r"(?m)^(?P<head>(?:ipv4 +2 )?(?P<name>icmp|tcp|udp|sctp) .* src=(?P<from>[\d.]+) dst=)"
+            r"(?P<to>[\d.]+)(?P<middle> (?:sport=(?P<port>\d+) dport=|type=\d+ code=\d+ id=))"
+            r"(?P<toport>\d+)",
             exchange,
             text,
         )
@@ -184,7 +219,20 @@ def _crc(data: bytearray, l4: int) -> bytes:
     """The CRC32c of an SCTP packet, or of what is quoted of one; none if its header is cut."""
     if len(data) < l4 + 12:
         return b""
-    return crc32c(bytes(data[l4 : l4 + 8] + bytes(4) + data[l4 + 12 :])).to_bytes(4, "big")
+    crc = 0xFFFFFFFF
+    for byte in bytes(data[l4 : l4 + 8] + bytes(4) + data[l4 + 12 :]):
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return (crc ^ 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071)."""
+    total = sum(memoryview(bytes(data) + b"\0" * (len(data) & 1)).cast("H"))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return int.from_bytes((~total & 0xFFFF).to_bytes(2, "little"), "big")
 
 
 def _sum(data: bytearray, field: int, old: bytes, new: bytes) -> None:

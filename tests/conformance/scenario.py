@@ -3,10 +3,11 @@
 import difflib
 from ipaddress import ip_address
 
-from lvscore import TimerWheel
+from lvscore import Explanation, TimerWheel
+from lvscore.conntrack.entries import Entry, entries
 
 from . import compare
-from .lots import Lots
+from .lots import ICMP, Endpoint, Lots
 from .shell import Shell
 from .topology import Network
 
@@ -26,7 +27,7 @@ LISTS = {
     "vs": ("cat /proc/net/ip_vs", compare.same_lines),
     "vs_conn": ("cat /proc/net/ip_vs_conn", compare.same_rows),
     "vs_stats": ("cat /proc/net/ip_vs_stats", compare.same_text),
-    "conntrack": ("conntrack -L", compare.same_entries),
+    "conntrack": ("conntrack -L 2>/dev/null", compare.same_entries),
 }
 
 
@@ -71,8 +72,10 @@ class Scenario:
             timer_wheel = TimerWheel(HZ, recording["jiffies"] - HZ)
         self.network.engine.timer_wheel = timer_wheel
         self.shell = Shell(self.network)
-        drawn = recording["id"].startswith("nat/") and LOTS.get(recording["name"])
-        self.lots = Lots({ip_address(text).packed for text in drawn or ()})
+        drawn = recording.get("lots")
+        if recording["id"].startswith("nat/"):
+            drawn = LOTS.get(recording["name"])
+        self.lots = Lots({ip_address(text).packed for text in drawn or ()}, self._is_mapped)
         self.own = Own(self.network)
 
     def run(self) -> None:
@@ -112,7 +115,7 @@ class Scenario:
         interface, frame = network.frame(step["in"], packet, step.get("from"))
         explanation = network.engine.explain(frame, now)
         emitted = [network.emitted(*sent) for sent in network.host.receive(interface, frame, now)]
-        if len(emitted) == len(step["out"]) == 1:
+        if len(emitted) == len(step["out"]) == 1 and _opens(explanation):
             self.lots.learn(packet, step["out"][0][2], emitted[0][2])
         emitted = [[side, hop, self.lots.outgoing(sent)] for side, hop, sent in emitted]
         if not compare.same_packets(step["out"], emitted, packet, self.own):
@@ -120,6 +123,17 @@ class Scenario:
                 f"{step['in']} {step.get('note', '')}\n{dissected(step['hex'])}\n\n"
                 f"{side_by_side(step['out'], emitted)}\n\nexplain:\n{explanation}"
             )
+
+    def _is_mapped(self, source: Endpoint, drawn: Endpoint) -> bool:
+        """Whether a flow that is still there translates this source to this end."""
+        return any(
+            entry.protocol == source.protocol
+            and (entry.original.source.packed, entry.original.source_port)
+            == (source.address, int.from_bytes(source.port, "big"))
+            and entry.source_nat == ip_address(drawn.address)
+            and _answered_at(entry) == int.from_bytes(drawn.port, "big")
+            for entry in entries(self.network.engine)
+        )
 
     def _sleep(self, step: dict, now: int, following: list[dict]) -> None:
         host = self.network.host
@@ -140,8 +154,13 @@ class Scenario:
         line = step["cmd"]
         status, out, errors = self.shell.run(line, step.get("stdin", ""))
         wanted = (step["rc"], step.get("stdout", ""), step.get("stderr", ""))
+        tracked = line.startswith("conntrack ")
+        if tracked:
+            out = self.lots.listing(out)
         unordered = "Lnc" in line or "Lc" in line or "ip_vs" in line or "--nosort" in line
         same = compare.same_rows if unordered else compare.same_text
+        if tracked:
+            same = compare.same_entries
         if (status, errors) != (wanted[0], wanted[2]) or not same(wanted[1], out):
             raise DifferenceError(
                 f"{line}\nstatus {status}, recorded {wanted[0]}\n"
@@ -163,6 +182,16 @@ class Scenario:
                 raise DifferenceError(
                     f"{step['show']}: {command}: {errors}\n{text_difference(wanted, out)}"
                 )
+
+
+def _opens(explanation: Explanation) -> bool:
+    """Whether the packet that was explained is the first of a flow."""
+    return any("opened" in step or "(POSTROUTING)" in step for step in explanation.steps)
+
+
+def _answered_at(entry: Entry) -> int:
+    """The port that a flow's answers go to, or their identifier."""
+    return entry.reply.source_port if entry.protocol == ICMP else entry.reply.destination_port
 
 
 def text_difference(recorded: str, printed: str) -> str:

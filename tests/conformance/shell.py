@@ -8,7 +8,7 @@ import shlex
 from fnmatch import fnmatch
 from ipaddress import ip_network
 
-from lvscore import ipvsadm
+from lvscore import ipvsadm, programs
 from lvscore.errors import CommandError, LvscoreError
 
 from .files import Files
@@ -125,6 +125,8 @@ class Shell:
                     return ipvsadm.execute(engine, words, stdin)
                 case ["iptables" | "ip6tables", *_]:
                     return 0, engine.iptables(shlex.join(words)), ""
+                case ["iptables-save" | "ip6tables-save", *_]:
+                    return programs.execute(engine, words)
                 case ["cat", *paths] if paths:
                     return self._cat(self._matching(paths))
                 case ["grep", "-r", pattern, folder]:
@@ -143,7 +145,7 @@ class Shell:
                 case ["sysctl", "-a"]:
                     return 0, "", ""  # as recorded: it told nothing of net.ipv4.vs
                 case ["conntrack", *_]:
-                    return 0, engine.conntrack(shlex.join(words)), ""
+                    return programs.execute(engine, words)
                 case ["sort"]:
                     return 0, "".join(sorted(stdin.splitlines(keepends=True))), ""
                 case ["echo", *text]:

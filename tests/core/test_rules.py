@@ -217,11 +217,14 @@ def test_a_port_in_the_range_is_kept():
     assert table.choose(with_source_port(7001), True, ports=(7000, 7049))[1][2] != 7001
 
 
-def test_destination_ports_are_tried_from_the_first():
+def test_destination_ports_are_drawn_from_a_range():
+    """As recorded of Linux 6.1: REDIRECT and DNAT begin anywhere in the range, too."""
     t = (6, packed("10.0.0.9"), 40000, packed("172.16.1.7"), 80)
-    assert table_with([]).choose(t, False, ports=(8000, 8010))[1][4] == 8000
-    taken = table_with([(*t[:4], 8000)])
-    assert taken.choose(t, False, ports=(8000, 8010))[1][4] == 8001
+    table = table_with([])
+    drawn = {table.choose(t, False, ports=(8000, 8003))[1][4] for _ in range(60)}
+    assert drawn == {8000, 8001, 8002, 8003}
+    taken = table_with([(*t[:4], port) for port in (8000, 8001, 8003)])
+    assert {taken.choose(t, False, ports=(8000, 8003))[1][4] for _ in range(20)} == {8002}
 
 
 def test_a_single_port_is_taken_though_it_is_not_free():

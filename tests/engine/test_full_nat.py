@@ -9,6 +9,7 @@ from lvscore import Reason, Verdict, conntrack
 
 DIP = "172.16.1.3"
 MATCH = f"iptables -t nat -A POSTROUTING -m ipvs --vaddr {VIP} -j SNAT --to-source {DIP}"
+OF_CLIENT = f"iptables -t nat -A POSTROUTING -s {CLIENT} -j SNAT --to-source {DIP}"
 
 
 def director(*rules, protocol="tcp", method="masquerade", on=1):
@@ -138,11 +139,14 @@ def test_a_range_that_is_used_up():
 
 
 def test_an_invalid_segment_passes_source_nat_by():
+    """Unless it may open a flow of its own, on its way out (test_full_nat_invalid.py)."""
     engine = director()
+    engine.sysctl["net.netfilter.nf_conntrack_tcp_loose"] = 0
     open_connection(engine)
     request = segment(CLIENT, 40000, VIP, 80, "A", 1001 + 10_000_000, 5001, b"x")
     assert send(engine, request) == (Verdict.FORWARD, Reason.REQUEST)
     assert flow(request) == (CLIENT, 40000, RS1, 8080)
+    assert len(lines(engine)) == 1
     # Back it would be an answer to this host, of no flow.
     answer = segment(RS1, 8080, DIP, 40000, "A", 5001 + 10_000_000, 1001, b"x")
     assert send(engine, answer)[1] == Reason.INVALID_STATE
@@ -299,7 +303,7 @@ def one_packet(*rules, method="masquerade"):
     """A service that schedules each datagram anew, to two servers in turn."""
     engine = lvscore.Engine(seed=1)
     engine.sysctl["net.ipv4.vs.conntrack"] = 1
-    for rule in rules or (MATCH,):
+    for rule in rules or (OF_CLIENT,):
         engine.iptables(rule)
     service = engine.add_service("udp", f"{VIP}:80", scheduler="rr", one_packet=True)
     for server in (RS1, RS2):
@@ -318,23 +322,32 @@ def test_one_packet_scheduling_leaves_a_flow_in_conntrack():
         assert engine._selfcheck() == 0
     assert servers == [servers[0], servers[1]] * 2
     assert servers[0] != servers[1]
-    # The flow is the first packet's; later ones only hold it.
+    # The flow is the first packet's; later ones only hold it, and no server answers in it.
     assert lines(engine) == [
         f"udp      17 30 src={CLIENT} dst={VIP} sport=5000 dport=80 [UNREPLIED] "
-        f"src={servers[0]} dst={DIP} sport=8080 dport=5000 mark=0 use=1"
+        f"src={VIP} dst={DIP} sport=80 dport=5000 mark=0 use=1"
     ]
     (rule,) = engine.rules
     assert engine.rule_counters(rule)[0] == 1
     assert [s.statistics.packets_in for s in engine.services[0].servers] == [2, 2]
     assert engine.services[0].servers[0].inactive == 0
-    # Its server's answer finds the client; no connection makes it the virtual service's.
     answer = udp(servers[0], 8080, DIP, 5000)
-    assert send(engine, answer, 4 * SECOND) == (Verdict.FORWARD, Reason.REPLY)
-    assert flow(answer) == (servers[0], 8080, CLIENT, 5000)
-    assert "[UNREPLIED]" not in lines(engine)[0]
+    assert send(engine, answer, 4 * SECOND)[1] != Reason.REPLY
+    assert flow(answer) == (servers[0], 8080, DIP, 5000)
     engine.expire(200 * SECOND)
     assert lines(engine) == []
     assert len(engine.connections) == 0
+
+
+def test_one_packet_scheduling_is_of_no_connection_to_rules():
+    """Such connections are not hashed, so that -m ipvs does not find them (ip_vs_conn_hash)."""
+    other = MATCH.replace(f"--vaddr {VIP}", f"! --vaddr {RS2}")
+    engine = one_packet(MATCH, other)
+    request = udp(CLIENT, 5000, VIP, 80)
+    assert send(engine, request)[0] == Verdict.FORWARD
+    assert flow(request)[:2] == (CLIENT, 5000)
+    assert [engine.rule_counters(rule)[0] for rule in engine.rules] == [0, 0]
+    assert f"[UNREPLIED] src={VIP} dst={CLIENT} " in lines(engine)[0]
 
 
 def test_one_packet_scheduling_routed_directly_and_in_tunnels():

@@ -297,12 +297,25 @@ def test_removing_a_rule_keeps_its_connections():
 def test_other_protocols_change_addresses_only(protocol):
     engine = lvscore.Engine(seed=1)
     engine.add_dnat(to=VIP, destination=OUT)
-    frame = bytearray(bytes(ip(CLIENT, OUT, proto=protocol)) + b"payload")
-    frame[16:18] = (27).to_bytes(2, "big")
+    frame = bytearray(bytes(ip(CLIENT, OUT, proto=protocol)) + b"payloads")
+    frame[16:18] = (28).to_bytes(2, "big")
     frame[24:26] = b"\0\0"
     assert engine.process(frame, 0) == Verdict.FORWARD
     assert bytes(frame[30:34]) == bytes([172, 16, 1, 100])
-    assert bytes(frame[34:]) == b"payload"
+    assert bytes(frame[34:]) == b"payloads"
+
+
+def test_gre_too_short_for_a_call_id_is_not_translated():
+    """Netfilter wants to see eight bytes of any GRE that it translates (gre_manip_pkt)."""
+    engine = lvscore.Engine(seed=1)
+    engine.add_snat(to=OUT, source="192.168.0.0/16")
+    short = ip("192.168.0.1", WEB, proto=47) / b"\0\0\x08\0abc"
+    frame = bytearray(bytes(short))
+    assert engine.process(frame, 0) == Verdict.DROP
+    assert engine.last_reason == Reason.UNTRANSLATABLE
+    assert len(engine.connections) == 0
+    frame = bytearray(bytes(ip(WEB, "192.168.0.1", proto=47) / b"\0\0\x08\0"))
+    assert engine.process(frame, 0) == Verdict.FORWARD  # nothing to translate
 
 
 def test_a_full_table_drops_what_is_not_assured():

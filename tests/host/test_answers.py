@@ -198,6 +198,37 @@ def test_a_redirect_for_who_could_go_directly_and_only_as_often_as_the_kernel():
     assert len(receive(host, packet, "srv", SERVER, now=9 * SECOND)) == 1
 
 
+@pytest.mark.parametrize("translates", [False, True])
+def test_no_redirect_is_told_of_a_new_or_translated_flow(translates):
+    """Conntrack drops it, and still it counts as sent (nf_nat_icmp_reply_translation)."""
+    host = director()
+    host.add_route("10.9.0.0/16", via="172.16.1.8")
+    source = "172.16.1.7" if translates else "172.16.1.9"
+    host.engine.iptables(f"iptables -t nat -A POSTROUTING -s {source} -j SNAT --to-source {DIP}")
+    packet = datagram(source="172.16.1.7", destination="10.9.9.9", ttl=64)
+
+    def told(now):
+        return sum(ICMP in out for _, out in receive(host, packet, "srv", SERVER, now=now))
+
+    assert told(SECOND) == 0
+    assert told(SECOND + SECOND // 50) == 0  # too early for another
+    assert told(2 * SECOND) == (0 if translates else 1)
+
+
+def test_a_redirect_is_told_of_an_answer_in_a_flow_that_conntrack_knows():
+    host = director()
+    host.engine.sysctl["net.ipv4.vs.conntrack"] = 1
+    host.engine.iptables("iptables -t nat -A POSTROUTING -s 192.0.2.1 -j MASQUERADE")
+    host.add_route("10.0.0.0/24", via="172.16.1.8")
+    receive(host, request())
+    (_, redirect), _ = receive(host, reply(), "srv", SERVER)
+    assert (redirect[ICMP].type, redirect[ICMP].gw) == (5, "172.16.1.8")
+    host.engine.sysctl["net.ipv4.vs.conntrack"] = 0
+    receive(host, request(port=40001))
+    ((_, packet),) = receive(host, reply(port=40001, flags="A"), "srv", SERVER, now=9 * SECOND)
+    assert packet[IP].src == VIP  # to conntrack each answer begins a flow
+
+
 def test_arp_is_answered_for_own_addresses():
     host = director()
     question = Ether(dst="ff:ff:ff:ff:ff:ff", src=SERVER) / ARP(

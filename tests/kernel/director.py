@@ -1,6 +1,9 @@
 """What runs on the emulated machine: the director of a scenario, and the wire around it.
 
 It reads scenarios from the first disk and writes what came of them to the second.
+
+Ports that the kernel draws by lot are not those that lvscore drew when a scenario was made: where a
+step tells what lvscore made of it ("expected"), the ports in all that follows are exchanged.
 """
 
 import ctypes
@@ -11,6 +14,8 @@ import struct
 import subprocess
 import time
 import traceback
+
+from lots import Lots
 
 MACS = {"cli": "02:00:00:00:10:01", "srv": "02:00:00:00:11:01"}
 SIDES = {"cli": "client", "srv": "server"}
@@ -55,6 +60,7 @@ LISTS = {
     "vs_stats": "cat /proc/net/ip_vs_stats",
     "conntrack": "conntrack -L 2>/dev/null",
 }
+OF_THE_MACHINE = ("net.netfilter.nf_conntrack_max",)  # read-only in other namespaces
 NEWNET = 0x40000000
 IPV4, IPV6, ARP = b"\x08\x00", b"\x86\xdd", b"\x08\x06"
 SETTLE = 0.0008  # s, until what a packet causes has come out
@@ -186,15 +192,19 @@ def is_chatter(packet):
     return header == 58 and (130 <= rest[0] <= 137 or rest[0] == 143)
 
 
-def perform(network, step, now):
+def perform(network, lots, step, now):
     """Do a step; what is recorded of it."""
     if "in" in step:
         time.sleep(step.get("gap", 0))
+        packet = lots.outgoing(step["hex"])
         done = {"t": now(), **{k: step[k] for k in ("in", "hex", "from", "note") if k in step}}
         network.collect()
-        network.send(step["in"], bytes.fromhex(step["hex"]), step.get("from"))
+        network.send(step["in"], bytes.fromhex(packet), step.get("from"))
         time.sleep(SETTLE)
-        return {**done, "out": network.collect()}
+        out = network.collect()
+        if "expected" in step and len(out) == 1:
+            lots.learn(bytes.fromhex(packet), out[0][2], step["expected"])
+        return {**done, "hex": packet, "out": out}
     if "show" in step:
         done = {"t": now(), "show": step["show"]}
         for kind in step.get("what") or [k for k in step if k in LISTS]:
@@ -219,24 +229,43 @@ def perform(network, step, now):
     return {**done, "out": out} if out else done
 
 
+def configure(network, settings):
+    """Set sysctls; what to do to undo those of the whole machine."""
+    undo = []
+    first = os.open("/proc/1/ns/net", os.O_RDONLY)
+    for key, value in settings.items():
+        key = key if "/" in key else key.replace(".", "/")
+        if key.replace("/", ".") in OF_THE_MACHINE:
+            enter(first)
+            undo.append(f"sysctl -w {key}={shell(f'sysctl -n {key}').stdout}")
+        do(f"sysctl -w {key}={value}")
+        enter(network.director)
+    os.close(first)
+    return undo
+
+
 def record(scenario):
     for module in scenario.get("modules") or ():
         do(f"modprobe {module}")
     network = Network(scenario.get("topology") or "two-arm")
     shell("ipvsadm -L")
-    for key, value in (scenario.get("sysctl") or {}).items():
-        do(f"sysctl -w {key if '/' in key else key.replace('.', '/')}={value}")
+    undo = configure(network, scenario.get("sysctl") or {})
     for line in scenario.get("setup") or ():
         do(line)
     before = jiffies()
     while (begun := jiffies()) == before:
         pass
     start = time.monotonic()
+    lots = Lots({socket.inet_aton(address) for address in scenario.get("lots") or ()})
     steps = [
-        perform(network, step, lambda: int((time.monotonic() - start) * 1000))
+        perform(network, lots, step, lambda: int((time.monotonic() - start) * 1000))
         for step in scenario["steps"]
     ]
     network.close()
+    with open("/proc/1/ns/net") as first:
+        enter(first.fileno())
+    for line in undo:
+        do(line)
     return {**scenario, "jiffies": begun, "steps": steps}
 
 

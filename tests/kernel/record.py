@@ -120,6 +120,7 @@ def build_image(kernel: Path, version: str) -> Path:
         shutil.copy(modules / name, target)
     run("/sbin/depmod", "-b", root, version)
     shutil.copy(HERE / "director.py", root)
+    shutil.copy(HERE.parent / "conformance/lots.py", root)
     (root / "init").write_text(INIT)
     (root / "init").chmod(0o755)
     image = BUILD / "image.gz"
