@@ -43,10 +43,13 @@ from lvscore._core.index cimport (
     Bucket, Index, MIN_BUCKETS, SLOTS, SPARE_BUCKETS, hash_tag, index_home, index_used,
 )
 from lvscore._core.jiffies cimport Jiffies
-from lvscore._core.lane cimport Frames, Lane, lanes_match, lanes_parse, lanes_restrict
+from lvscore._core.lane cimport (
+    Frames, Lane, lanes_forget, lanes_match, lanes_parse, lanes_restrict,
+)
 from lvscore._core.lane_host cimport lanes_forward_hosted, lanes_open_hosted
 from lvscore._core.lifetime cimport (
     connection_drop, connection_end, connection_timer_set, control_index, control_table,
+    table_horizon, tracking_horizon,
 )
 from lvscore._core.locality cimport (
     CACHE_BUCKETS, Cache, Entry as Remembered, cache_add, entry_join,
@@ -54,6 +57,7 @@ from lvscore._core.locality cimport (
 from lvscore._core.machine cimport likely
 from lvscore._core.nfct cimport nfct_forget, nfct_knows
 from lvscore._core.offload cimport VNET_HEADER, VNET_NEEDS_CSUM, checksum_complete
+from lvscore._core.next_hop cimport next_hops_forget, next_hops_resolve
 from lvscore._core.path cimport paths_clear
 from lvscore._core.pipeline cimport (
     batch_process, frame_count, frame_process, packet_output, packet_process,
@@ -525,25 +529,19 @@ cdef class EngineCore:
     def _timeouts_set(self, uint32_t tcp, uint32_t tcp_fin, uint32_t udp):
         """Seconds; 0 keeps a timeout."""
         cdef State* s = self.enter()
-        cdef uint32_t f, i, seconds
-        cdef Table* table
+        cdef uint32_t f, seconds
+        cdef uint32_t least = PAST
         if tcp:
             s.tracker.timeout[SERVICE_TCP + 1] = tcp * TICKS_PER_SECOND
         if tcp_fin:
             s.tracker.timeout[SERVICE_TCP + 4] = tcp_fin * TICKS_PER_SECOND
         if udp:
             s.tracker.timeout[SERVICE_UDP] = udp * TICKS_PER_SECOND
-        # The next packet may now set a deadline that is earlier than the wheel expects:
-        # let every timer come up early enough, and keep its deadline.
+        for seconds in (tcp, tcp_fin, udp):
+            if seconds and seconds * TICKS_PER_SECOND < least:
+                least = seconds * TICKS_PER_SECOND
         for f in range(2):
-            table = &s.table[f]
-            for seconds in (tcp, tcp_fin, udp):
-                if seconds and seconds * TICKS_PER_SECOND < table.wheel.horizon:
-                    table.wheel.horizon = seconds * TICKS_PER_SECOND
-            for i in range(table.used):
-                if table_meta(table, i).protocol:
-                    wheel_unlink(&table.wheel, i)
-                    wheel_link(&table.wheel, i)
+            table_horizon(&s.table[f], least)
 
     # Connections
 

@@ -38,6 +38,12 @@ cdef int route_fill(Route* route, object given) except -1:
     return 0
 
 
+cdef void routes_changed(State* s) noexcept:
+    """Forget where addresses lead."""
+    paths_clear(&s.paths)
+    next_hops_forget(&s.next_hops, &s.table[0])
+
+
 cdef int neighbour_tell(State* s, uint8_t family, const Address* address, uint32_t interface,
                         bytes mac) except -1:
     cdef Neighbour entry
@@ -98,7 +104,7 @@ def host_set(EngineCore engine not None, list interfaces, list routes, list neig
     for family, packed, number, mac in neighbours:
         address = address_from(packed)
         neighbour_tell(s, family, &address, number, mac)
-    paths_clear(&s.paths)
+    routes_changed(s)
 
 
 def host_neighbour(EngineCore engine not None, int family, bytes address, uint32_t interface, mac):
@@ -110,6 +116,8 @@ def host_neighbour(EngineCore engine not None, int family, bytes address, uint32
     else:
         neighbour_tell(s, family, &a, interface, mac)
     paths_clear(&s.paths)
+    if family == IPV4:
+        next_hops_resolve(&s.next_hops, &s.routes, interface)
 
 
 def host_own(EngineCore engine not None, int family, bytes address, int change):
@@ -121,7 +129,7 @@ def host_own(EngineCore engine not None, int family, bytes address, int change):
     s.routes.local[local_slot(&s.routes, family, &a)].own += change
     if change < 0:
         local_remove(&s.routes, family, &a)
-    paths_clear(&s.paths)
+    routes_changed(s)
 
 
 def host_receive(EngineCore engine not None, bytearray frame not None, uint32_t interface, now,
@@ -249,20 +257,19 @@ cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, u
     cdef uint32_t shadowings = table.shadowings
     cdef uint32_t first = i
     cdef uint32_t end = i
-    cdef uint32_t begin, j
+    cdef uint32_t begin
     while i < frames.count:
         if i == end:
             table_settle(table)
             first = i
             end = i + VECTOR if frames.count - i > VECTOR else frames.count
-            lanes_parse(s, frames, first, end - first, lane)
+            lanes_parse(s, frames, first, end - first, lane, True)
             lanes_restrict(s, lane, end - first)
             lanes_match(table, lane, end - first)
             shadowings = table.shadowings
         if likely(table.shadowings != shadowings, False):
             shadowings = table.shadowings
-            for j in range(i - first, end - first):
-                lane[j].reference = NIL
+            lanes_forget(lane, i - first, end - first)
         clock_set(s, frames.timestamp[i])
         begin = i
         i = first + lanes_forward_hosted(s, frames, interface, first, i - first, end - first, lane)

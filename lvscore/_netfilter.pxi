@@ -72,6 +72,7 @@ def rules_append(EngineCore engine not None, name, list rules):
         rule_fill(&array[chain.count + k], rules[k])
     chain.count = <uint32_t>count
     tracking_update(s)
+    tracking_horizon(s)
 
 
 def rules_set(EngineCore engine not None, name, list rules):
@@ -97,6 +98,7 @@ def rules_set(EngineCore engine not None, name, list rules):
     chain.rule = array
     chain.count = <uint32_t>len(rules)
     tracking_update(s)
+    tracking_horizon(s)
 
 
 def rule_counters(EngineCore engine not None, name):
@@ -133,7 +135,9 @@ def tracker_timeout_get(EngineCore engine not None, uint8_t state):
 
 def tracker_timeout_set(EngineCore engine not None, uint8_t state, uint32_t seconds):
     """From its next packet on; every packet of a tracked flow sets its timer anew."""
-    engine.enter().tracker.timeout[state] = seconds * TICKS_PER_SECOND
+    cdef State* s = engine.enter()
+    s.tracker.timeout[state] = seconds * TICKS_PER_SECOND
+    tracking_horizon(s)
 
 
 def conntrack_end(EngineCore engine not None, uint32_t id):

@@ -25,6 +25,7 @@ CORE_LAYERS = [
     {"connection", "event", "forward", "service", "translate"},
     {"entry", "load", "lookup", "quote", "rename"},
     {"path", "rules"},
+    {"next_hop"},
     {"state"},
     {"lifetime", "progress", "related", "tunnel"},
     {"early_drop", "nat"},
@@ -34,7 +35,7 @@ CORE_LAYERS = [
     {"defence"},
     {"clock", "director", "icmp", "defragment", "selfcheck"},
     {"conntrack", "lane"},
-    {"lane_open"},
+    {"lane_open", "lane_track"},
     {"lane_host", "pipeline"},
 ]
 LAYERS = [

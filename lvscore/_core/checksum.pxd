@@ -9,34 +9,45 @@ leaves every checksum as it was, also the two forms of zero.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from lvscore._core.bytes cimport htons, load16, load32
+from lvscore._core.bytes cimport htons, load16, load32, load64, rotate32, rotate64
 from lvscore._core.consts cimport IPV4
 
 
 cdef inline uint16_t sum_fold(uint64_t total) noexcept nogil:
-    """Fold a sum of words to 16 bits with end-around carry."""
-    total = (total & 0xFFFFFFFFU) + (total >> 32)
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    return <uint16_t>total
+    """Fold a sum of words to 16 bits with end-around carry: added to itself turned by half, a
+    number has in its upper half the sum of both halves and of their carry."""
+    cdef uint32_t half
+    total += rotate64(total, 32)
+    half = <uint32_t>(total >> 32)
+    half += rotate32(half, 16)
+    return <uint16_t>(half >> 16)
+
+
+cdef inline uint64_t sum_add(uint64_t total, uint64_t words) noexcept nogil:
+    """Add four words, or a sum of words, with end-around carry."""
+    total += words
+    return total + <uint64_t>(total < words)
 
 
 cdef inline uint64_t sum_bytes(const uint8_t* data, uint32_t length,
                                uint64_t total) noexcept nogil:
     """Add the words of ``data`` to ``total``; an odd last byte is padded with zero."""
     cdef uint16_t last = 0
-    while length >= 4:
-        total += load32(data)
+    while length >= 8:
+        total = sum_add(total, load64(data))
+        data += 8
+        length -= 8
+    if length >= 4:
+        total = sum_add(total, load32(data))
         data += 4
         length -= 4
     if length >= 2:
-        total += load16(data)
+        total = sum_add(total, load16(data))
         data += 2
         length -= 2
     if length:
         (<uint8_t*>&last)[0] = data[0]
-        total += last
+        total = sum_add(total, last)
     return total
 
 
@@ -86,6 +97,20 @@ cdef inline uint16_t udp_checksum_update(uint16_t checksum, uint16_t delta) noex
     return updated if updated else 0xFFFF
 
 
+cdef inline uint16_t checksum_change(uint16_t checksum, uint64_t delta) noexcept nogil:
+    """checksum_update by a delta that is neither folded nor canonical."""
+    cdef uint16_t changed = <uint16_t>~sum_fold(sum_add(delta, <uint16_t>~checksum))
+    if checksum == 0xFFFF:
+        return changed if changed else 0xFFFF   # a delta of zero changes neither form of zero
+    return changed
+
+
+cdef inline uint16_t udp_checksum_change(uint16_t checksum, uint64_t delta) noexcept nogil:
+    """udp_checksum_update in the same way."""
+    cdef uint16_t changed = checksum_change(checksum, delta)
+    return changed if changed else 0xFFFF
+
+
 cdef inline uint64_t pseudo_sum(const uint8_t* ip, uint8_t family, uint8_t protocol,
                                 uint32_t length) noexcept nogil:
     """The sum of a pseudo-header before ``length`` bytes (RFC 9293, RFC 8200)."""
@@ -94,9 +119,9 @@ cdef inline uint64_t pseudo_sum(const uint8_t* ip, uint8_t family, uint8_t proto
         total = sum_bytes(ip + 12, 8, 0)
     else:
         total = sum_bytes(ip + 8, 32, 0)
-    total += htons(protocol)
-    total += htons(<uint16_t>length)
-    return total + htons(<uint16_t>(length >> 16))
+    total = sum_add(total, htons(protocol))
+    total = sum_add(total, htons(<uint16_t>length))
+    return sum_add(total, htons(<uint16_t>(length >> 16)))
 
 
 cdef inline uint64_t transport_sum(const uint8_t* ip, const uint8_t* l4, uint8_t family,

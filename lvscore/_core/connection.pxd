@@ -13,7 +13,6 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from lvscore._core.bytes cimport rotate32, rotate64
-from lvscore._core.checksum cimport delta_add32, delta_add_bytes, delta_finish
 from lvscore._core.consts cimport IPV4, NIL, ORIGINAL, REPLY
 from lvscore._core.flow cimport (
     Tuple, addresses_pack, addresses_unpack, ports_key, tuple_hash, tuple_inverse, tuples_answer,
@@ -60,8 +59,7 @@ cdef struct Meta:
 cdef struct Connection4:
     uint64_t addresses[2]   # source and destination after translation, by direction
     uint32_t ports[2]
-    uint16_t delta3         # of the IPv4 header checksum, in the original direction
-    uint16_t delta4         # of the transport checksum
+    uint16_t next_hop[2]    # of packets of a direction on a Host; see next_hop.pxd
     Meta meta
 
 
@@ -69,8 +67,7 @@ cdef struct Connection6:
     uint64_t source[2][2]
     uint64_t destination[2][2]
     uint32_t ports[2]
-    uint16_t delta3         # unused: IPv6 has no header checksum
-    uint16_t delta4
+    uint16_t next_hop[2]    # unused: there is no short way for IPv6
     Meta meta
     uint64_t reserved[2]
 
@@ -239,11 +236,10 @@ cdef inline uint64_t connection4_key(const Connection4* c, uint32_t direction) n
     return ports_key(c.meta.protocol, rotate32(c.ports[1 - direction], 16))
 
 
-cdef inline bint connection4_matches(const Table* table, uint32_t reference, uint64_t addresses,
-                                     uint64_t key) noexcept nogil:
+cdef inline bint connection4_has(const Connection4* c, uint32_t direction, uint64_t addresses,
+                                 uint64_t key) noexcept nogil:
     """Whether a packet with these addresses, ports and protocol is of this direction."""
-    cdef Connection4* c = connection4(table, reference >> 1)
-    cdef uint32_t other = ~reference & 1
+    cdef uint32_t other = direction ^ 1
     return ((rotate64(addresses, 32) == c.addresses[other])
             & (ports_key(c.meta.protocol, rotate32(c.ports[other], 16)) == key))
 
@@ -266,7 +262,8 @@ cdef inline uint32_t table_find4(const Table* table, uint64_t hash, uint64_t add
     cdef uint32_t reference
     while True:
         reference = index_next(&table.index, &cursor)
-        if reference == NIL or connection4_matches(table, reference, addresses, key):
+        if reference == NIL or connection4_has(connection4(table, reference >> 1), reference & 1,
+                                               addresses, key):
             return reference
 
 
@@ -436,24 +433,18 @@ cdef inline void table_remove_direction(Table* table, const HashKey* key,
 
 cdef inline void connection_fill(Table* table, uint32_t i, const Tuple* original,
                                  const Tuple* reply) noexcept nogil:
-    """Write both tuples and the checksum deltas between them."""
+    """Write both tuples."""
     cdef Tuple forward = tuple_inverse(reply)
     cdef Tuple back = tuple_inverse(original)
     cdef Connection4* four
     cdef Connection6* six
-    cdef uint64_t delta = 0
-    delta = delta_add_bytes(delta, <const uint8_t*>&original.source,
-                            <const uint8_t*>&forward.source, 16)
-    delta = delta_add_bytes(delta, <const uint8_t*>&original.destination,
-                            <const uint8_t*>&forward.destination, 16)
     if table.family == IPV4:
         four = connection4(table, i)
         four.addresses[ORIGINAL] = addresses_pack(&forward)
         four.addresses[REPLY] = addresses_pack(&back)
         four.ports[ORIGINAL] = forward.ports
         four.ports[REPLY] = back.ports
-        four.delta3 = delta_finish(delta)
-        four.delta4 = delta_finish(delta_add32(delta, original.ports, forward.ports))
+        memset(four.next_hop, 0, sizeof(four.next_hop))
         four.meta.protocol = original.protocol
     else:
         six = connection6(table, i)
@@ -463,7 +454,6 @@ cdef inline void connection_fill(Table* table, uint32_t i, const Tuple* original
         memcpy(six.destination[REPLY], &back.destination, 16)
         six.ports[ORIGINAL] = forward.ports
         six.ports[REPLY] = back.ports
-        six.delta4 = delta_finish(delta_add32(delta, original.ports, forward.ports))
         six.meta.protocol = original.protocol
 
 

@@ -30,7 +30,7 @@ cdef struct Entry:
     uint64_t created            # tick
     uint32_t next               # of the source's chain, older; or of the free list
     uint32_t previous
-    uint32_t window             # NIL: none
+    uint32_t window             # the record's own number, or NIL: none
     uint32_t deadline           # of a service's connection: until when conntrack knows it,
     uint32_t pool               # that its source port is of, plus one; 0: none
     uint32_t client             # that it counts for, in the same way
@@ -44,7 +44,7 @@ cdef struct Entry:
 
 cdef struct Entries:
     Entry* entry
-    TcpWindow* window
+    TcpWindow* window           # by record; valid if its entry says so
     uint32_t* entry_of          # by record; valid with FLAG_TRACKED
     uint32_t* record_of         # by entry
     uint32_t* head              # of the chains by source: entry plus one, 0: empty
@@ -53,8 +53,7 @@ cdef struct Entries:
     uint32_t count
     uint32_t used
     uint32_t free
-    uint32_t windows_used
-    uint32_t windows_free
+    uint32_t windows            # how many are valid
 
 
 cdef inline bint entries_init(Entries* entries, uint32_t limit) noexcept nogil:
@@ -62,7 +61,6 @@ cdef inline bint entries_init(Entries* entries, uint32_t limit) noexcept nogil:
     memset(entries, 0, sizeof(Entries))
     entries.limit = limit
     entries.free = NIL
-    entries.windows_free = NIL
     entries.heads = MIN_HEADS
     while entries.heads * SOURCES_PER_HEAD < limit:
         entries.heads *= 2
@@ -94,22 +92,25 @@ cdef inline bint entries_copy(Entries* entries, const Entries* other,
                               uint32_t records) noexcept nogil:
     """Make ``entries`` a copy of ``other``, whose table has used ``records`` records; False if
     memory ends, then free it all the same."""
+    cdef uint32_t e
     entries[0] = other[0]
     if not entries_reserve(entries):
         return False
     if other.used:
         memcpy(entries.entry, other.entry, <size_t>other.used * sizeof(Entry))
         memcpy(entries.record_of, other.record_of, <size_t>other.used * sizeof(uint32_t))
-        memcpy(entries.window, other.window, <size_t>other.windows_used * sizeof(TcpWindow))
         memcpy(entries.entry_of, other.entry_of, <size_t>records * sizeof(uint32_t))
         memcpy(entries.head, other.head, <size_t>other.heads * sizeof(uint32_t))
+    for e in range(other.used):
+        if other.entry[e].window != NIL:
+            entries.window[other.record_of[e]] = other.window[other.record_of[e]]
     return True
 
 
 cdef inline size_t entries_memory(const Entries* entries) noexcept nogil:
     """Bytes in use."""
     return (<size_t>entries.used * (sizeof(Entry) + 2 * sizeof(uint32_t))
-            + <size_t>entries.windows_used * sizeof(TcpWindow))
+            + <size_t>entries.windows * sizeof(TcpWindow))
 
 
 cdef inline Entries* entries_of(Entries* entries, uint8_t family) noexcept nogil:
@@ -172,16 +173,10 @@ cdef inline Entry* entry_open(Entries* entries, Table* table, const HashKey* key
 
 cdef inline TcpWindow* entry_window(Entries* entries, Entry* entry) noexcept nogil:
     """The windows of an entry, which it has from now on."""
-    cdef uint32_t w = entries.windows_free
-    if entry.window != NIL:
-        return &entries.window[entry.window]
-    if w == NIL:
-        w = entries.windows_used
-        entries.windows_used += 1
-    else:
-        entries.windows_free = entries.window[w].next
-    entry.window = w
-    return &entries.window[w]
+    if entry.window == NIL:
+        entry.window = entries.record_of[entry - entries.entry]
+        entries.windows += 1
+    return &entries.window[entry.window]
 
 
 cdef inline void entry_close(Entries* entries, Table* table, const HashKey* key,
@@ -190,9 +185,8 @@ cdef inline void entry_close(Entries* entries, Table* table, const HashKey* key,
     cdef uint32_t e = entries.entry_of[i]
     cdef Entry* entry = &entries.entry[e]
     cdef Tuple original
-    if entry.window != NIL:
-        entries.window[entry.window].next = entries.windows_free
-        entries.windows_free = entry.window
+    entries.windows -= entry.window != NIL
+    entry.window = NIL
     if entry.next != NIL:
         entries.entry[entry.next].previous = entry.previous
     if entry.previous != NIL:

@@ -7,24 +7,24 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from lvscore._core.bytes cimport htons, load16, load32, store16
-from lvscore._core.checksum cimport sum_fold
-from lvscore._core.connection cimport Connection4, Table, connection4, may_wait
+from lvscore._core.checksum cimport delta_finish, sum_fold
+from lvscore._core.connection cimport Connection4, Table, connection4
 from lvscore._core.consts cimport (
-    IPV4, ORIGINAL, PROTOCOL_TCP, REASON_NEW_CONNECTION, REASON_REPLY, REASON_REQUEST, REPLY,
-    VERDICT_FORWARD,
+    IPV4, ORIGINAL, PROTOCOL_TCP, REASON_NEW_CONNECTION, REASON_REQUEST, REPLY, VERDICT_FORWARD,
 )
 from lvscore._core.lane cimport (
-    Frames, Lane, lane_connection, lane_count, lane_delta, lane_translate, lanes_raw,
+    Frames, Lane, lane_connection, lane_delta, lane_serve, lane_translate, lanes_told, lanes_wait,
 )
 from lvscore._core.lane_open cimport (
     Opening, are_plain, lane_choose, opening_open, opening_undo,
 )
 from lvscore._core.machine cimport likely
+from lvscore._core.next_hop cimport NextHop, next_hop_set
 from lvscore._core.path cimport (
     PATH_LEADS, PATH_SERVED, PATH_SOURCE, PATH_UNICAST, Path, path_of, path_of_pair,
 )
 from lvscore._core.route cimport Interface, NO_INTERFACE
-from lvscore._core.server cimport SERVER_ROUTED
+from lvscore._core.server cimport SERVER_AVAILABLE, SERVER_ROUTED
 from lvscore._core.state cimport State, is_hooked
 
 cdef enum:
@@ -40,13 +40,13 @@ cdef struct Ingress:
     uint16_t mac_end
     uint8_t rp_filter
     bint redirects              # who could have sent straight on is told so
-    uint32_t needs[2]           # by direction: flags of both ends, as lane_path joins them
+    uint32_t needs[2]           # by direction: flags of both ends, as lane_path joins them,
+    uint32_t server[2]          # and of the server
 
 
 cdef enum:
-    # Where the flags of the client's path and of its server lie among those of both ends.
+    # Where the flags of the client's path lie among those of both ends.
     CLIENT = 8
-    STATUS = 16
     NEVER = 0x80000000U
 
 
@@ -59,11 +59,12 @@ cdef inline Ingress ingress_of(const State* s, uint32_t number) noexcept nogil:
     ingress.rp_filter = interface.rp_filter
     ingress.redirects = interface.send_redirects
     # Requests are for this host, and what is asked of replies (forward_pass) is not of them.
-    ingress.needs[ORIGINAL] = (PATH_SOURCE << CLIENT | PATH_LEADS | PATH_SERVED
-                               | SERVER_ROUTED << STATUS)
+    ingress.needs[ORIGINAL] = PATH_SOURCE << CLIENT | PATH_LEADS | PATH_SERVED
     ingress.needs[REPLY] = PATH_SOURCE | PATH_LEADS << CLIENT
     if not interface.forwarding[0]:     # this host is no router
         ingress.needs[REPLY] = NEVER
+    ingress.server[ORIGINAL] = SERVER_AVAILABLE | SERVER_ROUTED
+    ingress.server[REPLY] = SERVER_AVAILABLE
     return ingress
 
 
@@ -79,8 +80,8 @@ cdef inline bint header_is_right(const uint8_t* ip) noexcept nogil:
 cdef inline bint lane_arrives(const Ingress* ingress, const Lane* lane,
                               const uint8_t* frame) noexcept nogil:
     """Whether a packet is addressed to this host, and its header checksum right."""
-    return likely(lane.ip == frame + ETHERNET_HEADER and load32(frame) == ingress.mac_begin
-                  and load16(frame + 4) == ingress.mac_end and header_is_right(lane.ip), True)
+    return likely(load32(frame) == ingress.mac_begin and load16(frame + 4) == ingress.mac_end
+                  and header_is_right(lane.ip), True)
 
 
 cdef inline bint path_reverses(const Ingress* ingress, const Path* source) noexcept nogil:
@@ -92,7 +93,7 @@ cdef inline bint path_reverses(const Ingress* ingress, const Path* source) noexc
 cdef inline const Path* lane_path(State* s, const Ingress* ingress, const Lane* lane,
                                   const Connection4* c) noexcept nogil:
     """Where a packet of a connection leaves; NULL if it may not come in, or if that takes the
-    general way to say. Directions come at random: a branch would go wrong every other time."""
+    general way to say."""
     cdef uint32_t reply = lane.reference & 1
     cdef const Path* client = path_of(&s.paths, &s.routes, <uint32_t>(c.addresses[REPLY] >> 32))
     cdef const Path* server = path_of_pair(
@@ -100,14 +101,26 @@ cdef inline const Path* lane_path(State* s, const Ingress* ingress, const Lane* 
         <uint32_t>c.addresses[REPLY])
     cdef uint32_t ends = server.flags | <uint32_t>client.flags << CLIENT
     cdef const Path* to = client if reply else server
-    ends |= s.services.server[c.meta.server].flags << STATUS
-    if likely(~ends & ingress.needs[reply] or lane.ip[8] <= 1, False):
+    if ~ends & ingress.needs[reply]:
         return NULL
     if ingress.rp_filter and not path_reverses(ingress, server if reply else client):
         return NULL
     if ingress.redirects and reply and to.egress == ingress.number:
         return NULL
     return to
+
+
+cdef inline const NextHop* lane_next_hop(State* s, const Ingress* ingress, const Lane* lane,
+                                         Connection4* c) noexcept nogil:
+    """The same, as the connection keeps it."""
+    cdef const NextHop* hop = &s.next_hops.hop[c.next_hop[lane.reference & 1]]
+    cdef const Path* to
+    if likely(hop.ingress == ingress.number + 1, True):
+        return hop
+    to = lane_path(s, ingress, lane, c)
+    if to == NULL:
+        return NULL
+    return next_hop_set(&s.next_hops, c, lane.reference & 1, ingress.number, to)
 
 
 cdef inline bint lane_fits(const Lane* lane, uint32_t mtu, uint32_t segment_size) noexcept nogil:
@@ -121,29 +134,25 @@ cdef inline bint lane_fits(const Lane* lane, uint32_t mtu, uint32_t segment_size
 
 
 cdef inline void lane_send(const Lane* lane, uint8_t* frame, const Connection4* c,
-                           const Path* to, bint partial) noexcept nogil:
+                           const uint8_t* link, bint partial) noexcept nogil:
     """Rewrite a packet, which has one hop less to go, and its frame; a partial checksum goes on
     being one (partial_write)."""
-    cdef uint32_t direction = lane.reference & 1
     cdef bint tcp = lane.key >> 32 == PROTOCOL_TCP
     cdef uint8_t* field = lane.ip + (36 if tcp else 26)
     cdef uint16_t sum = load16(field)
-    lane_translate(lane.ip, c, direction, tcp, htons(0xFEFF))
+    lane_translate(lane, c, tcp, htons(0xFEFF))
     if likely(partial, False):
-        store16(field, sum_fold(sum + lane_delta(c.delta3, direction)))
+        store16(field, sum_fold(sum + delta_finish(lane_delta(lane, c))))
     lane.ip[8] -= 1
-    memcpy(frame, to.link, 12)
+    memcpy(frame, link, 12)
 
 
 cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames, uint32_t number,
                                           uint32_t first, uint32_t j, uint32_t count,
-                                          const Lane* lane) noexcept nogil:
+                                          Lane* lane) noexcept nogil:
     """Take a vector's packets that came in on an interface from ``j`` on the short way, up to the
     first that needs another or has a time of its own; its index."""
-    cdef Table* table = &s.table[0]
     cdef Ingress ingress = ingress_of(s, number)
-    cdef uint8_t* data = frames.data
-    cdef const uint64_t* offset = frames.offset + first
     cdef uint32_t* length = frames.length + first
     cdef const int64_t* timestamp = frames.timestamp + first
     cdef uint32_t* egress = frames.egress + first
@@ -151,50 +160,49 @@ cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames, uint32
     cdef uint8_t* reason = frames.reason + first
     cdef bint vnet_header = frames.vnet_header
     cdef int64_t now = s.now
-    cdef bint pending = table.pending_count != 0
     cdef uint64_t total = 0
-    cdef uint32_t begin = j
+    cdef uint64_t i = j
     cdef uint32_t replies = 0
+    cdef uint32_t direction
     cdef uint32_t segment_size = 0
     cdef bint partial = False
     cdef uint8_t* frame
     cdef Connection4* c
-    cdef const Path* to
+    cdef const NextHop* to
     if not is_hooked(s, IPV4):
         return j
-    while j < count:
-        frame = data + offset[j]
-        if likely(timestamp[j] != now or not lane_arrives(&ingress, &lane[j], frame), False):
+    lanes_wait(&s.table[0], lane, j, count)
+    while i < count:
+        direction = lane[i].reference & 1
+        if likely(timestamp[i] != now, False):
             break
-        if likely(pending, False) and may_wait(table, lane[j].tag):
-            break
-        c = lane_connection(s, table, &lane[j])
+        c = lane_connection(s, &lane[i], ingress.server[direction])
         if likely(c == NULL, False):
             break
-        if vnet_header:
+        frame = lane[i].ip - ETHERNET_HEADER
+        if likely(not lane_arrives(&ingress, &lane[i], frame) or lane[i].ip[8] <= 1, False):
+            break
+        if likely(vnet_header, False):
             partial = frame[-VNET_HEADER] & VNET_NEEDS_CSUM
             segment_size = load16(frame - VNET_HEADER + 4) if frame[-VNET_HEADER + 1] else 0
-        to = lane_path(s, &ingress, &lane[j], c)
-        if likely(to == NULL or not lane_fits(&lane[j], to.mtu, segment_size), False):
+        to = lane_next_hop(s, &ingress, &lane[i], c)
+        if likely(to == NULL or not lane_fits(&lane[i], to.mtu, segment_size), False):
             break
-        lane_count(s, &lane[j], c, lane[j].reference & 1)
-        lane_send(&lane[j], frame, c, to, partial)
-        total += length[j]
-        length[j] = lane[j].l3_length + ETHERNET_HEADER     # without what follows
-        egress[j] = to.egress
-        verdict[j] = VERDICT_FORWARD
-        reason[j] = <uint8_t>(REASON_REQUEST + (lane[j].reference & 1))
-        replies += lane[j].reference & 1
-        j += 1
-    s.forward.ingress = number
-    lanes_raw(s, frames, first, begin, j, lane)
-    s.forward.ingress = NO_INTERFACE
-    s.frames += j - begin
+        lane_serve(s, &lane[i], c, direction)
+        lane_send(&lane[i], frame, c, to.link, partial)
+        total += length[i]
+        length[i] = lane[i].l3_length + ETHERNET_HEADER     # without what follows
+        egress[i] = to.egress
+        verdict[i] = VERDICT_FORWARD
+        reason[i] = <uint8_t>(REASON_REQUEST + direction)
+        replies += direction
+        i += 1
+    s.frames += i - j
     s.bytes += total
-    s.verdicts[VERDICT_FORWARD] += j - begin
-    s.reasons[REASON_REPLY] += replies
-    s.reasons[REASON_REQUEST] += j - begin - replies
-    return j
+    s.forward.ingress = number
+    lanes_told(s, frames, first, j, <uint32_t>i, lane, replies)
+    s.forward.ingress = NO_INTERFACE
+    return <uint32_t>i
 
 
 cdef inline const Path* opening_path(State* s, const Ingress* ingress, const Lane* lane,
@@ -206,8 +214,8 @@ cdef inline const Path* opening_path(State* s, const Ingress* ingress, const Lan
     cdef const Path* server = path_of_pair(&s.paths, &s.routes, opening.address,
                                            <uint32_t>(lane.addresses >> 32))
     cdef uint32_t ends = server.flags | <uint32_t>client.flags << CLIENT
-    ends |= s.services.server[opening.server].flags << STATUS
     if (~ends & ingress.needs[ORIGINAL] or lane.ip[8] <= 1
+            or ~s.services.server[opening.server].flags & ingress.server[ORIGINAL]
             or not lane_arrives(ingress, lane, frame)
             or (ingress.rp_filter and not path_reverses(ingress, client))
             or not lane_fits(lane, server.mtu, segment_size)):
@@ -245,8 +253,9 @@ cdef inline uint32_t lanes_open_hosted(State* s, const Frames* frames, uint32_t 
         if to == NULL or not opening_open(s, table, &lane[j], &opening):
             opening_undo(s, &opening)
             break
-        lane_count(s, &lane[j], connection4(table, lane[j].reference >> 1), ORIGINAL)
-        lane_send(&lane[j], frame, connection4(table, lane[j].reference >> 1), to, partial)
+        lane_serve(s, &lane[j], connection4(table, lane[j].reference >> 1), ORIGINAL)
+        lane_send(&lane[j], frame, connection4(table, lane[j].reference >> 1), to.link,
+                  partial)
         s.bytes += frames.length[i]
         frames.length[i] = lane[j].l3_length + ETHERNET_HEADER      # without what follows
         frames.egress[i] = to.egress

@@ -8,7 +8,6 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from lvscore._core.bytes cimport htons, load16, rotate32
-from lvscore._core.checksum cimport delta_add32, delta_finish
 from lvscore._core.connection cimport (
     Connection4, FLAG_INACTIVE, FLAG_SERVICE, Table, connection4, table_defer, table_fetch,
     table_find4, table_give, table_insert_hashed, table_settle_hash, table_take,
@@ -21,7 +20,7 @@ from lvscore._core.flow cimport (
 )
 from lvscore._core.hash cimport hash_ipv4
 from lvscore._core.index cimport index_insert, index_remove
-from lvscore._core.lane cimport Frames, Lane, lane_count, lane_translate
+from lvscore._core.lane cimport Frames, Lane, lane_serve, lane_translate
 from lvscore._core.load cimport load_open
 from lvscore._core.machine cimport likely
 from lvscore._core.scheduler cimport scheduler_pick
@@ -125,17 +124,15 @@ cdef inline bint opening_choose(State* s, const Lane* lane, Opening* opening) no
 
 cdef inline void connection4_fill(Connection4* c, const Lane* lane,
                                   const Opening* opening) noexcept nogil:
-    """Write both tuples and the checksum deltas between them (connection_fill)."""
+    """Write both tuples (connection_fill)."""
     cdef uint32_t client = <uint32_t>lane.addresses
     cdef uint32_t service = <uint32_t>(lane.addresses >> 32)
     cdef uint32_t ports = <uint32_t>lane.key
-    cdef uint64_t delta = delta_add32(0, service, opening.address)
     c.addresses[ORIGINAL] = <uint64_t>opening.address << 32 | client
     c.addresses[REPLY] = <uint64_t>client << 32 | service
     c.ports[ORIGINAL] = opening.ports
     c.ports[REPLY] = rotate32(ports, 16)
-    c.delta3 = delta_finish(delta)
-    c.delta4 = delta_finish(delta_add32(delta, ports, opening.ports))
+    memset(c.next_hop, 0, sizeof(c.next_hop))
 
 
 cdef inline bint opening_open(State* s, Table* table, Lane* lane,
@@ -206,8 +203,8 @@ cdef inline uint32_t lanes_open(State* s, Table* table, const Frames* frames, ui
             opening_undo(s, &opening)
             break
         c = connection4(table, lane[j].reference >> 1)
-        lane_count(s, &lane[j], c, ORIGINAL)
-        lane_translate(lane[j].ip, c, ORIGINAL, c.meta.protocol == PROTOCOL_TCP, 0)
+        lane_serve(s, &lane[j], c, ORIGINAL)
+        lane_translate(&lane[j], c, c.meta.protocol == PROTOCOL_TCP, 0)
         frames.verdict[first + j] = VERDICT_FORWARD
         frames.reason[first + j] = REASON_NEW_CONNECTION
         j += 1

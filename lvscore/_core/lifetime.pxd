@@ -22,7 +22,8 @@ from lvscore._core.server cimport server_unbind_template
 from lvscore._core.sip cimport dialog_forget
 from lvscore._core.state cimport State, table_of, templates_of
 from lvscore._core.track cimport (
-    SERVICE_SCTP_ESTABLISHED, SERVICE_TCP_ESTABLISHED, state_is_active,
+    SERVICE_SCTP_ESTABLISHED, SERVICE_TCP_ESTABLISHED, TIMEOUT_TCP_RETRANS,
+    TIMEOUT_TCP_UNACKNOWLEDGED, state_is_active,
 )
 from lvscore._core.wheel cimport Timer, wheel_link, wheel_unlink
 
@@ -31,11 +32,38 @@ cdef enum:
     CONTROL_TICKS = 60 * TICKS_PER_SECOND
 
 
+cdef inline void table_horizon(Table* table, uint32_t ticks) noexcept nogil:
+    """Link all timers anew, none further ahead than so many ticks from now on: packets may set
+    deadlines that are earlier than those before."""
+    cdef uint32_t i
+    if ticks < table.wheel.horizon:
+        table.wheel.horizon = ticks
+    for i in range(table.used):
+        if table_meta(table, i).protocol:
+            wheel_unlink(&table.wheel, i)
+            wheel_link(&table.wheel, i)
+
+
+cdef inline void tracking_horizon(State* s) noexcept nogil:
+    """Let data that waits for its acknowledgment, which shortens days to minutes and back, leave
+    timers where they are linked."""
+    cdef uint32_t ticks = s.tracker.timeout[TIMEOUT_TCP_UNACKNOWLEDGED]
+    cdef uint32_t f
+    if ticks > s.tracker.timeout[TIMEOUT_TCP_RETRANS]:
+        ticks = s.tracker.timeout[TIMEOUT_TCP_RETRANS]
+    if ticks < TICKS_PER_SECOND:
+        ticks = TICKS_PER_SECOND
+    for f in range(2):
+        if s.tracking and ticks < s.table[f].wheel.horizon:
+            table_horizon(&s.table[f], ticks)
+
+
 cdef inline void connection_timer_set(Table* table, uint32_t i, uint32_t deadline) noexcept nogil:
-    """Restart a timer; the wheel hears only of one that will be due earlier."""
+    """Restart a timer; the wheel hears only of one that may be due before its slot comes up,
+    which is never further ahead than the horizon."""
     cdef Timer* timer = &table_meta(table, i).timer
     cdef uint32_t tick = <uint32_t>table.wheel.tick
-    if deadline - tick < timer.deadline - tick:
+    if deadline - tick < timer.deadline - tick and deadline - tick < table.wheel.horizon:
         wheel_unlink(&table.wheel, i)
         timer.deadline = deadline
         wheel_link(&table.wheel, i)

@@ -21,7 +21,8 @@ cdef extern from *:
     {
     #if defined(__SIZEOF_INT128__)
         unsigned __int128 product = (unsigned __int128)a * b;
-        return (uint64_t)product ^ (uint64_t)(product >> 64);
+        product ^= product >> 64;
+        return (uint64_t)product;
     #else
         uint64_t ah = a >> 32, al = (uint32_t)a, bh = b >> 32, bl = (uint32_t)b;
         uint64_t middle = ah * bl + (al * bl >> 32), other = al * bh + (uint32_t)middle;

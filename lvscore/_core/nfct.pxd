@@ -22,7 +22,7 @@ from lvscore._core.consts cimport (
 from lvscore._core.early_drop cimport has_room
 from lvscore._core.entry cimport (
     ENTRY_INVALID, ENTRY_NEW, ENTRY_TAKEN, Entries, Entry, entries_of, entry_of, entry_open,
-    source_head, source_next,
+    entry_window, source_head, source_next,
 )
 from lvscore._core.flow cimport (
     Address, Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_hash,
@@ -280,9 +280,9 @@ cdef inline bint nfct_redirect(State* s, Table* table, const Packet* packet, con
     own.masquerade = entry.masquerade
     own.pool = entry.pool
     own.client = entry.client
-    own.window = entry.window
+    if entry.window != NIL:
+        entry_window(entries, own)[0] = entries.window[i]
     entry.pool = entry.client = 0
-    entry.window = NIL
     connection_count(table, j, ORIGINAL, packet.l3_length)
     return nfct_forget(s, table, i)
 

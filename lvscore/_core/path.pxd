@@ -39,6 +39,7 @@ cdef struct Path:
     uint32_t mtu
     uint16_t egress
     uint8_t flags
+    uint32_t next_hop           # address, as it lies in memory
 
 
 cdef struct Paths:
@@ -53,6 +54,7 @@ cdef inline void paths_clear(Paths* paths) noexcept nogil:
 cdef inline void path_fill(Path* path, const Routes* routes, uint32_t address) noexcept nogil:
     """Find out about an address."""
     cdef Address a
+    cdef const Address* next_hop = &a
     cdef const Route* route
     cdef const Neighbour* neighbour
     memset(path, 0, sizeof(Path))
@@ -72,8 +74,10 @@ cdef inline void path_fill(Path* path, const Routes* routes, uint32_t address) n
     path.egress = <uint16_t>route.interface
     path.mtu = routes.interface[route.interface].mtu
     memcpy(&path.link[6], routes.interface[route.interface].mac, 6)
-    neighbour = neighbour_find(routes, IPV4, route.interface,
-                               &route.gateway if route.has_gateway else &a)
+    if route.has_gateway:
+        next_hop = &route.gateway
+    memcpy(&path.next_hop, next_hop, 4)
+    neighbour = neighbour_find(routes, IPV4, route.interface, next_hop)
     if neighbour != NULL:
         memcpy(path.link, neighbour.mac, 6)
         path.flags |= PATH_RESOLVED

@@ -35,10 +35,10 @@ from lvscore._core.forward cimport (
 from lvscore._core.fragment cimport datagram_discard, datagram_is_whole
 from lvscore._core.icmp cimport icmp_error_process
 from lvscore._core.lane cimport (
-    Frames, Lane, lanes_fetch_windows, lanes_forward, lanes_match, lanes_parse, lanes_restrict,
-    lanes_track,
+    Frames, Lane, lanes_forget, lanes_forward, lanes_match, lanes_parse, lanes_restrict,
 )
 from lvscore._core.lane_open cimport lanes_open
+from lvscore._core.lane_track cimport lanes_fetch_windows, lanes_track
 from lvscore._core.lookup cimport table_find_portless
 from lvscore._core.machine cimport likely, prefetch_write
 from lvscore._core.nfct cimport answer_service, redirected_flow, service_seen
@@ -303,7 +303,7 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
     cdef uint32_t j, k, i, begin
     cdef uint32_t length
     cdef uint8_t* frame
-    s.bytes += lanes_parse(s, frames, first, count, lane)
+    s.bytes += lanes_parse(s, frames, first, count, lane, False)
     s.frames += count
     lanes_restrict(s, lane, count)
     table_settle(table)         # of the vector before: its buckets have come, and these are coming
@@ -317,8 +317,7 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
         # A candidate matches still, but a newer connection may have its tuple now.
         if likely(table.shadowings != shadowings, False):
             shadowings = table.shadowings
-            for k in range(j, count):
-                lane[k].reference = NIL
+            lanes_forget(lane, j, count)
         begin = j
         if s.tracking:
             j = lanes_track(s, frames, first, j, count, lane)

@@ -18,6 +18,7 @@ from lvscore._core.fragment cimport (
 )
 from lvscore._core.hash cimport HashKey, hash_key_init, random_next
 from lvscore._core.jiffies cimport Jiffies
+from lvscore._core.next_hop cimport NextHops, next_hops_init
 from lvscore._core.path cimport Paths
 from lvscore._core.port_pool cimport Pools, pools_copy, pools_free, pools_init
 from lvscore._core.route cimport (
@@ -129,6 +130,7 @@ cdef struct State:
     bint dropping_entries   # drop_entry acts
     Routes routes
     Paths paths             # where addresses lead, on a Host
+    NextHops next_hops
     Forward forward         # of the packet at hand
     Chain prerouting        # of the nat table
     Chain postrouting
@@ -168,6 +170,7 @@ cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_lo
     random_next(&s.chance)
     tracker_init(&s.tracker)
     s.forward.ingress = NO_INTERFACE
+    next_hops_init(&s.next_hops)
     s.sysctl[SYSCTL_AM_DROPRATE] = 10
     s.sysctl[SYSCTL_AMEMTHRESH] = 1024
     s.available_pages = ALL_PAGES

@@ -76,7 +76,7 @@ cdef struct TcpWindow:
     uint8_t last_kind
     uint8_t retransmissions
     uint8_t reserved
-    uint32_t next                   # of the free list
+    uint32_t reserved_last
 
 
 cdef struct Segment:
@@ -99,20 +99,27 @@ cdef inline bint sequence_after(uint32_t a, uint32_t b) noexcept nogil:
     return <int32_t>(b - a) < 0
 
 
+cdef inline void segment_read(const uint8_t* tcp, uint32_t header, uint32_t length,
+                              Segment* g) noexcept nogil:
+    """Read the fields of a segment that has neither SYN nor FIN."""
+    g.options = tcp + 20
+    g.options_length = header - 20
+    g.sequence = load_be32(tcp + 4)
+    g.ack = load_be32(tcp + 8)
+    g.window = load_be16(tcp + 14)
+    g.flags = tcp[13]
+    g.offset = 0
+    g.end = g.sequence + length - header
+
+
 cdef inline void segment_load(const Packet* packet, Segment* g) noexcept nogil:
     """Read a segment whose fixed header was captured and whose data offset is right."""
     cdef const uint8_t* tcp = packet_l4(packet)
     cdef uint32_t header = (tcp[12] >> 4) * 4
-    cdef uint32_t captured = header if header < packet.l4_captured else packet.l4_captured
     cdef uint8_t flags = tcp[13]
-    g.options = tcp + 20
-    g.options_length = captured - 20
-    g.sequence = load_be32(tcp + 4)
-    g.ack = load_be32(tcp + 8)
-    g.window = load_be16(tcp + 14)
-    g.flags = flags
-    g.offset = 0
-    g.end = g.sequence + packet.l4_length - header
+    segment_read(tcp, header, packet.l4_length, g)
+    if header > packet.l4_captured:
+        g.options_length = packet.l4_captured - 20
     if flags & TCP_SYN:
         g.end += 1
     if flags & TCP_FIN:
@@ -214,27 +221,34 @@ cdef inline void window_update(TcpWindow* w, const Segment* g, uint32_t directio
     cdef TcpSide* sender = &w.side[direction]
     cdef TcpSide* receiver = &w.side[1 - direction]
     cdef uint32_t window = g.window
+    cdef uint32_t largest = sender.max_window
+    cdef uint32_t last = sender.end
+    cdef uint32_t acknowledged = sender.max_ack
+    cdef uint32_t flags = sender.flags
+    cdef uint32_t difference
+    # Segments move some of these and not others, at random: selected, not branched upon.
     if not g.flags & TCP_SYN:
         window <<= sender.scale
-    if sender.max_window < window + (sack - ack):
-        sender.max_window = window + (sack - ack)
-    if sequence_after(end, sender.end):
-        sender.end = end
-        sender.flags |= SIDE_UNACKNOWLEDGED
+    sender.max_window = window + (sack - ack) if largest < window + (sack - ack) else largest
+    sender.end = end if sequence_after(end, last) else last
+    flags |= SIDE_UNACKNOWLEDGED if sequence_after(end, last) else 0
     if g.flags & TCP_ACK:
-        if not sender.flags & SIDE_HAS_ACKNOWLEDGED or sequence_after(ack, sender.max_ack):
-            sender.max_ack = ack
-            sender.flags |= SIDE_HAS_ACKNOWLEDGED
+        sender.max_ack = ack if (
+            not flags & SIDE_HAS_ACKNOWLEDGED) | sequence_after(ack, acknowledged) else acknowledged
+        flags |= SIDE_HAS_ACKNOWLEDGED
+    sender.flags = <uint8_t>flags
     if receiver.max_window and sequence_after(end, sender.max_end):
         receiver.max_window += end - sender.max_end
     if sequence_after(sack + window, receiver.max_end - 1):
         receiver.max_end = sack + window + (0 if window else 1)
-    if ack == receiver.end:
-        receiver.flags &= ~<uint32_t>SIDE_UNACKNOWLEDGED
+    flags = receiver.flags
+    receiver.flags = <uint8_t>(flags & ~<uint32_t>SIDE_UNACKNOWLEDGED if ack == receiver.end
+                               else flags)
     if g.kind != SEGMENT_ACK:
         return
-    if (w.last_direction == direction and w.last_sequence == sequence and w.last_ack == ack
-            and w.last_end == end and w.last_window == g.window):
+    difference = ((w.last_direction ^ direction) | (w.last_sequence ^ sequence)
+                  | (w.last_ack ^ ack) | (w.last_end ^ end) | (w.last_window ^ g.window))
+    if difference == 0:
         if w.retransmissions < 255:
             w.retransmissions += 1
         return
@@ -447,9 +461,11 @@ cdef inline uint32_t segment_timeout(const TcpWindow* w, const Tracker* tracker,
         return retrans
     if g.kind == SEGMENT_RST:
         return tracker.timeout[RULE_TCP_CLOSE]
-    if ((w.side[ORIGINAL].flags | w.side[REPLY].flags) & SIDE_UNACKNOWLEDGED
+    if w.last_window == 0 and timeout > retrans and not (
+            (w.side[ORIGINAL].flags | w.side[REPLY].flags) & SIDE_UNACKNOWLEDGED
             and timeout > unacknowledged):
-        return unacknowledged
-    if w.last_window == 0 and timeout > retrans:
         return retrans
-    return timeout
+    if timeout <= unacknowledged:
+        return timeout
+    return (unacknowledged if (w.side[ORIGINAL].flags | w.side[REPLY].flags) & SIDE_UNACKNOWLEDGED
+            else timeout)       # selected: data and acknowledgments come in turn

@@ -85,6 +85,7 @@ cdef enum:
 
 cdef struct Tracker:
     uint8_t next[3][32][256]    # ORIGINAL, REPLY, INPUT_ONLY
+    uint8_t stays[2][32][256]   # whether a packet changes nothing of a service's connection
     uint32_t timeout[256]       # ticks
 
 
@@ -239,6 +240,13 @@ cdef inline void tracker_secure(Tracker* tracker, bint secure) noexcept nogil:
             for state in range(11):
                 tracker.next[direction][event][SERVICE_TCP | state] = service_tcp_state(
                     direction + (3 if secure else 0), event, state)
+    for direction in range(2):
+        for event in range(EVENTS):
+            for state in range(11):
+                # A RST with SYN leaves a closed connection closed, but also ends it.
+                tracker.stays[direction][event][SERVICE_TCP | state] = (
+                    tracker.next[direction][event][SERVICE_TCP | state] == SERVICE_TCP | state
+                    and event & (TCP_SYN | TCP_RST) != (TCP_SYN | TCP_RST))
 
 
 cdef inline void tracker_services(Tracker* tracker) noexcept nogil:
@@ -247,6 +255,8 @@ cdef inline void tracker_services(Tracker* tracker) noexcept nogil:
     for direction in range(3):
         for event in range(EVENTS):
             tracker.next[direction][event][SERVICE_UDP] = SERVICE_UDP
+            if direction < 2:
+                tracker.stays[direction][event][SERVICE_UDP] = True
         for event in range(SCTP_NO_CHUNK + 1):
             for state in range(SCTP_STATES):
                 tracker.next[direction][event][SERVICE_SCTP | state] = (
@@ -256,6 +266,7 @@ cdef inline void tracker_services(Tracker* tracker) noexcept nogil:
 cdef inline void tracker_init(Tracker* tracker) noexcept nogil:
     cdef uint32_t direction, event, state
     memset(tracker.next, STATE_INVALID, sizeof(tracker.next))
+    memset(tracker.stays, False, sizeof(tracker.stays))
     tracker_secure(tracker, False)
     tracker_services(tracker)
     for direction in range(2):
