@@ -216,7 +216,7 @@ cdef enum Received:
 
 cdef Received frame_receive(State* s, FrameBatch batch, uint32_t i, uint32_t interface,
                             uint8_t* original, uint32_t* kept) noexcept nogil:
-    """Take a frame the general way."""
+    """Take a frame, which is counted already, the general way."""
     cdef uint8_t* frame = batch.data + batch.offset[i]
     cdef uint8_t reason = 0
     cdef uint8_t verdict
@@ -235,7 +235,8 @@ cdef Received frame_receive(State* s, FrameBatch batch, uint32_t i, uint32_t int
     verdict = packet_process(s, frame, batch.length[i], batch.length[i], LINK_ETHERNET, 0,
                              &reason)
     s.forward.ingress = NO_INTERFACE
-    frame_count(s, batch.length[i], verdict, reason)
+    s.verdicts[verdict] += 1
+    s.reasons[reason] += 1
     batch.verdict[i] = verdict
     batch.reason[i] = reason
     if (verdict == VERDICT_FORWARD and s.forward.resolved and not s.forward.redirect
@@ -245,6 +246,14 @@ cdef Received frame_receive(State* s, FrameBatch batch, uint32_t i, uint32_t int
     if s.forward.partial and not super_frame:       # each segment will get one of its own
         checksum_complete(frame, batch.length[i])
     return TO_DO
+
+
+cdef void frames_uncount(State* s, const Frames* frames, uint32_t i, uint32_t end) noexcept nogil:
+    """Take back that frames were counted, which will come once more."""
+    s.frames -= end - i
+    while i < end:
+        s.bytes -= frames.length[i]
+        i += 1
 
 
 cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, uint32_t i,
@@ -263,9 +272,10 @@ cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, u
             table_settle(table)
             first = i
             end = i + VECTOR if frames.count - i > VECTOR else frames.count
-            lanes_parse(s, frames, first, end - first, lane, True)
+            s.bytes += lanes_parse(s, frames, first, end - first, lane, True)
+            s.frames += end - first
             lanes_restrict(s, lane, end - first)
-            lanes_match(table, lane, end - first)
+            lanes_match(table, frames, first, end - first, lane)
             shadowings = table.shadowings
         if likely(table.shadowings != shadowings, False):
             shadowings = table.shadowings
@@ -284,6 +294,7 @@ cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, u
         table_settle(table)
         left[0] = frame_receive(s, batch, i, interface, original, kept)
         if left[0] != SENT_ON:
+            frames_uncount(s, frames, i + 1 if left[0] == TO_DO else i, end)
             return i
         i += 1
     table_settle(table)

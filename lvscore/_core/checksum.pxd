@@ -11,6 +11,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from lvscore._core.bytes cimport htons, load16, load32, load64, rotate32, rotate64
 from lvscore._core.consts cimport IPV4
+from lvscore._core.machine cimport likely
 
 
 cdef inline uint16_t sum_fold(uint64_t total) noexcept nogil:
@@ -97,17 +98,21 @@ cdef inline uint16_t udp_checksum_update(uint16_t checksum, uint16_t delta) noex
     return updated if updated else 0xFFFF
 
 
-cdef inline uint16_t checksum_change(uint16_t checksum, uint64_t delta) noexcept nogil:
-    """checksum_update by a delta that is neither folded nor canonical."""
-    cdef uint16_t changed = <uint16_t>~sum_fold(sum_add(delta, <uint16_t>~checksum))
-    if checksum == 0xFFFF:
-        return changed if changed else 0xFFFF   # a delta of zero changes neither form of zero
+cdef inline uint16_t checksum_change(uint16_t checksum, uint64_t delta,
+                                     uint64_t more) noexcept nogil:
+    """checksum_update by a delta that is neither folded nor canonical, and by that of some words
+    more."""
+    cdef uint16_t changed = <uint16_t>~sum_fold(
+        sum_add(delta, <uint64_t>(checksum ^ 0xFFFF) + more))
+    if likely(changed == 0, False) and checksum == 0xFFFF:
+        return 0xFFFF       # a delta of zero changes neither form of zero
     return changed
 
 
-cdef inline uint16_t udp_checksum_change(uint16_t checksum, uint64_t delta) noexcept nogil:
+cdef inline uint16_t udp_checksum_change(uint16_t checksum, uint64_t delta,
+                                         uint64_t more) noexcept nogil:
     """udp_checksum_update in the same way."""
-    cdef uint16_t changed = checksum_change(checksum, delta)
+    cdef uint16_t changed = checksum_change(checksum, delta, more)
     return changed if changed else 0xFFFF
 
 

@@ -138,11 +138,18 @@ cdef inline void lane_match(const Table* table, Lane* lane) noexcept nogil:
         prefetch_write(lane.connection)
 
 
-cdef inline void lanes_match(const Table* table, Lane* lane, uint32_t count) noexcept nogil:
+cdef inline void lanes_match(const Table* table, const Frames* frames, uint32_t first,
+                             uint32_t count, Lane* lane) noexcept nogil:
+    """Find a vector's candidates. What is told of a packet is what holds on the short way; the
+    general way says otherwise."""
+    cdef uint8_t* verdict = frames.verdict + first
+    cdef uint8_t* reason = frames.reason + first
     cdef uint64_t j
     for j in range(count):
         if likely(lane[j].ip != NULL, True):
             lane_match(table, &lane[j])
+            verdict[j] = VERDICT_FORWARD
+            reason[j] = <uint8_t>(REASON_REQUEST + (lane[j].reference & 1))
 
 
 cdef inline void lanes_forget(Lane* lane, uint32_t first, uint32_t count) noexcept nogil:
@@ -189,16 +196,26 @@ cdef inline void lane_translate(const Lane* lane, const Connection4* c, bint tcp
     cdef uint8_t* field = ip + 36 if tcp else ip + 26
     cdef uint32_t ports = c.ports[lane.reference & 1]
     cdef uint64_t delta = lane_delta(lane, c)
+    cdef uint64_t ports_delta
     cdef uint16_t sum3 = load16(ip + 10)
     cdef uint16_t sum4 = load16(field)
     store64(ip + 12, c.addresses[lane.reference & 1])
     store32(ip + 20, ports)
-    store16(ip + 10, checksum_change(sum3, sum_add(delta, hop) if hop else delta))
-    delta = sum_add(delta, <uint64_t>(~<uint32_t>lane.key) + ports)
+    store16(ip + 10, checksum_change(sum3, delta, hop))
+    ports_delta = <uint64_t>(~<uint32_t>lane.key) + ports
     if tcp:
-        store16(field, checksum_change(sum4, delta))
+        store16(field, checksum_change(sum4, delta, ports_delta))
     elif sum4:                          # none stays none
-        store16(field, udp_checksum_change(sum4, delta))
+        store16(field, udp_checksum_change(sum4, delta, ports_delta))
+
+
+cdef inline void lane_rewrite(const Lane* lane, const Connection4* c,
+                              uint32_t hop) noexcept nogil:
+    """lane_translate, compiled for either protocol."""
+    if likely(lane.key >> 32 == PROTOCOL_TCP, True):
+        lane_translate(lane, c, True, hop)
+    else:
+        lane_translate(lane, c, False, hop)
 
 
 cdef inline Connection4* lane_connection(State* s, const Lane* lane,
@@ -223,9 +240,9 @@ cdef inline Connection4* lane_connection(State* s, const Lane* lane,
     return c
 
 
-cdef inline void lane_count(State* s, const Lane* lane, Connection4* c,
-                            uint32_t direction) noexcept nogil:
+cdef inline void lane_count(State* s, const Lane* lane, Connection4* c) noexcept nogil:
     """Count a packet at its connection."""
+    cdef uint32_t direction = lane.reference & 1
     c.meta.flags |= <uint16_t>(direction * FLAG_SEEN_REPLY)
     c.meta.packets[direction] += 1
     c.meta.bytes[direction] += lane.l3_length
@@ -233,14 +250,14 @@ cdef inline void lane_count(State* s, const Lane* lane, Connection4* c,
         connection_extension(&s.table[0], lane.reference >> 1).bytes_high[direction] += 1
 
 
-cdef inline void lane_serve(State* s, const Lane* lane, Connection4* c,
-                            uint32_t direction) noexcept nogil:
+cdef inline void lane_serve(State* s, const Lane* lane, Connection4* c) noexcept nogil:
     """Count a packet at its connection and server, and let the timer run anew."""
+    cdef uint32_t direction = lane.reference & 1
     cdef Server* server = &s.services.server[c.meta.server]
     c.meta.timer.deadline = s.tick_up + s.tracker.timeout[c.meta.state]
     server.packets[direction] += 1
     server.bytes[direction] += lane.l3_length
-    lane_count(s, lane, c, direction)
+    lane_count(s, lane, c)
 
 
 cdef inline void lane_raw(State* s, const Lane* lane, uint32_t mark) noexcept nogil:
@@ -283,11 +300,8 @@ cdef inline uint32_t lanes_forward(State* s, const Frames* frames, uint32_t firs
     """Take a vector's packets from ``j`` on the short way, up to the first that needs another
     or has a time of its own; its index."""
     cdef const int64_t* timestamp = frames.timestamp + first
-    cdef uint8_t* verdict = frames.verdict + first
-    cdef uint8_t* reason = frames.reason + first
     cdef int64_t now = s.now
     cdef uint32_t replies = 0
-    cdef uint32_t direction
     cdef Connection4* c
     cdef uint64_t i = j
     lanes_wait(&s.table[0], lane, j, count)
@@ -297,12 +311,9 @@ cdef inline uint32_t lanes_forward(State* s, const Frames* frames, uint32_t firs
         c = lane_connection(s, &lane[i], SERVER_AVAILABLE)
         if likely(c == NULL, False):
             break
-        direction = lane[i].reference & 1
-        lane_serve(s, &lane[i], c, direction)
-        lane_translate(&lane[i], c, lane[i].key >> 32 == PROTOCOL_TCP, 0)
-        verdict[i] = VERDICT_FORWARD
-        reason[i] = <uint8_t>(REASON_REQUEST + direction)
-        replies += direction
+        lane_serve(s, &lane[i], c)
+        lane_rewrite(&lane[i], c, 0)
+        replies += lane[i].reference & 1
         i += 1
     lanes_told(s, frames, first, j, <uint32_t>i, lane, replies)
     return <uint32_t>i

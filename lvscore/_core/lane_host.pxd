@@ -4,16 +4,16 @@ As there, a packet that does not fit is left untouched and takes the general way
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
-from lvscore._core.bytes cimport htons, load16, load32, store16
+from lvscore._core.bytes cimport htons, load16, load32, load64, store16
 from lvscore._core.checksum cimport delta_finish, sum_fold
 from lvscore._core.connection cimport Connection4, Table, connection4
 from lvscore._core.consts cimport (
-    IPV4, ORIGINAL, PROTOCOL_TCP, REASON_NEW_CONNECTION, REASON_REQUEST, REPLY, VERDICT_FORWARD,
+    IPV4, ORIGINAL, PROTOCOL_TCP, REASON_NEW_CONNECTION, REPLY, VERDICT_FORWARD,
 )
 from lvscore._core.lane cimport (
-    Frames, Lane, lane_connection, lane_delta, lane_serve, lane_translate, lanes_told, lanes_wait,
+    Frames, Lane, lane_connection, lane_delta, lane_rewrite, lane_serve, lanes_told, lanes_wait,
 )
 from lvscore._core.lane_open cimport (
     Opening, are_plain, lane_choose, opening_open, opening_undo,
@@ -36,8 +36,8 @@ cdef enum:
 # What holds for all packets that come in on an interface.
 cdef struct Ingress:
     uint32_t number
-    uint32_t mac_begin          # as it lies in memory
-    uint16_t mac_end
+    uint64_t mac                # as it lies in memory, and where it does in eight bytes
+    uint64_t mac_mask
     uint8_t rp_filter
     bint redirects              # who could have sent straight on is told so
     uint32_t needs[2]           # by direction: flags of both ends, as lane_path joins them,
@@ -54,8 +54,10 @@ cdef inline Ingress ingress_of(const State* s, uint32_t number) noexcept nogil:
     cdef const Interface* interface = &s.routes.interface[number]
     cdef Ingress ingress
     ingress.number = number
-    ingress.mac_begin = load32(interface.mac)
-    ingress.mac_end = load16(interface.mac + 4)
+    ingress.mac = 0
+    memcpy(&ingress.mac, interface.mac, 6)
+    ingress.mac_mask = 0
+    memset(&ingress.mac_mask, 0xFF, 6)
     ingress.rp_filter = interface.rp_filter
     ingress.redirects = interface.send_redirects
     # Requests are for this host, and what is asked of replies (forward_pass) is not of them.
@@ -77,11 +79,11 @@ cdef inline bint header_is_right(const uint8_t* ip) noexcept nogil:
     return total * <uint64_t>0xFFFEFFFEFFFEFFFFULL <= <uint64_t>0x0001000100010001ULL
 
 
-cdef inline bint lane_arrives(const Ingress* ingress, const Lane* lane,
-                              const uint8_t* frame) noexcept nogil:
-    """Whether a packet is addressed to this host, and its header checksum right."""
-    return likely(load32(frame) == ingress.mac_begin and load16(frame + 4) == ingress.mac_end
-                  and header_is_right(lane.ip), True)
+cdef inline bint lane_arrives(const Ingress* ingress, const uint8_t* frame) noexcept nogil:
+    """Whether a frame is addressed to this host, its packet's header checksum right, and a hop
+    left to go."""
+    return ((load64(frame) ^ ingress.mac) & ingress.mac_mask == 0
+            and header_is_right(frame + ETHERNET_HEADER) and frame[ETHERNET_HEADER + 8] > 1)
 
 
 cdef inline bint path_reverses(const Ingress* ingress, const Path* source) noexcept nogil:
@@ -110,23 +112,22 @@ cdef inline const Path* lane_path(State* s, const Ingress* ingress, const Lane* 
     return to
 
 
-cdef inline const NextHop* lane_next_hop(State* s, const Ingress* ingress, const Lane* lane,
-                                         Connection4* c) noexcept nogil:
-    """The same, as the connection keeps it."""
-    cdef const NextHop* hop = &s.next_hops.hop[c.next_hop[lane.reference & 1]]
+cdef inline bint lane_learn(State* s, const Ingress* ingress, const Lane* lane) noexcept nogil:
+    """Let a packet's connection keep where it leaves; False if it does already, if there is no
+    connection, or if it takes the general way to say."""
+    cdef uint32_t direction = lane.reference & 1
+    cdef Connection4* c = lane_connection(s, lane, ingress.server[direction])
     cdef const Path* to
-    if likely(hop.ingress == ingress.number + 1, True):
-        return hop
+    if c == NULL or s.next_hops.hop[c.next_hop[direction]].ingress == ingress.number + 1:
+        return False
     to = lane_path(s, ingress, lane, c)
-    if to == NULL:
-        return NULL
-    return next_hop_set(&s.next_hops, c, lane.reference & 1, ingress.number, to)
+    return to != NULL and next_hop_set(&s.next_hops, c, direction, ingress.number, to)
 
 
 cdef inline bint lane_fits(const Lane* lane, uint32_t mtu, uint32_t segment_size) noexcept nogil:
     """Whether a packet, or each segment of a super-frame, is no longer than the MTU."""
     cdef uint32_t header = 28
-    if likely(not segment_size, True):
+    if not segment_size:
         return lane.l3_length <= mtu
     if lane.key >> 32 == PROTOCOL_TCP:
         header = 20 + <uint32_t>(lane.ip[32] >> 4) * 4
@@ -137,14 +138,57 @@ cdef inline void lane_send(const Lane* lane, uint8_t* frame, const Connection4* 
                            const uint8_t* link, bint partial) noexcept nogil:
     """Rewrite a packet, which has one hop less to go, and its frame; a partial checksum goes on
     being one (partial_write)."""
-    cdef bint tcp = lane.key >> 32 == PROTOCOL_TCP
-    cdef uint8_t* field = lane.ip + (36 if tcp else 26)
-    cdef uint16_t sum = load16(field)
-    lane_translate(lane, c, tcp, htons(0xFEFF))
-    if likely(partial, False):
+    cdef uint8_t* field
+    cdef uint16_t sum
+    if partial:
+        field = lane.ip + (36 if lane.key >> 32 == PROTOCOL_TCP else 26)
+        sum = load16(field)
+        lane_rewrite(lane, c, htons(0xFEFF))
         store16(field, sum_fold(sum + delta_finish(lane_delta(lane, c))))
+    else:
+        lane_rewrite(lane, c, htons(0xFEFF))
     lane.ip[8] -= 1
     memcpy(frame, link, 12)
+
+
+cdef inline uint64_t lanes_send(State* s, const Frames* frames, const Ingress* ingress,
+                                uint32_t first, uint64_t i, uint32_t count, const Lane* lane,
+                                uint32_t* replies, bint vnet_header) noexcept nogil:
+    """Send on a vector's packets from ``i`` on whose connections know where they leave, up to the
+    first that needs more or has a time of its own; its index."""
+    cdef uint32_t* length = frames.length + first
+    cdef const int64_t* timestamp = frames.timestamp + first
+    cdef uint32_t* egress = frames.egress + first
+    cdef int64_t now = s.now
+    cdef uint32_t segment_size = 0
+    cdef bint partial = False
+    cdef uint8_t* frame
+    cdef Connection4* c
+    cdef const NextHop* to
+    while i < count:
+        if likely(timestamp[i] != now, False):
+            break
+        c = lane_connection(s, &lane[i], ingress.server[lane[i].reference & 1])
+        if likely(c == NULL, False):
+            break
+        frame = lane[i].ip - ETHERNET_HEADER
+        if likely(not lane_arrives(ingress, frame), False):
+            break
+        if vnet_header:
+            partial = frame[-VNET_HEADER] & VNET_NEEDS_CSUM
+            segment_size = load16(frame - VNET_HEADER + 4) if frame[-VNET_HEADER + 1] else 0
+        to = &s.next_hops.hop[c.next_hop[lane[i].reference & 1]]
+        if likely(to.ingress != ingress.number + 1, False):
+            break
+        if likely(not lane_fits(&lane[i], to.mtu, segment_size), False):
+            break
+        lane_serve(s, &lane[i], c)
+        lane_send(&lane[i], frame, c, to.link, partial)
+        length[i] = lane[i].l3_length + ETHERNET_HEADER     # without what follows
+        egress[i] = to.egress
+        replies[0] += lane[i].reference & 1
+        i += 1
+    return i
 
 
 cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames, uint32_t number,
@@ -153,52 +197,18 @@ cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames, uint32
     """Take a vector's packets that came in on an interface from ``j`` on the short way, up to the
     first that needs another or has a time of its own; its index."""
     cdef Ingress ingress = ingress_of(s, number)
-    cdef uint32_t* length = frames.length + first
-    cdef const int64_t* timestamp = frames.timestamp + first
-    cdef uint32_t* egress = frames.egress + first
-    cdef uint8_t* verdict = frames.verdict + first
-    cdef uint8_t* reason = frames.reason + first
-    cdef bint vnet_header = frames.vnet_header
-    cdef int64_t now = s.now
-    cdef uint64_t total = 0
-    cdef uint64_t i = j
     cdef uint32_t replies = 0
-    cdef uint32_t direction
-    cdef uint32_t segment_size = 0
-    cdef bint partial = False
-    cdef uint8_t* frame
-    cdef Connection4* c
-    cdef const NextHop* to
+    cdef uint64_t i = j
     if not is_hooked(s, IPV4):
         return j
     lanes_wait(&s.table[0], lane, j, count)
-    while i < count:
-        direction = lane[i].reference & 1
-        if likely(timestamp[i] != now, False):
+    while True:
+        if frames.vnet_header:
+            i = lanes_send(s, frames, &ingress, first, i, count, lane, &replies, True)
+        else:
+            i = lanes_send(s, frames, &ingress, first, i, count, lane, &replies, False)
+        if likely(i == count, True) or not lane_learn(s, &ingress, &lane[i]):
             break
-        c = lane_connection(s, &lane[i], ingress.server[direction])
-        if likely(c == NULL, False):
-            break
-        frame = lane[i].ip - ETHERNET_HEADER
-        if likely(not lane_arrives(&ingress, &lane[i], frame) or lane[i].ip[8] <= 1, False):
-            break
-        if likely(vnet_header, False):
-            partial = frame[-VNET_HEADER] & VNET_NEEDS_CSUM
-            segment_size = load16(frame - VNET_HEADER + 4) if frame[-VNET_HEADER + 1] else 0
-        to = lane_next_hop(s, &ingress, &lane[i], c)
-        if likely(to == NULL or not lane_fits(&lane[i], to.mtu, segment_size), False):
-            break
-        lane_serve(s, &lane[i], c, direction)
-        lane_send(&lane[i], frame, c, to.link, partial)
-        total += length[i]
-        length[i] = lane[i].l3_length + ETHERNET_HEADER     # without what follows
-        egress[i] = to.egress
-        verdict[i] = VERDICT_FORWARD
-        reason[i] = <uint8_t>(REASON_REQUEST + direction)
-        replies += direction
-        i += 1
-    s.frames += i - j
-    s.bytes += total
     s.forward.ingress = number
     lanes_told(s, frames, first, j, <uint32_t>i, lane, replies)
     s.forward.ingress = NO_INTERFACE
@@ -214,9 +224,8 @@ cdef inline const Path* opening_path(State* s, const Ingress* ingress, const Lan
     cdef const Path* server = path_of_pair(&s.paths, &s.routes, opening.address,
                                            <uint32_t>(lane.addresses >> 32))
     cdef uint32_t ends = server.flags | <uint32_t>client.flags << CLIENT
-    if (~ends & ingress.needs[ORIGINAL] or lane.ip[8] <= 1
+    if (~ends & ingress.needs[ORIGINAL] or not lane_arrives(ingress, frame)
             or ~s.services.server[opening.server].flags & ingress.server[ORIGINAL]
-            or not lane_arrives(ingress, lane, frame)
             or (ingress.rp_filter and not path_reverses(ingress, client))
             or not lane_fits(lane, server.mtu, segment_size)):
         return NULL
@@ -253,16 +262,14 @@ cdef inline uint32_t lanes_open_hosted(State* s, const Frames* frames, uint32_t 
         if to == NULL or not opening_open(s, table, &lane[j], &opening):
             opening_undo(s, &opening)
             break
-        lane_serve(s, &lane[j], connection4(table, lane[j].reference >> 1), ORIGINAL)
+        lane_serve(s, &lane[j], connection4(table, lane[j].reference >> 1))
         lane_send(&lane[j], frame, connection4(table, lane[j].reference >> 1), to.link,
                   partial)
-        s.bytes += frames.length[i]
         frames.length[i] = lane[j].l3_length + ETHERNET_HEADER      # without what follows
         frames.egress[i] = to.egress
         frames.verdict[i] = VERDICT_FORWARD
         frames.reason[i] = REASON_NEW_CONNECTION
         j += 1
-    s.frames += j - begin
     s.verdicts[VERDICT_FORWARD] += j - begin
     s.reasons[REASON_NEW_CONNECTION] += j - begin
     return j

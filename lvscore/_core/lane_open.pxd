@@ -20,7 +20,7 @@ from lvscore._core.flow cimport (
 )
 from lvscore._core.hash cimport hash_ipv4
 from lvscore._core.index cimport index_insert, index_remove
-from lvscore._core.lane cimport Frames, Lane, lane_serve, lane_translate
+from lvscore._core.lane cimport Frames, Lane, lane_rewrite, lane_serve
 from lvscore._core.load cimport load_open
 from lvscore._core.machine cimport likely
 from lvscore._core.scheduler cimport scheduler_pick
@@ -203,8 +203,8 @@ cdef inline uint32_t lanes_open(State* s, Table* table, const Frames* frames, ui
             opening_undo(s, &opening)
             break
         c = connection4(table, lane[j].reference >> 1)
-        lane_serve(s, &lane[j], c, ORIGINAL)
-        lane_translate(&lane[j], c, c.meta.protocol == PROTOCOL_TCP, 0)
+        lane_serve(s, &lane[j], c)
+        lane_rewrite(&lane[j], c, 0)
         frames.verdict[first + j] = VERDICT_FORWARD
         frames.reason[first + j] = REASON_NEW_CONNECTION
         j += 1

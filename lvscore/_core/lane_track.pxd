@@ -12,12 +12,10 @@ from lvscore._core.connection cimport (
     Connection4, FLAG_ASSURED, FLAG_EXTENDED, FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SERVICE,
     FLAG_TRACKED, FLAG_UNTRANSLATED, Meta, Table, connection4_has,
 )
-from lvscore._core.consts cimport (
-    IPV4, NIL, PROTOCOL_TCP, REASON_REQUEST, VERDICT_FORWARD,
-)
+from lvscore._core.consts cimport IPV4, NIL, PROTOCOL_TCP
 from lvscore._core.entry cimport Entries
 from lvscore._core.flow cimport Address
-from lvscore._core.lane cimport Frames, Lane, lane_count, lane_translate, lanes_told
+from lvscore._core.lane cimport Frames, Lane, lane_count, lane_rewrite, lanes_told
 from lvscore._core.lifetime cimport connection_timer_set
 from lvscore._core.machine cimport likely, prefetch_write
 from lvscore._core.progress cimport Progress, datagram_progress, tcp_timeout
@@ -125,9 +123,9 @@ cdef inline bint lane_track(State* s, Table* table, const Lane* lane, bint check
         timeout = datagram_take(s, table, lane, meta)
         if likely(timeout == NIL, False):
             return False
-    lane_count(s, lane, c, direction)
+    lane_count(s, lane, c)
     connection_timer_set(table, lane.reference >> 1, s.tick_up + timeout)
-    lane_translate(lane, c, lane.key >> 32 == PROTOCOL_TCP, 0)
+    lane_rewrite(lane, c, 0)
     return True
 
 
@@ -138,8 +136,6 @@ cdef inline uint32_t lanes_track(State* s, const Frames* frames, uint32_t first,
     cdef const int64_t* timestamp = frames.timestamp + first
     cdef const uint64_t* offset = frames.offset + first
     cdef const uint32_t* length = frames.length + first
-    cdef uint8_t* verdict = frames.verdict + first
-    cdef uint8_t* reason = frames.reason + first
     cdef bint checked = s.conntrack[CONNTRACK_CHECKSUM] != 0
     cdef bint local = s.routes.hosted or s.routes.local_taken
     cdef int64_t now = s.now
@@ -151,8 +147,6 @@ cdef inline uint32_t lanes_track(State* s, const Frames* frames, uint32_t first,
                 > frames.data + offset[i] + length[i]
                 or not lane_track(s, &s.table[0], &lane[i], checked, local)):
             break
-        verdict[i] = VERDICT_FORWARD
-        reason[i] = <uint8_t>(REASON_REQUEST + (lane[i].reference & 1))
         replies += lane[i].reference & 1
         i += 1
     lanes_told(s, frames, first, j, <uint32_t>i, lane, replies)

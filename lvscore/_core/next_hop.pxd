@@ -14,12 +14,13 @@ from libc.string cimport memcpy, memset
 from lvscore._core.connection cimport Connection4, Table, connection4
 from lvscore._core.consts cimport IPV4
 from lvscore._core.flow cimport Address
+from lvscore._core.machine cimport memory_release, memory_reserve
 from lvscore._core.path cimport Path
 from lvscore._core.route cimport Neighbour, Routes, neighbour_find
 
 cdef enum:
-    MAX_NEXT_HOPS = 16384
-    NEXT_HOP_BITS = 10          # of the number of a chain
+    MAX_NEXT_HOPS = 65536
+    NEXT_HOP_BITS = 12          # of the number of a chain
 
 
 cdef struct NextHop:
@@ -33,16 +34,34 @@ cdef struct NextHop:
 
 
 cdef struct NextHops:
-    NextHop hop[16384]          # 0: of a packet at hand that found no number
-    uint16_t head[1024]         # of chains by address and interfaces
+    NextHop* hop                # 0 is none
+    uint16_t head[4096]         # of chains by address and interfaces
     uint32_t first              # of those that are not forgotten
     uint32_t used
 
 
-cdef inline void next_hops_init(NextHops* hops) noexcept nogil:
+cdef inline bint next_hops_init(NextHops* hops) noexcept nogil:
+    """Reserve address space; False if the system refuses."""
     memset(hops, 0, sizeof(NextHops))
     hops.first = 1
     hops.used = 1
+    hops.hop = <NextHop*>memory_reserve(MAX_NEXT_HOPS * sizeof(NextHop))
+    return hops.hop != NULL
+
+
+cdef inline void next_hops_free(NextHops* hops) noexcept nogil:
+    memory_release(hops.hop, MAX_NEXT_HOPS * sizeof(NextHop))
+    hops.hop = NULL
+
+
+cdef inline bint next_hops_copy(NextHops* hops, const NextHops* other) noexcept nogil:
+    """Make ``hops`` a copy of ``other``; False if memory ends."""
+    hops[0] = other[0]
+    hops.hop = <NextHop*>memory_reserve(MAX_NEXT_HOPS * sizeof(NextHop))
+    if hops.hop == NULL:
+        return False
+    memcpy(hops.hop, other.hop, other.used * sizeof(NextHop))
+    return True
 
 
 cdef inline void next_hops_forget(NextHops* hops, Table* table) noexcept nogil:
@@ -78,10 +97,10 @@ cdef inline void next_hops_resolve(NextHops* hops, const Routes* routes,
             memcpy(hops.hop[i].link, neighbour.mac, 6)
 
 
-cdef inline const NextHop* next_hop_set(NextHops* hops, Connection4* c, uint32_t direction,
-                                        uint32_t ingress, const Path* to) noexcept nogil:
+cdef inline bint next_hop_set(NextHops* hops, Connection4* c, uint32_t direction,
+                              uint32_t ingress, const Path* to) noexcept nogil:
     """Let a connection keep where its packets of a direction leave that come in by an interface;
-    the next hop, good until the next call."""
+    False if there are too many next hops."""
     cdef uint32_t address = to.next_hop
     cdef uint16_t* head = &hops.head[
         ((address ^ ingress << 16 ^ to.egress) * <uint32_t>0x9E3779B1) >> (32 - NEXT_HOP_BITS)]
@@ -90,16 +109,18 @@ cdef inline const NextHop* next_hop_set(NextHops* hops, Connection4* c, uint32_t
     while i and (hops.hop[i].address != address or hops.hop[i].ingress != ingress + 1
                  or hops.hop[i].egress != to.egress):
         i = hops.hop[i].next
-    if i == 0 and hops.used < MAX_NEXT_HOPS:
+    if i == 0:
+        if hops.used == MAX_NEXT_HOPS:
+            return False
         i = hops.used
         hops.used += 1
-        hops.hop[i].ingress = <uint16_t>(ingress + 1)
-        hops.hop[i].next = head[0]
+        hop = &hops.hop[i]
+        memcpy(hop.link, to.link, 12)
+        hop.mtu = to.mtu
+        hop.address = address
+        hop.ingress = <uint16_t>(ingress + 1)
+        hop.egress = to.egress
+        hop.next = head[0]
         head[0] = <uint16_t>i
-    hop = &hops.hop[i]
-    memcpy(hop.link, to.link, 12)
-    hop.mtu = to.mtu
-    hop.address = address
-    hop.egress = to.egress
     c.next_hop[direction] = <uint16_t>i
-    return hop
+    return True

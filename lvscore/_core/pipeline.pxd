@@ -307,7 +307,7 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
     s.frames += count
     lanes_restrict(s, lane, count)
     table_settle(table)         # of the vector before: its buckets have come, and these are coming
-    lanes_match(table, lane, count)
+    lanes_match(table, frames, first, count, lane)
     if s.tracking:
         lanes_fetch_windows(&s.entries[0], lane, count)
     # What looks for more than the packet's own tuple finds all; see table_settle_hash.

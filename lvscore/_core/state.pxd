@@ -18,7 +18,9 @@ from lvscore._core.fragment cimport (
 )
 from lvscore._core.hash cimport HashKey, hash_key_init, random_next
 from lvscore._core.jiffies cimport Jiffies
-from lvscore._core.next_hop cimport NextHops, next_hops_init
+from lvscore._core.next_hop cimport (
+    NextHops, next_hops_copy, next_hops_free, next_hops_init,
+)
 from lvscore._core.path cimport Paths
 from lvscore._core.port_pool cimport Pools, pools_copy, pools_free, pools_init
 from lvscore._core.route cimport (
@@ -170,7 +172,6 @@ cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_lo
     random_next(&s.chance)
     tracker_init(&s.tracker)
     s.forward.ingress = NO_INTERFACE
-    next_hops_init(&s.next_hops)
     s.sysctl[SYSCTL_AM_DROPRATE] = 10
     s.sysctl[SYSCTL_AMEMTHRESH] = 1024
     s.available_pages = ALL_PAGES
@@ -193,6 +194,7 @@ cdef inline bint state_init(State* s, uint32_t max_connections, uint64_t seed_lo
             and entries_init(&s.entries[1], max_connections)
             and pools_init(&s.pools, max_connections)
             and services_init(&s.services) and routes_init(&s.routes)
+            and next_hops_init(&s.next_hops)
             and fragments_init(&s.fragments) and dialogs_init(&s.dialogs, max_connections)
             and ftp_init(&s.ftp, max_connections)
             and masters_init(&s.masters, max_connections))
@@ -207,6 +209,7 @@ cdef inline void state_free(State* s) noexcept nogil:
     pools_free(&s.pools)
     services_free(&s.services)
     routes_free(&s.routes)
+    next_hops_free(&s.next_hops)
     fragments_free(&s.fragments)
     dialogs_free(&s.dialogs)
     ftp_free(&s.ftp)
@@ -254,6 +257,7 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
     memset(&s.pools, 0, sizeof(Pools))
     memset(&s.services, 0, sizeof(Services))
     memset(&s.routes, 0, sizeof(Routes))
+    s.next_hops.hop = NULL
     memset(&s.fragments, 0, sizeof(Fragments))
     memset(&s.dialogs, 0, sizeof(Dialogs))
     s.ftp.control = NULL
@@ -272,6 +276,7 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
             and pools_copy(&s.pools, &other.pools)
             and services_copy(&s.services, &other.services)
             and routes_copy(&s.routes, &other.routes)
+            and next_hops_copy(&s.next_hops, &other.next_hops)
             and fragments_copy(&s.fragments, &other.fragments)
             and dialogs_copy(&s.dialogs, &other.dialogs)
             and ftp_copy(&s.ftp, &other.ftp)

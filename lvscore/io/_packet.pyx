@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memmove, memset, strerror
 
 from lvscore._core.consts cimport VERDICT_FORWARD
 from lvscore._frames cimport FrameBatch
-from lvscore.io._ring cimport lvs_acquire, lvs_release
+from lvscore.io._ring cimport lvs_load_acquire, lvs_store_release
 
 __all__ = ["PacketQueue"]
 
@@ -243,7 +243,7 @@ cdef class PacketQueue:
         """Give the slots of the latest batch back to the kernel."""
         cdef uint32_t k
         for k in range(self.held):
-            lvs_release(&(<tpacket2_hdr*>(self.data + self.taken[k])).tp_status, TP_STATUS_KERNEL)
+            lvs_store_release(&(<tpacket2_hdr*>(self.data + self.taken[k])).tp_status, TP_STATUS_KERNEL)
         self.held = 0
 
     cdef void receive_ring(self, int64_t now) noexcept nogil:
@@ -264,7 +264,7 @@ cdef class PacketQueue:
             copies += self.take_slot(self.taken[k], copies, copied, now)
 
     cdef uint32_t status(self, const Ring* ring) noexcept nogil:
-        return lvs_acquire(&(<tpacket2_hdr*>(self.data + ring.next)).tp_status)
+        return lvs_load_acquire(&(<tpacket2_hdr*>(self.data + ring.next)).tp_status)
 
     cdef Ring* earliest(self) noexcept nogil:
         """The ring whose next frame has come in first; NULL: there is none.
@@ -329,13 +329,13 @@ cdef class PacketQueue:
         cdef tpacket3_hdr* header
         cdef uint32_t looked = 0
         if self.opened and not self.left:       # the frames of the latest batch were its last
-            lvs_release(&block.hdr.bh1.block_status, TP_STATUS_KERNEL)
+            lvs_store_release(&block.hdr.bh1.block_status, TP_STATUS_KERNEL)
             self.opened = False
             self.head = (self.head + 1) % self.slots
             start = <uint64_t>self.head * BLOCK
             block = <tpacket_block_desc*>(self.data + start)
         if not self.opened:
-            if not lvs_acquire(&block.hdr.bh1.block_status) & TP_STATUS_USER:
+            if not lvs_load_acquire(&block.hdr.bh1.block_status) & TP_STATUS_USER:
                 return
             self.opened = True
             self.left = block.hdr.bh1.num_pkts

@@ -15,7 +15,7 @@ from lvscore._core.consts cimport LINK_ETHERNET, VERDICT_FORWARD
 from lvscore._core.offload cimport VNET_HEADER, checksum_complete, offloads_guess
 from lvscore._core.segment cimport Segments, segment_write, segments_plan
 from lvscore._frames cimport FrameBatch
-from lvscore.io._ring cimport lvs_acquire, lvs_release
+from lvscore.io._ring cimport lvs_load_acquire, lvs_store_release
 
 __all__ = ["XdpQueue"]
 
@@ -122,28 +122,28 @@ cdef class XdpQueue:
     cdef void reap(self) noexcept nogil:
         """Chunks that have been sent are free again."""
         cdef uint32_t at = self.completion.consumer[0]
-        cdef uint32_t end = lvs_acquire(self.completion.producer)
+        cdef uint32_t end = lvs_load_acquire(self.completion.producer)
         while at != end:
             self.chunks[self.spare] = (<uint64_t*>self.completion.entries)[
                 at & (self.completion.size - 1)] & ~<uint64_t>(CHUNK - 1)
             self.spare += 1
             at += 1
-        lvs_release(self.completion.consumer, at)
+        lvs_store_release(self.completion.consumer, at)
 
     cdef void refill(self) noexcept nogil:
         """Give the kernel chunks to receive in, but keep some to send from."""
         cdef uint32_t at = self.fill.producer[0]
-        cdef uint32_t room = self.fill.size - (at - lvs_acquire(self.fill.consumer))
+        cdef uint32_t room = self.fill.size - (at - lvs_load_acquire(self.fill.consumer))
         while room and self.spare > RESERVE:
             self.spare -= 1
             (<uint64_t*>self.fill.entries)[at & (self.fill.size - 1)] = self.chunks[self.spare]
             at += 1
             room -= 1
-        lvs_release(self.fill.producer, at)
+        lvs_store_release(self.fill.producer, at)
 
     cdef void take(self, int64_t now) noexcept nogil:
         cdef uint32_t at = self.incoming.consumer[0]
-        cdef uint32_t end = lvs_acquire(self.incoming.producer)
+        cdef uint32_t end = lvs_load_acquire(self.incoming.producer)
         cdef uint32_t i = 0
         cdef Descriptor* entry
         cdef uint8_t* frame
@@ -164,7 +164,7 @@ cdef class XdpQueue:
             self.batch.original_length[i] = entry.length
             self.batch.timestamp[i] = now
             i += 1
-        lvs_release(self.incoming.consumer, at)
+        lvs_store_release(self.incoming.consumer, at)
         self.batch.count = i
 
     def send(self, FrameBatch batch not None, const uint8_t[::1] select not None):
@@ -221,16 +221,16 @@ cdef class XdpQueue:
         """Queue what lies in the memory; False: there is no room."""
         cdef uint32_t at = self.outgoing.producer[0]
         cdef Descriptor* entry
-        if at - lvs_acquire(self.outgoing.consumer) == self.outgoing.size:
+        if at - lvs_load_acquire(self.outgoing.consumer) == self.outgoing.size:
             self.kick()
-            if at - lvs_acquire(self.outgoing.consumer) == self.outgoing.size:
+            if at - lvs_load_acquire(self.outgoing.consumer) == self.outgoing.size:
                 self.refused += 1
                 return False
         entry = &(<Descriptor*>self.outgoing.entries)[at & (self.outgoing.size - 1)]
         entry.address = address
         entry.length = length
         entry.options = 0
-        lvs_release(self.outgoing.producer, at + 1)
+        lvs_store_release(self.outgoing.producer, at + 1)
         self.sent += 1
         return True
 
@@ -283,8 +283,8 @@ cdef class XdpQueue:
     cdef void kick(self) noexcept nogil:
         """Let the kernel send what is queued: in copy mode it does so in this call."""
         cdef uint32_t tries = 0
-        while (lvs_acquire(self.outgoing.consumer) != self.outgoing.producer[0]
-               and lvs_acquire(self.outgoing.flags) & NEED_WAKEUP and tries < KICKS):
+        while (lvs_load_acquire(self.outgoing.consumer) != self.outgoing.producer[0]
+               and lvs_load_acquire(self.outgoing.flags) & NEED_WAKEUP and tries < KICKS):
             if sendto(self.descriptor, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0:
                 if errno == ENOBUFS:
                     self.reap()
