@@ -74,16 +74,25 @@ def test_port(benchmark, percent, kind):
     )
 
 
-@pytest.mark.benchmark(group="established, DNAT rule", timer=time.thread_time)
-@pytest.mark.parametrize("connections", [1_000, 65_536])
-def test_established_dnat(benchmark, connections):
-    """Segments that follow each other, both ways, of connections to a service with one server."""
+def established(connections):
+    """An engine whose only rule leads to one server, and so many connections to that."""
     engine = lvscore.Engine(seed=1, max_connections=max(connections, 1024))
     engine.add_dnat(to="192.168.0.1:8080", destination="10.0.0.1", protocol="tcp")
     establish(engine, connections, lambda flows: handshake(flows, servers=1))
-    flows, reply = at_random(connections, PACKETS)
-    rounds = conversation(flows, reply=reply, servers=1)
-    measure(benchmark, engine.process_batch, rounds, connections)
+    return engine
+
+
+def packets_of(connections, count):
+    """Segments that follow each other, of flows and ways at random; round by round."""
+    flows, reply = at_random(connections, count)
+    return conversation(flows, reply=reply, servers=1)
+
+
+@pytest.mark.benchmark(group="established, DNAT rule", timer=time.thread_time)
+@pytest.mark.parametrize("connections", [1_000, 65_536])
+def test_established_dnat(benchmark, connections):
+    engine = established(connections)
+    measure(benchmark, engine.process_batch, packets_of(connections, PACKETS), connections)
     assert engine.counters["forwarded"] == engine.counters["frames"]
     # None was INVALID: every packet was of a flow, or opened one.
     assert set(engine.reasons) == {

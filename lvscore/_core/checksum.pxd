@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from lvscore._core.bytes cimport htons, load16, load32, load64, rotate32, rotate64
 from lvscore._core.consts cimport IPV4
-from lvscore._core.machine cimport likely
+from lvscore._core.machine cimport likely, load_last
 
 
 cdef inline uint16_t sum_fold(uint64_t total) noexcept nogil:
@@ -33,11 +33,21 @@ cdef inline uint64_t sum_add(uint64_t total, uint64_t words) noexcept nogil:
 cdef inline uint64_t sum_bytes(const uint8_t* data, uint32_t length,
                                uint64_t total) noexcept nogil:
     """Add the words of ``data`` to ``total``; an odd last byte is padded with zero."""
+    cdef uint64_t other = 0
     cdef uint16_t last = 0
-    while length >= 8:
-        total = sum_add(total, load64(data))
-        data += 8
-        length -= 8
+    if length >= 8:
+        while length >= 16:     # in two sums, which need not wait for each other
+            total = sum_add(total, load64(data))
+            other = sum_add(other, load64(data + 8))
+            data += 16
+            length -= 16
+        if length >= 8:
+            total = sum_add(total, load64(data))
+            data += 8
+            length -= 8
+        if length:
+            total = sum_add(total, load_last(data + length, length))
+        return sum_add(total, other)
     if length >= 4:
         total = sum_add(total, load32(data))
         data += 4

@@ -22,7 +22,7 @@ from lvscore._core.server cimport server_unbind_template
 from lvscore._core.sip cimport dialog_forget
 from lvscore._core.state cimport State, table_of, templates_of
 from lvscore._core.track cimport (
-    SERVICE_SCTP_ESTABLISHED, SERVICE_TCP_ESTABLISHED, TIMEOUT_TCP_RETRANS,
+    RULE_TCP_ESTABLISHED, SERVICE_SCTP_ESTABLISHED, SERVICE_TCP_ESTABLISHED, TIMEOUT_TCP_RETRANS,
     TIMEOUT_TCP_UNACKNOWLEDGED, state_is_active,
 )
 from lvscore._core.wheel cimport Timer, wheel_link, wheel_unlink
@@ -51,6 +51,8 @@ cdef inline void tracking_horizon(State* s) noexcept nogil:
     cdef uint32_t f
     if ticks > s.tracker.timeout[TIMEOUT_TCP_RETRANS]:
         ticks = s.tracker.timeout[TIMEOUT_TCP_RETRANS]
+    if ticks > s.tracker.timeout[RULE_TCP_ESTABLISHED]:
+        ticks = s.tracker.timeout[RULE_TCP_ESTABLISHED]
     if ticks < TICKS_PER_SECOND:
         ticks = TICKS_PER_SECOND
     for f in range(2):

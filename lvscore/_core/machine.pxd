@@ -1,7 +1,8 @@
 """What the compiler and the operating system give, and Cython cannot say.
 
-Verbatim C is kept to this file: a 64x64->128 bit product, a compare of seven tags, prefetch,
-bit scans, and address space that is taken from the system only as it is touched.
+Verbatim C is kept to this file: a 64x64->128 bit product, a compare of seven tags, the last bytes
+of some as a word, prefetch, bit scans, and address space that is taken from the system only as it
+is touched.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -42,6 +43,19 @@ cdef extern from *:
         uint32_t mask = 0;
         for (int i = 0; i < 7; i++) mask |= (uint32_t)(tags[i] == tag) << i;
         return mask;
+    #endif
+    }
+
+    /* The last 1 to 7 bytes before end as they would be loaded from where they begin, with zeros
+       behind; 8 bytes before it are read. */
+    static inline uint64_t lvs_load_last(const uint8_t *end, uint32_t bytes)
+    {
+        uint64_t word;
+        memcpy(&word, end - 8, 8);
+    #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        return word >> (64 - 8 * bytes);
+    #else
+        return word << (64 - 8 * bytes);
     #endif
     }
 
@@ -92,6 +106,7 @@ cdef extern from *:
     """
     uint64_t multiply_fold "lvs_multiply_fold"(uint64_t a, uint64_t b) noexcept nogil
     uint32_t match_tags "lvs_match_tags"(const uint16_t* tags, uint16_t tag) noexcept nogil
+    uint64_t load_last "lvs_load_last"(const uint8_t* end, uint32_t bytes) noexcept nogil
     uint32_t lowest_bit "lvs_lowest_bit"(uint32_t mask) noexcept nogil
     uint32_t lowest_bit64 "lvs_lowest_bit64"(uint64_t mask) noexcept nogil
     void prefetch "lvs_prefetch"(const void* p) noexcept nogil

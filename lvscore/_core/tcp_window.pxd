@@ -10,6 +10,7 @@ from libc.string cimport memset
 
 from lvscore._core.bytes cimport load_be16, load_be32
 from lvscore._core.consts cimport ORIGINAL, REPLY
+from lvscore._core.machine cimport likely
 from lvscore._core.track cimport (
     RULE_TCP_CLOSE, RULE_TCP_ESTABLISHED, RULE_TCP_FIN_WAIT, RULE_TCP_LAST_ACK, RULE_TCP_SYN_RECV,
     RULE_TCP_SYN_SENT, RULE_TCP_SYN_SENT2, RULE_TCP_TIME_WAIT, STATE_IGNORED, STATE_INVALID,
@@ -97,6 +98,12 @@ cdef inline bint sequence_before(uint32_t a, uint32_t b) noexcept nogil:
 
 cdef inline bint sequence_after(uint32_t a, uint32_t b) noexcept nogil:
     return <int32_t>(b - a) < 0
+
+
+cdef inline uint32_t sequence_later(uint32_t a, uint32_t b) noexcept nogil:
+    """The later of two; not by a branch, since segments come either way at random."""
+    cdef int32_t ahead = <int32_t>(a - b)
+    return b + (<uint32_t>ahead & ~<uint32_t>(ahead >> 31))
 
 
 cdef inline void segment_read(const uint8_t* tcp, uint32_t header, uint32_t length,
@@ -223,24 +230,21 @@ cdef inline void window_update(TcpWindow* w, const Segment* g, uint32_t directio
     cdef uint32_t window = g.window
     cdef uint32_t largest = sender.max_window
     cdef uint32_t last = sender.end
-    cdef uint32_t acknowledged = sender.max_ack
     cdef uint32_t flags = sender.flags
     cdef uint32_t difference
-    # Segments move some of these and not others, at random: selected, not branched upon.
     if not g.flags & TCP_SYN:
         window <<= sender.scale
     sender.max_window = window + (sack - ack) if largest < window + (sack - ack) else largest
-    sender.end = end if sequence_after(end, last) else last
+    sender.end = sequence_later(end, last)
     flags |= SIDE_UNACKNOWLEDGED if sequence_after(end, last) else 0
     if g.flags & TCP_ACK:
-        sender.max_ack = ack if (
-            not flags & SIDE_HAS_ACKNOWLEDGED) | sequence_after(ack, acknowledged) else acknowledged
+        sender.max_ack = (sequence_later(ack, sender.max_ack)
+                          if likely(flags & SIDE_HAS_ACKNOWLEDGED != 0, True) else ack)
         flags |= SIDE_HAS_ACKNOWLEDGED
     sender.flags = <uint8_t>flags
     if receiver.max_window and sequence_after(end, sender.max_end):
         receiver.max_window += end - sender.max_end
-    if sequence_after(sack + window, receiver.max_end - 1):
-        receiver.max_end = sack + window + (0 if window else 1)
+    receiver.max_end = sequence_later(sack + window + (0 if window else 1), receiver.max_end)
     flags = receiver.flags
     receiver.flags = <uint8_t>(flags & ~<uint32_t>SIDE_UNACKNOWLEDGED if ack == receiver.end
                                else flags)
