@@ -100,7 +100,7 @@ from lvscore._core.track cimport (
 )
 from lvscore._core.tcp_window cimport TcpWindow
 from lvscore._core.wheel cimport (
-    NO_EVENT, PAST, WHEEL_SLOTS, wheel_link, wheel_next_event, wheel_put, wheel_unlink,
+    NO_EVENT, PAST, WHEEL_SLOTS, wheel_next_event, wheel_put,
 )
 from lvscore._frames cimport FrameBatch
 

@@ -52,12 +52,12 @@ from lvscore._core.wheel cimport Timer, wheel_unlink
 from lvscore._core.wire cimport Packet, packet_parse
 
 __all__ = [
-    "Index", "Locals", "Table", "Tracker", "address_choose", "checksum",
-    "checksum_update", "constants", "crc32c", "delta", "delta_inverse", "hash_tuple",
-    "inverse", "jhash2", "load_be", "lowest_bits", "match", "multiply", "parse",
-    "prefix_match", "random_numbers", "repeat_checksum", "repeat_crc32c", "repeat_parse",
-    "repeat_update", "rule_flow_state", "rule_match", "sctp_checksummed", "sctp_event",
-    "sizes", "translate", "udp_checksum_update",
+    "Index", "Locals", "Table", "Tracker", "address_choose", "checksum", "checksum_change",
+    "checksum_update", "constants", "crc32c", "delta", "delta_inverse", "hash_tuple", "inverse",
+    "jhash2", "load_be", "lowest_bits", "match", "multiply", "parse", "prefix_match",
+    "random_numbers", "repeat_checksum", "repeat_crc32c", "repeat_parse", "repeat_update",
+    "rule_flow_state", "rule_match", "sctp_checksummed", "sctp_event", "sizes", "translate",
+    "udp_checksum_update",
 ]
 
 
@@ -193,6 +193,20 @@ def udp_checksum_update(uint16_t value, uint16_t change):
 def crc32c(bytes data):
     cdef const uint8_t* start = data
     return <uint32_t>~crc32c_update(CRC32C_START, start, <uint32_t>len(data))
+
+
+def checksum_change(uint16_t value, bytes old, bytes new, bytes more_old, bytes more_new):
+    """Both parts eight bytes, and four."""
+    cdef uint64_t words[2]
+    cdef uint32_t more[2]
+    memcpy(&words[0], <const char*>old, 8)
+    memcpy(&words[1], <const char*>new, 8)
+    memcpy(&more[0], <const char*>more_old, 4)
+    memcpy(&more[1], <const char*>more_new, 4)
+    delta = _checksum.sum_add(~words[0], words[1])
+    rest = <uint64_t>~more[0] + more[1]
+    return (htons(_checksum.checksum_change(htons(value), delta, rest)),
+            htons(_checksum.udp_checksum_change(htons(value), delta, rest)))
 
 
 def sctp_checksummed(bytes packet):

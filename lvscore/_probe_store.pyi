@@ -1,7 +1,7 @@
 from collections.abc import Iterable
 from typing import Self, final
 
-__all__ = ["Emitted", "Paths", "Pools", "Wheel"]
+__all__ = ["Emitted", "NextHops", "Paths", "Pools", "Wheel"]
 
 @final
 class Pools:
@@ -43,6 +43,14 @@ class Paths:
     def of_pair(
         self, server: bytes, service: bytes
     ) -> tuple[tuple[bool, bool, bool, bytes | None, int], bool]: ...
+
+@final
+class NextHops:
+    def __new__(cls, paths: Paths, connections: int) -> Self: ...
+    def set(self, i: int, direction: int, ingress: int, address: bytes) -> bool: ...
+    def of(self, i: int, direction: int) -> tuple[int, bytes, int] | None: ...
+    def forget(self) -> None: ...
+    def tell(self, address: bytes, mac: bytes | None) -> None: ...
 
 @final
 class Wheel:

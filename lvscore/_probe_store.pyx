@@ -1,5 +1,5 @@
 """What the engine keeps beside its connections, for tests: port pools, emitted frames, where
-addresses lead, and the timer wheel."""
+addresses and connections lead, and the timer wheel."""
 
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -7,14 +7,17 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from lvscore._core cimport emit as _emit
+from lvscore._core cimport next_hop as _next_hop
 from lvscore._core cimport path as _path
 from lvscore._core cimport port_pool as _pool
 from lvscore._core.bytes cimport htons
+from lvscore._core.connection cimport Connection4, Table, connection4
 from lvscore._core.consts cimport IPV4, IPV6, NIL
 from lvscore._core.flow cimport Address, Tuple, address_load, ports_make
 from lvscore._core.hash cimport HashKey, hash_key_init
 from lvscore._core.route cimport (
-    Neighbour, Routes, local_add, local_slot, neighbour_slot, routes_free, routes_init,
+    Neighbour, Routes, local_add, local_slot, neighbour_put, neighbour_remove, neighbour_slot,
+    routes_free, routes_init,
 )
 from lvscore._core.selfcheck cimport wheel_check
 from lvscore._core.wheel cimport (
@@ -22,7 +25,7 @@ from lvscore._core.wheel cimport (
 )
 from lvscore._core.wheel cimport Wheel as Wheel_t
 
-__all__ = ["Emitted", "Paths", "Pools", "Wheel"]
+__all__ = ["Emitted", "NextHops", "Paths", "Pools", "Wheel"]
 
 
 cdef _pool.Pool pool_from(object given) except *:
@@ -184,6 +187,7 @@ cdef class Paths:
             entry.address = a
             memcpy(entry.mac, <const char*>mac, 6)
             self.routes.neighbour[neighbour_slot(self.routes, IPV4, 0, &a)] = entry
+            self.routes.neighbour_count += 1
 
     def __dealloc__(self):
         if self.routes != NULL:
@@ -218,6 +222,65 @@ cdef class Paths:
                 bool(path.flags & _path.PATH_UNICAST),
                 (<const char*>path.link)[:6] if path.flags & _path.PATH_RESOLVED else None,
                 path.mtu)
+
+
+@cython.final
+cdef class NextHops:
+    """Where packets of so many connections go that come in by an interface, over ``paths``."""
+
+    cdef _next_hop.NextHops hops
+    cdef Table table
+    cdef Paths paths
+
+    def __cinit__(self, Paths paths not None, uint32_t connections):
+        self.paths = paths
+        memset(&self.table, 0, sizeof(Table))
+        self.table.records = <uint8_t*>calloc(connections, sizeof(Connection4))
+        if not _next_hop.next_hops_init(&self.hops) or self.table.records == NULL:
+            raise MemoryError()
+        self.table.used = connections
+
+    def __dealloc__(self):
+        _next_hop.next_hops_free(&self.hops)
+        free(self.table.records)
+
+    cdef Connection4* connection(self, uint32_t i) except NULL:
+        if i >= self.table.used:
+            raise IndexError(i)
+        return connection4(&self.table, i)
+
+    def set(self, uint32_t i, uint32_t direction, uint32_t ingress, bytes address):
+        cdef uint32_t word
+        memcpy(&word, <const char*>address, 4)
+        return bool(_next_hop.next_hop_set(
+            &self.hops, self.connection(i), direction & 1, ingress,
+            _path.path_of(self.paths.paths, self.paths.routes, word)))
+
+    def of(self, uint32_t i, uint32_t direction):
+        """(interface that packets come in by, link address, MTU), or None."""
+        hop = &self.hops.hop[self.connection(i).next_hop[direction & 1]]
+        if hop.ingress == 0:
+            return None
+        return hop.ingress - 1, (<const char*>hop.link)[:6], hop.mtu
+
+    def forget(self):
+        self.paths.clear()
+        _next_hop.next_hops_forget(&self.hops, &self.table)
+
+    def tell(self, bytes address, mac):
+        """Let a neighbour have this link address, or none."""
+        cdef Neighbour entry
+        memset(&entry, 0, sizeof(entry))
+        entry.family = IPV4
+        entry.address = address_load(<const uint8_t*><const char*>address, IPV4)
+        if mac is None:
+            neighbour_remove(self.paths.routes, IPV4, 0, &entry.address)
+        else:
+            memcpy(entry.mac, <const char*>mac, 6)
+            if not neighbour_put(self.paths.routes, &entry):
+                raise MemoryError()
+        self.paths.clear()
+        _next_hop.next_hops_resolve(&self.hops, self.paths.routes, 0)
 
 
 @cython.final

@@ -243,7 +243,8 @@ cdef class PacketQueue:
         """Give the slots of the latest batch back to the kernel."""
         cdef uint32_t k
         for k in range(self.held):
-            lvs_store_release(&(<tpacket2_hdr*>(self.data + self.taken[k])).tp_status, TP_STATUS_KERNEL)
+            lvs_store_release(&(<tpacket2_hdr*>(self.data + self.taken[k])).tp_status,
+                              TP_STATUS_KERNEL)
         self.held = 0
 
     cdef void receive_ring(self, int64_t now) noexcept nogil:

@@ -134,3 +134,18 @@ def test_udp_without_checksum_is_filled_or_kept():
     assert kept == "4500001f12344000401171790a000009ac10010814e9041d000b0000686921"
     filled = _probe.translate(frame, to, fill_udp=True, link_type=101).hex()
     assert filled == "4500001f12344000401171790a000009ac10010814e9041d000ba647686921"
+
+
+eight, four = st.binary(min_size=8, max_size=8), st.binary(min_size=4, max_size=4)
+
+
+@given(words, eight, eight, four, four)
+@example(0xFFFF, bytes(8), bytes(8), bytes(4), bytes(4))
+@example(0xFFFF, b"\n\0\0\1\n\0\0\1", b"\n\1\0\0\n\1\0\0", bytes(4), bytes(4))
+@example(0, b"\xff" * 8, bytes(8), b"\xff" * 4, bytes(4))
+def test_a_change_of_twelve_bytes_is_an_update_by_its_delta(value, old, new, more_old, more_new):
+    change = _probe.delta(old + more_old, new + more_new)
+    assert _probe.checksum_change(value, old, new, more_old, more_new) == (
+        _probe.checksum_update(value, change),
+        _probe.udp_checksum_update(value, change),
+    )
