@@ -1,5 +1,6 @@
 """Flows of the NAT rules: a batch, which knows a short way for them, is its frames one by one."""
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from packets import CLIENT, RS1, SECOND, VIP, checksums_good, tcp, udp
@@ -119,3 +120,47 @@ def test_segments_behind_the_end_are_none_of_the_connection():
         segment("PA", False, 10, 0, 1000, 10, ""),
     ]
     outcome(frames, [0] * len(frames))
+
+
+@pytest.mark.parametrize("timeout", [None, 100, 400])
+def test_data_that_waits_for_its_acknowledgment_shortens_days_to_minutes(timeout):
+    """And the acknowledgment makes days of them; whatever the timers were linked for."""
+    engine = router()
+    if timeout:
+        engine.sysctl["net.netfilter.nf_conntrack_tcp_timeout_unacknowledged"] = timeout
+    steps = [
+        *((0, frame) for frame in handshake()),
+        (10, segment("PA", False, 0, 0, 1000, 10, "")),
+        (20, segment("A", True, 0, 10, 1000, 0, "")),
+        (1000, segment("PA", True, 0, 10, 1000, 5, "")),
+        (1100, segment("A", False, 10, 5, 1000, 0, "")),
+        (9000, segment("PA", False, 10, 5, 1000, 5, "")),
+    ]
+    for now, frame in steps:
+        engine.process_batch(lvscore.FrameBatch.of([frame], [now * SECOND]))
+        assert len(engine.connections) == 1
+    end = 9000 + (timeout or 300)
+    engine.expire(end * SECOND - 1)
+    assert len(engine.connections) == 1
+    engine.expire(end * SECOND + SECOND // 1000)
+    assert len(engine.connections) == 0
+    assert engine._selfcheck() == 0
+
+
+def test_a_shorter_timeout_holds_for_flows_that_are_there():
+    """Their next packet may be due before the slot that their timer is linked in."""
+    engine = router()
+    for frame in handshake():
+        engine.process_batch(lvscore.FrameBatch.of([frame], [0]))
+    engine.sysctl["net.netfilter.nf_conntrack_tcp_timeout_established"] = 20
+    engine.sysctl["net.netfilter.nf_conntrack_tcp_timeout_unacknowledged"] = 5
+    engine.process_batch(
+        lvscore.FrameBatch.of([segment("A", False, 0, 0, 1000, 0, "")], [10 * SECOND])
+    )
+    engine.expire(30 * SECOND - 1)
+    assert len(engine.connections) == 1
+    engine.process_batch(
+        lvscore.FrameBatch.of([segment("PA", False, 0, 0, 1000, 10, "")], [30 * SECOND - 1])
+    )
+    engine.expire(35 * SECOND + SECOND // 1000)
+    assert len(engine.connections) == 0

@@ -1,8 +1,10 @@
 """A batch leaves as its frames do one by one, also where the short way might tell them apart."""
 
+import contextlib
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab import CLI, CLIENT, OTHER, ROUTER, SERVER, SRV, VIP, director, frame, reply, request
 from scapy.layers.inet import IP, TCP, UDP
@@ -265,6 +267,49 @@ def test_what_is_told_anew_counts_from_then_on():
     before = host.engine.reasons.get(lvscore.Reason.REQUEST, 0)
     sent()
     assert host.engine.reasons.get(lvscore.Reason.REQUEST, 0) == before
+
+
+CHANGES = {
+    "neighbour": lambda host: host.add_neighbour("172.16.1.7", OTHER, "srv"),
+    "neighbour back": lambda host: host.add_neighbour("172.16.1.7", SERVER, "srv"),
+    "no neighbour": lambda host: host.remove_neighbour("172.16.1.7", "srv"),
+    "other neighbour": lambda host: host.add_neighbour("172.16.1.99", OTHER, "srv"),
+    "mtu": lambda host: host.set_mtu("srv", 600),
+    "mtu back": lambda host: host.set_mtu("srv", 1500),
+    "route": lambda host: host.add_route("172.16.1.7/32", via="172.16.0.1"),
+    "client's route": lambda host: host.add_route(f"{CLIENT}/32", via="172.16.1.8"),
+    "address": lambda host: host.add_address("cli", f"{CLIENT}/32"),
+    "no forwarding": lambda host: host.sysctl.update({"net.ipv4.ip_forward": 0}),
+    "forwarding": lambda host: host.sysctl.update({"net.ipv4.ip_forward": 1}),
+    "rp_filter": lambda host: host.sysctl.update({"net.ipv4.conf.all.rp_filter": 1}),
+    "no server": lambda host: host.engine.services[0].servers[0].remove(),
+}
+ONCE = {"route", "client's route", "address", "no server"}
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([*CHANGES, "request", "reply"] + ["request", "reply"] * 6),
+                max_size=40))  # fmt: skip
+def test_changes_between_packets(steps):
+    """The short way, which keeps where packets go, against the general one, which does not."""
+    results = []
+    for general in False, True:
+        host = made()
+        if general:
+            host.engine.iptables("-t mangle -A PREROUTING -s 1.2.3.4 -j MARK --set-mark 1")
+        one_by_one(host, framed(OPENING))
+        out, done = [], set()
+        for step in steps:
+            if step in ("request", "reply"):
+                packet = request(flags="A", size=700) if step == "request" else reply(flags="A")
+                name, data = framed([("cli" if step == "request" else "srv", packet)])[0]
+                out.append(leaving(host, lvscore.FrameBatch.of([data] * 3, [1] * 3), name, 1))
+            elif step not in done:
+                done.update([step] if step in ONCE else [])
+                with contextlib.suppress(lvscore.NotFoundError):
+                    CHANGES[step](host)
+        results.append((out, host.engine.counters, host.engine.reasons))
+    assert results[0] == results[1]
 
 
 def test_rules_of_the_mangle_table_count_every_packet():
