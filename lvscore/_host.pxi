@@ -410,9 +410,10 @@ def host_is_translated(EngineCore engine not None):
 
 
 def host_output(EngineCore engine not None, bytearray packet not None):
-    """Let a packet of the Host's own pass the engine, which may translate it."""
-    packet_output(engine.enter(), <uint8_t*>PyByteArray_AS_STRING(packet),
-                  <uint32_t>len(packet))
+    """Let a packet of the Host's own pass the engine, which may translate it; False if it is
+    dropped."""
+    return packet_output(engine.enter(), <uint8_t*>PyByteArray_AS_STRING(packet),
+                         <uint32_t>len(packet))
 
 
 def route_get(EngineCore engine not None, int family, bytes destination):

@@ -28,7 +28,7 @@ from lvscore._core.event cimport opening_is_whole
 from lvscore._core.flow cimport (
     Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_hash, tuple_inverse,
 )
-from lvscore._core.forward cimport REDIRECT_DROPPED, forward_pass, forward_record
+from lvscore._core.forward cimport REDIRECT_DROPPED, REDIRECT_DUE, forward_pass, forward_record
 from lvscore._core.lifetime cimport connection_end
 from lvscore._core.nat cimport (
     ports_take, rule_evict, rule_postrouting, rule_prerouting, search_begin, seen_fill,
@@ -341,13 +341,18 @@ cdef inline uint8_t redirected_answer(State* s, Table* table, Packet* packet, co
     two translations; or in one that began on the way to a server: IPVS's translation is the last.
     Its verdict; PASS if IPVS does not know its connection any more."""
     cdef uint32_t reference = answered_service(s, table, t, translated)
+    cdef bint as_it_is = tuples_equal(t, translated)
+    cdef uint8_t verdict
     if reference == NIL:
         return VERDICT_PASS
     trace_step(s, TRACE_FOUND, reference, 0, t)
     if redirected == BEHIND_TRANSLATION:
         connection_translated(table, reference >> 1, REPLY, translated)
     if not is_invalid:
-        return reply_packet(s, packet, t, reference, translated, reason)
+        verdict = reply_packet(s, packet, t, reference, translated, reason)
+        if s.forward.redirect and as_it_is:
+            s.forward.redirect = REDIRECT_DUE       # conntrack has nothing to translate
+        return verdict
     s.invalid += 1
     if table_meta(table, reference >> 1).flags & FLAG_TRACKED:
         nfct_entry(s, table, reference >> 1).packet = ENTRY_INVALID

@@ -17,20 +17,22 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport (
     IPV4, IPV6, NIL, ORIGINAL, REASON_BAD_ICMP_CHECKSUM, REASON_NONE, REASON_RELATED_ICMP,
-    REASON_TABLE_FULL, REASON_TRUNCATED_TRANSPORT_HEADER, REPLY, TICKS_PER_SECOND, VERDICT_DROP,
-    VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
+    REASON_TABLE_FULL, REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATABLE, REPLY,
+    TICKS_PER_SECOND, VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
 )
 from lvscore._core.flow cimport (
-    Tuple, address_equal, ports_destination, ports_make, ports_source, transport_ports, tuple_hash,
-    tuple_inverse, tuple_load,
+    Tuple, address_equal, has_ports, ports_destination, ports_make, ports_source, transport_ports,
+    tuple_hash, tuple_inverse, tuple_load,
 )
 from lvscore._core.forward cimport forward_pass, forward_request
 from lvscore._core.load cimport load_bind, load_unbind
-from lvscore._core.nfct cimport answer_service, flow_service, redirected_flow, service_seen
+from lvscore._core.nfct cimport (
+    answer_service, flow_service, redirected_flow, rules_translate, service_seen,
+)
 from lvscore._core.quote cimport (
     ICMP_PARAMETER_PROBLEM, ICMP_REDIRECT, quote_lacks_ports, quote_parse, quote_translate,
 )
-from lvscore._core.related cimport related_process, unrelated
+from lvscore._core.related cimport QUOTED_LEAST, related_process, unrelated
 from lvscore._core.route cimport NO_INTERFACE, address_is_local
 from lvscore._core.schedule cimport (
     Choice, choice_open, choice_reply, service_choose, service_of,
@@ -51,6 +53,7 @@ from lvscore._core.verify cimport icmp_error_good
 from lvscore._core.wire cimport Packet, packet_l3, packet_l4
 
 cdef enum:
+    ICMP_LEAST = 8                      # bytes of a quoted ICMP header that has an identifier
     NEW_TICKS = 3 * TICKS_PER_SECOND    # of a connection before its first packet (ip_vs_conn_new)
 
 
@@ -150,7 +153,9 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
         reference = table_find(table, tuple_hash(&s.key, &about), &about)
         if reference != NIL and not s.tracking:
             reference = service_seen(table, reference)
-        if reference == NIL:
+        if quote.protocol == packet.protocol and quote.l4_captured < ICMP_LEAST:
+            reference = NIL                     # without an identifier (icmp_pkt_to_tuple)
+        elif reference == NIL:
             reference = answer_service(s, table, &about)
         if (s.tracking and reference != NIL and reference & 1 == REPLY
                 and redirected_flow(s, table, reference) != NIL):
@@ -190,6 +195,10 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
         reference = other
         connection_tuple(table, flow, ORIGINAL, &begun)
     meta = table_meta(table, reference >> 1)
+    if (quote.l4_captured < QUOTED_LEAST and has_ports(quote.protocol)
+            and rules_translate(s, table, reference >> 1)):
+        reason[0] = REASON_UNTRANSLATABLE
+        return VERDICT_DROP
     if is_hosted(s) and not local:
         failed = forward_pass(&s.routes, packet, t, &t.destination, &s.forward)
         if failed:

@@ -87,6 +87,11 @@ cdef inline bint source_is_translated(const Table* table, uint32_t i) noexcept n
                 and ports_source(original.ports) == ports_destination(reply.ports))
 
 
+cdef inline bint rules_translate(const State* s, const Table* table, uint32_t i) noexcept nogil:
+    """Whether rules translate the source of a service's connection that conntrack knows."""
+    return s.tracking and nfct_knows(s, table, i) and source_is_translated(table, i)
+
+
 cdef inline void source_take(Tuple* translated, const Tuple* other) noexcept nogil:
     """Give a tuple the source of another."""
     translated.source = other.source
@@ -386,7 +391,8 @@ cdef inline uint8_t answer_open(State* s, Table* table, const Packet* packet, co
     connection_tuple(table, i, ORIGINAL, &original)
     if not known:
         table_remove_direction(table, &s.key, i << 1 | ORIGINAL)
-    failed = nfct_postrouting(s, table, packet, &translated.source, table_meta(table, i).server,
+    # -m ipvs looks for requests on their way to a server (xt_ipvs.c).
+    failed = nfct_postrouting(s, table, packet, NULL, table_meta(table, i).server,
                               connection_method(table_meta(table, i)), &wanted, &wanted, &opening)
     if not known and not table_insert_direction(table, &s.key, &original, i << 1 | ORIGINAL):
         return REASON_TABLE_FULL
@@ -453,8 +459,8 @@ cdef inline uint8_t nfct_local_out(State* s, const Packet* packet, uint32_t i,
     """A request that conntrack took for INVALID as it came in is looked at once more as it leaves
     for its server, as what this host sends: without a look at its checksum, and by the server's
     address, which is of another flow. Where answers in that would be those of the connection,
-    its source gets another port. REASON_NONE, or why the packet is dropped; ``opened`` is the
-    record of a flow that begins with it, or NIL."""
+    and conntrack knows it, its source gets another port. REASON_NONE, or why the packet is
+    dropped; ``opened`` is the record of a flow that begins with it, or NIL."""
     cdef Table* table = table_of(s, translated.family)
     cdef Entries* entries = entries_of(s.entries, translated.family)
     cdef const Meta* meta = table_meta(table, i)
@@ -465,9 +471,10 @@ cdef inline uint8_t nfct_local_out(State* s, const Packet* packet, uint32_t i,
     cdef Tuple wanted = translated[0]
     cdef uint8_t fit, failed
     cdef bint ends
+    cdef bint known = nfct_knows(s, table, i)
     opened[0] = NIL
-    if (not s.tracking or nfct_entry(s, table, i).packet != ENTRY_INVALID
-            or connection_method(meta) != METHOD_MASQUERADE):
+    if (not s.tracking or connection_method(meta) != METHOD_MASQUERADE
+            or nfct_entry(s, table, i).packet != (ENTRY_INVALID if known else ENTRY_NEW)):
         return REASON_NONE
     j = table_find_direction(table, &s.key, translated, ORIGINAL)
     if j != NIL and table_meta(table, j).flags & FLAG_SERVICE:
@@ -488,8 +495,13 @@ cdef inline uint8_t nfct_local_out(State* s, const Packet* packet, uint32_t i,
     if not has_room(s, table, translated):
         return REASON_TABLE_FULL
     connection_tuple(table, i, ORIGINAL, &original)
+    connection_tuple(table, i, REPLY, &reply)
+    if not known:
+        table_remove_direction(table, &s.key, i << 1 | REPLY)
     failed = nfct_postrouting(s, table, packet, &original.destination, meta.server,
                               METHOD_MASQUERADE, translated, &wanted, &opening)
+    if not known and not table_insert_direction(table, &s.key, &reply, i << 1 | REPLY):
+        return REASON_TABLE_FULL
     if failed:
         return failed
     reply = tuple_inverse(&wanted)

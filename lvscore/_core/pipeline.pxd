@@ -21,8 +21,8 @@ from lvscore._core.consts cimport (
     REASON_BAD_IP_OPTION, REASON_BAD_SOURCE, REASON_NONE,
     REASON_NOT_IP, REASON_NOT_UNICAST, REASON_NO_PROTOCOL_HANDLER, REASON_NO_SERVICE,
     REASON_REPLY, REASON_REQUEST, REASON_ROUTED, REASON_SOURCE_ROUTE,
-    REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNKNOWN_SERVER_PORT, REPLY, VECTOR, VERDICT_DROP,
-    VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS, VERDICT_STOLEN,
+    REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNKNOWN_SERVER_PORT, REASON_UNTRANSLATABLE, REPLY,
+    VECTOR, VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS, VERDICT_STOLEN,
 )
 from lvscore._core.defragment cimport datagram_emit, fragment_take
 from lvscore._core.director cimport dialog_answer, is_server_port, service_packet
@@ -258,25 +258,26 @@ cdef inline uint8_t packet_process(State* s, uint8_t* frame, uint32_t length,
     return packet_whole(s, &packet, reason)
 
 
-cdef inline void packet_output(State* s, uint8_t* data, uint32_t length) noexcept nogil:
+cdef inline bint packet_output(State* s, uint8_t* data, uint32_t length) noexcept nogil:
     """Let a packet of this host's own leave: it may be of a connection, and is then
-    translated (the hooks LOCAL_OUT and POST_ROUTING)."""
+    translated (the hooks LOCAL_OUT and POST_ROUTING). False if it must not leave: an error
+    that conntrack cannot translate."""
     cdef Packet packet
     cdef Tuple t
     cdef uint32_t reference, flags
     cdef uint8_t reason = packet_parse(&packet, data, length, length, LINK_RAW)
     if reason or packet.fragment:
-        return
+        return True
     s.forward.tunnel = 0
     packet_tuple(&packet, &t)
     if icmp_is_error(&packet) or icmp_is_redirect(&packet):
         icmp_error_process(s, &packet, &t, False, &reason)
-        return
+        return reason != REASON_UNTRANSLATABLE
     if has_ports(t.protocol) and packet.l4_captured < 4:
-        return
+        return True
     reference = connection_seen(s, &packet, &t)
     if reference == NIL:
-        return
+        return True
     flags = table_meta(table_of(s, t.family), reference >> 1).flags
     if flags & (FLAG_SERVICE | FLAG_TRACKED) == FLAG_SERVICE:
         service_packet(s, &packet, &t, reference, &reason)
@@ -284,6 +285,7 @@ cdef inline void packet_output(State* s, uint8_t* data, uint32_t length) noexcep
         nfct_packet(s, &packet, &t, reference, False, &reason)
     else:
         rule_packet(s, &packet, &t, reference, False, &reason)
+    return True
 
 
 cdef inline void frame_count(State* s, uint32_t length, uint8_t verdict,

@@ -71,8 +71,7 @@ cdef inline uint8_t related_process(State* s, Packet* packet, const Tuple* t, Pa
     reason[0] = REASON_UNTRANSLATABLE
     if translated and (icmp_is_redirect(packet) or (
             quote.l4_captured < QUOTED_LEAST
-            and (has_ports(quote.protocol) or quote.protocol == packet.protocol
-                 or quote.protocol == PROTOCOL_GRE))):
+            and (has_ports(quote.protocol) or quote.protocol == PROTOCOL_GRE))):
         return VERDICT_DROP
     if not good:
         reason[0] = REASON_BAD_ICMP_CHECKSUM

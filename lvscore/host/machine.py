@@ -12,7 +12,7 @@ from lvscore.constants import Reason, Verdict
 from lvscore.host import answers, neighbours, sctp
 from lvscore.host.neighbour_table import Failed, NeighbourTable, Question
 from lvscore.host.options import echo
-from lvscore.host.packets import ICMPV6, SCTP, UDP, Packet, fragments
+from lvscore.host.packets import ICMPV6, SCTP, UDP, Packet, checksum, fragments
 from lvscore.host.settings import HostSettings
 
 if TYPE_CHECKING:
@@ -200,10 +200,11 @@ class Machine:
         (verdict, reason, egress, next_hop, resolved, redirect, mtu, request, wrong, told) = outcome
         emitted = _engine.host_emitted(self.engine) if verdict in _EMITTING else ()
         packet = Packet.parse(frame[14:]) if redirect else None
-        if packet and not packet.fragment_offset and not packet.more_fragments and (
-            Verdict.FORWARD in (verdict, *(one[0] for one in emitted))
-        ):  # fmt: skip
-            self._redirect(packet, next_hop, redirect == _REDIRECT_DROPPED)
+        if packet and Verdict.FORWARD in (verdict, *(one[0] for one in emitted)):
+            if packet.fragment_offset or packet.more_fragments:
+                packet = self._put_together([whole for *_, whole in emitted])
+            if packet is not None:
+                self._redirect(packet, next_hop, redirect == _REDIRECT_DROPPED)
         for verdict, reason, whole in emitted:
             if reason == Reason.TUNNEL_ERROR:
                 kind, code, info = told >> 24, told >> 16 & 0xFF, told & 0xFFFF
@@ -371,8 +372,8 @@ class Machine:
     def output(self, destination: Address, packet: bytes | bytearray) -> None:
         """Send a packet of this host's own; it passes the engine, which may translate it."""
         leaving = bytearray(packet)
-        _engine.host_output(self.engine, leaving)
-        self._send(Packet.parse(leaving).destination, bytes(leaving))
+        if _engine.host_output(self.engine, leaving):
+            self._send(Packet.parse(leaving).destination, bytes(leaving))
 
     def _send(self, destination: Address, packet: bytes) -> None:
         route = _engine.route_get(self.engine, destination.version, destination.packed)
@@ -394,18 +395,37 @@ class Machine:
         for piece in fragments(packet, interface.mtu):
             self._sent.append((interface.name, neighbours.ethernet(mac, interface.mac, piece)))
 
+    def _put_together(self, pieces: list[bytes]) -> Packet | None:
+        """The datagram that came in as fragments and leaves as these, before its last hop here:
+        if conntrack has put it together, for IPVS does only behind the router (ip_vs_out)."""
+        if not pieces or not self.engine.rules or pieces[0][14] >> 4 != 4:
+            return None
+        packets = [Packet.parse(piece[14:]) for piece in pieces]
+        first = packets[0]
+        payload = b"".join(packet.payload for packet in packets)
+        whole = bytearray(first.data[: first.header] + payload)
+        whole[2:4] = len(whole).to_bytes(2, "big")
+        whole[6] &= 0x40
+        whole[7] = 0
+        whole[8] += 1
+        whole[10:12] = bytes(2)
+        whole[10:12] = checksum(whole[: first.header]).to_bytes(2, "big")
+        return Packet.parse(bytes(whole))
+
     def _redirect(self, packet: Packet, next_hop: bytes, dropped: bool) -> None:
         """Tell a host on the same wire of the nearer way (ip_rt_send_redirect). What conntrack
         drops counts as sent."""
         if packet.version == 6:
             return
         sent = self._redirects.setdefault(packet.source, _Redirects())
-        if self.now > sent.latest + _REDIRECT_SILENCE:
+        wheel = self.engine.timer_wheel
+        now = self.now if wheel is None else self.now - self.now % (1000 * _MILLISECOND // wheel.hz)
+        if now > sent.latest + _REDIRECT_SILENCE:
             sent.count = 0
         if sent.count >= _REDIRECTS:
-            sent.latest = self.now
-        elif sent.count == 0 or self.now > sent.latest + (_REDIRECT_LOAD << sent.count):
-            sent.latest = self.now
+            sent.latest = now
+        elif sent.count == 0 or now > sent.latest + (_REDIRECT_LOAD << sent.count):
+            sent.latest = now
             sent.count += 1
             if dropped:
                 return

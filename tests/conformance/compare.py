@@ -110,9 +110,11 @@ def _quotes(data: bytearray, header: int, arrived: bytes | None) -> bool:
     """Whether an ICMP error tells of the packet that arrived: the director made it, though its
     source may be one that rules give it."""
     quote = bytes(data[header + 8 :])
-    return (
-        data[header] in _ERRORS and arrived is not None and len(quote) >= 28
-        and quote[4:6] == arrived[4:6] and quote[12:28] == arrived[12:28]
+    if data[header] not in _ERRORS or arrived is None or min(len(quote), len(arrived)) < 28:
+        return False
+    length, arrived_length = ((one[0] & 15) * 4 for one in (quote, arrived))
+    return quote[4:6] == arrived[4:6] and (
+        quote[length:][4:8] == arrived[arrived_length:][4:8]
     )  # fmt: skip
 
 

@@ -12,6 +12,11 @@ from typing import NamedTuple
 
 ICMP, TCP, UDP, SCTP = 1, 6, 17, 132
 _ERRORS = {3, 4, 5, 11, 12}
+_PROTOCOLS = {"tcp": TCP, "udp": UDP, "icmp": ICMP, "sctp": SCTP}
+_TUPLE = re.compile(
+    r"(?P<head>src=(?P<from>[\d.]+) dst=(?P<to>[\d.]+))"
+    r"(?P<middle> (?:sport=(?P<sport>\d+) dport=|type=\d+ code=\d+ id=))(?P<dport>\d+)"
+)
 _CHECKSUM_AT = {TCP: 16, UDP: 6}
 
 
@@ -63,12 +68,12 @@ class Lots:
         self, arrived: bytes, a: bytearray, b: bytearray, at: int, there: Lot, here: Lot
     ) -> None:
         """The same of one end."""
-        if there.peer != here.peer or (
+        if (there.drawn.address, there.peer) != (here.drawn.address, here.peer) or (
             self.ours.get(there, there.drawn) == here.drawn
             and self.theirs.get(here, here.drawn) == there.drawn
         ):
             return
-        if there.drawn.address not in self.pools or here.drawn.address not in self.pools:
+        if there.drawn.address not in self.pools:
             return
         exchanged = bytearray(b)
         if there.drawn != here.drawn:
@@ -103,30 +108,25 @@ class Lots:
 
     def listing(self, text: str) -> str:
         """Lines of conntrack's with what lvscore drew exchanged for what the kernel drew."""
-
-        def exchange(match: re.Match[str]) -> str:
-            protocol = {"tcp": TCP, "udp": UDP, "icmp": ICMP, "sctp": SCTP}[match["name"]]
-            source, sport = _packed(match["from"]), _port(match["port"]) if match["port"] else b""
-            target, dport = _packed(match["to"]), _port(match["toport"])
-            there = self.theirs.get(Lot(Endpoint(protocol, target, dport), (source, sport)))
-            if there is not None:
-                shown, number = ".".join(map(str, there.address)), int.from_bytes(there.port, "big")
-                return f"{match['head']}{shown}{match['middle']}{number}"
-            there = self.theirs.get(Lot(Endpoint(protocol, source, sport), (target, dport)))
-            if there is None:
-                return match[0]
-            middle = match["middle"].replace(
-                f"sport={match['port']} ", f"sport={int.from_bytes(there.port, 'big')} "
-            )
-            return f"{match['head']}{match['to']}{middle}{match['toport']}"
-
         return re.sub(
-            r"(?m)^(?P<head>(?:ipv4 +2 )?(?P<name>icmp|tcp|udp|sctp) .* src=(?P<from>[\d.]+) dst=)"
-            r"(?P<to>[\d.]+)(?P<middle> (?:sport=(?P<port>\d+) dport=|type=\d+ code=\d+ id=))"
-            r"(?P<toport>\d+)",
-            exchange,
+            r"(?m)^(?P<head>(?:ipv4 +2 )?(?P<name>icmp|tcp|udp|sctp) .*)$",
+            lambda line: _TUPLE.sub(
+                lambda match: self._shown(_PROTOCOLS[line["name"]], match), line["head"]
+            ),
             text,
         )
+
+    def _shown(self, protocol: int, match: re.Match[str]) -> str:
+        """One tuple of a line."""
+        source, target = _packed(match["from"]), _packed(match["to"])
+        sport, dport = _port(match["sport"]) if match["sport"] else b"", _port(match["dport"])
+        there = self.theirs.get(Lot(Endpoint(protocol, target, dport), (source, sport)))
+        if there is not None:
+            return f"{match['head']}{match['middle']}{int.from_bytes(there.port, 'big')}"
+        there = self.theirs.get(Lot(Endpoint(protocol, source, sport), (target, dport)))
+        if there is None:
+            return match[0]
+        return f"{match['head']} sport={int.from_bytes(there.port, 'big')} dport={match['dport']}"
 
     def _exchange(self, packet: bytes, lots: dict[Lot, Endpoint]) -> bytes:
         data = bytearray(packet)

@@ -91,3 +91,36 @@ def test_an_error_about_what_went_to_a_server_untranslated():
     assert IP(bytes(error[14:])).src == VIP
     told = IP(bytes(error[42:]))
     assert (told.src, told.sport, told.dst, told.dport) == (CLIENT, 5000, VIP, 80)
+
+
+@pytest.mark.parametrize(("quoted", "verdict"), [(7, Verdict.DROP), (8, Verdict.FORWARD)])
+def test_an_error_that_quotes_too_little_to_translate(quoted, verdict):
+    """Conntrack takes the flow for related by its ports, and wants eight bytes to translate."""
+    engine = director(protocol="udp")
+    assert send(engine, udp(CLIENT, 5000, VIP, 80))[0] == Verdict.FORWARD
+    quote = bytes(udp(VIP, 80, CLIENT, 5000))[14 : 34 + quoted]
+    error = bytearray(bytes(ip(CLIENT, VIP) / ICMP(type=3, code=3) / quote))
+    assert engine.process(error, 0) == verdict
+
+
+def test_what_opens_a_connection_and_is_invalid():
+    """Conntrack knows it from LOCAL_OUT on, by the server's address, and as IPVS's its answer."""
+    engine = director(f"iptables -t nat -A POSTROUTING -s {RS2} -j MASQUERADE")
+    bad = segment(CLIENT, 40000, VIP, 80, "S", 1000)
+    bad[-1] ^= 1
+    assert engine.process(bad, 0) == Verdict.FORWARD
+    assert flow(bad) == (CLIENT, 40000, RS1, 8080)
+    assert len(lines(engine)) == 1
+    answer = segment(RS1, 8080, CLIENT, 40000, "SA", 5000, 1001)
+    assert send(engine, answer) == (Verdict.FORWARD, Reason.REPLY)
+    assert flow(answer) == (VIP, 80, CLIENT, 40000)
+    assert f"SYN_RECV src={CLIENT} dst={RS1} " in lines(engine)[0]
+    # What is valid begins another flow, whose answers must be others.
+    request = segment(CLIENT, 40000, VIP, 80, "A", 1001, 5001)
+    assert send(engine, request) == (Verdict.FORWARD, Reason.REQUEST)
+    assert flow(request)[0] == CLIENT
+    assert flow(request)[1] != 40000
+    assert len(lines(engine)) == 2
+    assert engine._selfcheck() == 0
+    engine.expire(1_000_000 * SECOND)
+    assert len(engine.connections) == 0

@@ -4,6 +4,7 @@ import pytest
 from lab import (
     CLIENT,
     DIP,
+    OTHER,
     ROUTER,
     SECOND,
     SERVER,
@@ -213,6 +214,36 @@ def test_no_redirect_is_told_of_a_new_or_translated_flow(translates):
     assert told(SECOND) == 0
     assert told(SECOND + SECOND // 50) == 0  # too early for another
     assert told(2 * SECOND) == (0 if translates else 1)
+
+
+def test_a_redirect_is_told_of_a_datagram_that_conntrack_puts_together():
+    host = director()
+    host.add_route("10.9.0.0/16", via="172.16.1.8")
+    host.engine.iptables("iptables -t nat -A POSTROUTING -s 192.0.2.1 -j MASQUERADE")
+    whole = datagram(source="172.16.1.7", destination="10.9.9.9", ttl=64, id=9) / (b"x" * 40)
+    receive(host, whole, "srv", SERVER)
+    pieces = fragment(whole, 24)
+    for piece in pieces[:-1]:
+        assert receive(host, piece, "srv", SERVER, now=2 * SECOND) == []
+    (_, redirect), *sent = receive(host, pieces[-1], "srv", SERVER, now=2 * SECOND)
+    assert (redirect[ICMP].type, redirect[ICMP].gw) == (5, "172.16.1.8")
+    quoted = redirect[ICMP].payload
+    assert (quoted.ttl, quoted.len, quoted.flags, quoted.frag) == (63, len(whole), 0, 0)
+    assert len(sent) == len(pieces)
+
+
+def test_no_redirect_about_what_a_translated_flow_is_answered_with():
+    """It would be of that flow to conntrack, though what it tells of is INVALID."""
+    host = director()
+    host.add_route("10.9.0.0/16", via="172.16.1.8")
+    host.engine.iptables(
+        "iptables -t nat -A POSTROUTING -s 10.9.0.0/16 -j SNAT --to-source 10.1.1.1"
+    )
+    request = IP(src="10.9.9.9", dst="172.16.1.7") / TCP(sport=7, dport=80, flags="S")
+    assert len(receive(host, request, "srv", OTHER)) == 1
+    invalid = IP(src="172.16.1.7", dst="10.9.9.9") / TCP(sport=80, dport=7, flags="SA", ack=9)
+    ((_, packet),) = receive(host, invalid, "srv", SERVER, now=2 * SECOND)
+    assert packet[IP].src == "172.16.1.7"
 
 
 def test_a_redirect_is_told_of_an_answer_in_a_flow_that_conntrack_knows():

@@ -202,7 +202,7 @@ def perform(network, lots, step, now):
         network.send(step["in"], bytes.fromhex(packet), step.get("from"))
         time.sleep(SETTLE)
         out = network.collect()
-        if "expected" in step and len(out) == 1:
+        if "expected" in step and out:
             lots.learn(bytes.fromhex(packet), out[0][2], step["expected"])
         return {**done, "hex": packet, "out": out}
     if "show" in step:
