@@ -57,7 +57,7 @@ from lvscore._core.locality cimport (
 from lvscore._core.machine cimport likely
 from lvscore._core.nfct cimport nfct_forget, nfct_knows
 from lvscore._core.offload cimport VNET_HEADER, VNET_NEEDS_CSUM, checksum_complete
-from lvscore._core.next_hop cimport next_hops_forget, next_hops_resolve
+from lvscore._core.next_hop cimport NextHop, next_hops_forget, next_hops_resolve
 from lvscore._core.path cimport paths_clear
 from lvscore._core.pipeline cimport (
     batch_process, frame_count, frame_process, packet_output, packet_process,
@@ -397,7 +397,8 @@ cdef class EngineCore:
             index += index_used(&s.table[f].index)
         records += <size_t>s.ftp.used * sizeof(FtpControl) + pools_memory(&s.pools)
         records += <size_t>s.masters.used * sizeof(Master)
-        return {"connections": records, "index": index, "engine": sizeof(State)}
+        return {"connections": records, "index": index,
+                "engine": sizeof(State) + s.next_hops.used * sizeof(NextHop)}
 
     def _selfcheck(self):
         """0, or the number of the invariant that does not hold (selfcheck.pxd)."""

@@ -33,18 +33,18 @@ cdef inline uint64_t sum_add(uint64_t total, uint64_t words) noexcept nogil:
 cdef inline uint64_t sum_bytes(const uint8_t* data, uint32_t length,
                                uint64_t total) noexcept nogil:
     """Add the words of ``data`` to ``total``; an odd last byte is padded with zero."""
+    cdef const uint8_t* end = data + (length & ~<uint32_t>15)
     cdef uint64_t other = 0
     cdef uint16_t last = 0
     if length >= 8:
-        while length >= 16:     # in two sums, which need not wait for each other
+        while data != end:      # in two sums, which need not wait for each other
             total = sum_add(total, load64(data))
             other = sum_add(other, load64(data + 8))
             data += 16
-            length -= 16
-        if length >= 8:
+        if length & 8:
             total = sum_add(total, load64(data))
             data += 8
-            length -= 8
+        length &= 7
         if length:
             total = sum_add(total, load_last(data + length, length))
         return sum_add(total, other)

@@ -57,6 +57,7 @@ cdef struct Lane:
     uint32_t reference      # and its reference; NIL: there is none
     uint32_t l3_length
     uint16_t tag
+    bint verified           # conntrack need not look at its checksum any more
 
 
 cdef inline void lane_fill(Lane* lane, const HashKey* key, const Index* index, uint8_t* ip,

@@ -55,9 +55,20 @@ cdef inline bint lane_sum_good(const Lane* lane) noexcept nogil:
     return sum_fold(sum_bytes(lane.ip + 12, lane.l3_length - 12, pseudo)) == 0xFFFF
 
 
+cdef inline void lanes_verify(const State* s, Lane* lane, uint32_t count) noexcept nogil:
+    """Look at the checksums of a vector, while its connections and their windows are fetched."""
+    cdef bint checked = s.conntrack[CONNTRACK_CHECKSUM] != 0
+    cdef uint64_t j
+    for j in range(count):
+        if lane[j].reference != NIL:
+            lane[j].verified = (not checked or lane_sum_good(&lane[j])
+                                or (lane[j].key >> 32 == PROTOCOL_UDP
+                                    and load16(lane[j].ip + 26) == 0))
+
+
 cdef inline bint lane_is_tracked(const Lane* lane) noexcept nogil:
     """Whether a packet is of a flow that only conntrack knows, and that is translated."""
-    return (lane.reference != NIL
+    return (lane.reference != NIL and lane.verified
             and connection4_has(lane.connection, lane.reference & 1, lane.addresses, lane.key)
             and lane.connection.meta.flags & (
                 FLAG_TRACKED | FLAG_SERVICE | FLAG_UNTRANSLATED | FLAG_EXTENDED
@@ -111,7 +122,6 @@ cdef inline uint64_t segments_track(State* s, const int64_t* timestamp, uint64_t
     """Forward a vector's segments from ``i`` on, as rule_packet does, up to the first packet that
     needs more; its index."""
     cdef TcpWindow* window = s.entries[0].window
-    cdef bint checked = s.conntrack[CONNTRACK_CHECKSUM] != 0
     cdef int64_t now = s.now
     cdef uint32_t timeout
     cdef Connection4* c
@@ -120,8 +130,6 @@ cdef inline uint64_t segments_track(State* s, const int64_t* timestamp, uint64_t
     while i < count:
         if likely(timestamp[i] != now or not lane_is_tracked(&lane[i])
                   or lane[i].key >> 32 != PROTOCOL_TCP, False):
-            break
-        if checked and not lane_sum_good(&lane[i]):
             break
         timeout = segment_take(s, &lane[i], &window[lane[i].reference >> 1])
         if likely(timeout == NIL, False):
@@ -145,8 +153,7 @@ cdef inline bint datagram_track(State* s, const Lane* lane) noexcept nogil:
     if not lane_is_tracked(lane) or lane.key >> 32 != PROTOCOL_UDP:
         return False
     length = load_be16(lane.ip + 24)
-    if length < 8 or length > lane.l3_length - 20 or (
-            s.conntrack[CONNTRACK_CHECKSUM] and load16(lane.ip + 26) and not lane_sum_good(lane)):
+    if length < 8 or length > lane.l3_length - 20:
         return False
     meta = &lane.connection.meta
     datagram_progress(s, &s.table[0], lane.reference >> 1, meta.state, &progress)

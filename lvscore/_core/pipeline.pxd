@@ -38,7 +38,9 @@ from lvscore._core.lane cimport (
     Frames, Lane, lanes_forget, lanes_forward, lanes_match, lanes_parse, lanes_restrict,
 )
 from lvscore._core.lane_open cimport lanes_open
-from lvscore._core.lane_track cimport lanes_fetch_windows, lanes_keep, lanes_track
+from lvscore._core.lane_track cimport (
+    lanes_fetch_windows, lanes_keep, lanes_track, lanes_verify,
+)
 from lvscore._core.lookup cimport table_find_portless
 from lvscore._core.machine cimport likely, prefetch_write
 from lvscore._core.nfct cimport answer_service, redirected_flow, service_seen
@@ -313,6 +315,7 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
     if s.tracking:
         lanes_fetch_windows(&s.entries[0], lane, count)
         lanes_keep(s, frames, first, count, lane)
+        lanes_verify(s, lane, count)
     # What looks for more than the packet's own tuple finds all; see table_settle_hash.
     table.deferring = not (s.tracking or s.ftp.ports or s.services.sip or table.portless)
     j = 0

@@ -46,7 +46,7 @@ def saved_texts(found):
 
 
 def pytest_generate_tests(metafunc):
-    wanted = {"recording", "deviating", "saved"} & set(metafunc.fixturenames)
+    wanted = {"recording", "alike", "deviating", "saved"} & set(metafunc.fixturenames)
     if not wanted:
         return
     folder = metafunc.config.getoption("--corpus", None) or HERE / "corpus"
@@ -59,6 +59,9 @@ def pytest_generate_tests(metafunc):
     elif "deviating" in wanted:
         found = [scenario for scenario in found if scenario["id"] in DEVIATIONS]
         metafunc.parametrize("deviating", found, ids=[scenario["id"] for scenario in found])
+    elif "alike" in wanted:
+        found = [scenario for scenario in found if scenario["id"] not in DEVIATIONS]
+        metafunc.parametrize("alike", found, ids=[scenario["id"] for scenario in found])
     else:
         metafunc.parametrize("recording", found, ids=[scenario["id"] for scenario in found])
 

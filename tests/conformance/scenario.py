@@ -3,7 +3,7 @@
 import difflib
 from ipaddress import ip_address
 
-from lvscore import Explanation, TimerWheel
+from lvscore import Explanation, FrameBatch, TimerWheel, Verdict
 from lvscore.conntrack.entries import Entry, entries
 
 from . import compare
@@ -60,12 +60,15 @@ class Scenario:
     """One recording, and the Host that it is replayed on.
 
     ``seed`` is the engine's, which drop_entry draws by; ``timer_wheel`` that of the kernel.
+    ``in_batches``: each frame comes as a batch, whose established packets have a short way.
     """
 
     def __init__(
-        self, recording: dict, seed: int = 0, timer_wheel: TimerWheel | None = None
-    ) -> None:
+        self, recording: dict, seed: int = 0, timer_wheel: TimerWheel | None = None,
+        *, in_batches: bool = False,
+    ) -> None:  # fmt: skip
         self.recording = recording
+        self.receive = self._receive_batch if in_batches else self._receive_frame
         self.network = Network(recording.get("topology") or "two-arm", seed)
         if timer_wheel is None and "jiffies" in recording:
             # Of the director when the scenario began, one second after the engine's first.
@@ -114,7 +117,7 @@ class Scenario:
         packet = self.lots.incoming(bytes.fromhex(step["hex"]))
         interface, frame = network.frame(step["in"], packet, step.get("from"))
         explanation = network.engine.explain(frame, now)
-        emitted = [network.emitted(*sent) for sent in network.host.receive(interface, frame, now)]
+        emitted = [network.emitted(*sent) for sent in self.receive(interface, frame, now)]
         if len(emitted) == len(step["out"]) > 0 and _opens(explanation):
             self.lots.learn(packet, step["out"][0][2], emitted[0][2])
         emitted = [[side, hop, self.lots.outgoing(sent)] for side, hop, sent in emitted]
@@ -123,6 +126,21 @@ class Scenario:
                 f"{step['in']} {step.get('note', '')}\n{dissected(step['hex'])}\n\n"
                 f"{side_by_side(step['out'], emitted)}\n\nexplain:\n{explanation}"
             )
+
+    def _receive_frame(self, interface: str, frame: bytes, now: int) -> list[tuple[str, bytes]]:
+        return self.network.host.receive(interface, frame, now)
+
+    def _receive_batch(self, interface: str, frame: bytes, now: int) -> list[tuple[str, bytes]]:
+        host = self.network.host
+        names = {host.number(name): name for name in host.interfaces}
+        batch = FrameBatch.of([frame], [now])
+        sent = []
+        for start, end, others in host.receive_batch(interface, batch, now):
+            for k in range(start, end):
+                if batch.verdict[k] == Verdict.FORWARD:
+                    sent.append((names[int(batch.egress[k])], bytes(batch[k])))
+            sent += others
+        return sent
 
     def _is_mapped(self, source: Endpoint, drawn: Endpoint) -> bool:
         """Whether a flow that is still there translates this source to this end."""

@@ -16,6 +16,11 @@ def test_scenario(recording, request):
     Scenario(recording).run()
 
 
+def test_scenario_in_batches(alike):
+    """Established packets of services then take the short way."""
+    Scenario(alike, in_batches=True).run()
+
+
 def test_setting_of_a_deviation(deviating):
     """With its setting, what differs by default is as recorded, too."""
     deviation = DEVIATIONS[deviating["id"]]
