@@ -81,32 +81,37 @@ cdef inline bint options_are_plain(const uint8_t* options, uint32_t length) noex
     return length == 0 or (length == 12 and load32(options) == htonl(0x0101080A))
 
 
-cdef inline uint32_t segment_take(const State* s, const Lane* lane, TcpWindow* w) noexcept nogil:
-    """Take a plain acknowledgment, with or without data, into the windows of an established
-    connection: for how long (ticks) it holds it; or NIL, and nothing is changed, if it is another
-    segment or does not fit."""
+cdef inline bint segment_is_plain(const Lane* lane) noexcept nogil:
+    """Whether a packet is an acknowledgment, with or without data, of an established connection."""
     cdef const uint8_t* tcp = lane.ip + 20
-    cdef const Meta* meta = &lane.connection.meta
-    cdef uint32_t direction = lane.reference & 1
     cdef uint32_t header = (tcp[12] & 0xF0) >> 2
+    return (lane.key >> 32 == PROTOCOL_TCP
+            and lane.connection.meta.state == RULE_TCP_ESTABLISHED
+            and tcp[13] & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK) == TCP_ACK
+            and header >= 20 and header + 20 <= lane.l3_length)
+
+
+cdef inline uint32_t segment_take(const State* s, const Lane* lane, TcpWindow* w) noexcept nogil:
+    """Take a plain acknowledgment into its connection's windows: for how long (ticks) it holds the
+    connection; or NIL, and nothing is changed, if it does not fit."""
+    cdef const uint8_t* tcp = lane.ip + 20
+    cdef uint32_t direction = lane.reference & 1
     cdef TcpSide* sender = &w.side[direction]
     cdef TcpSide* receiver = &w.side[direction ^ 1]
     cdef Segment g
-    if likely(meta.state != RULE_TCP_ESTABLISHED or sender.max_window == 0
-              or tcp[13] & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK) != TCP_ACK
-              or header < 20 or header + 20 > lane.l3_length, False):
-        return NIL
-    segment_read(tcp, header, lane.l3_length - 20, &g)
+    segment_read(tcp, (tcp[12] & 0xF0) >> 2, lane.l3_length - 20, &g)
     g.kind = SEGMENT_ACK
     g.flags = TCP_ACK           # what else there may be is not looked at
-    if receiver.flags & SIDE_SACKS and not options_are_plain(g.options, g.options_length):
+    if likely(sender.max_window == 0, False) or (
+            receiver.flags & SIDE_SACKS and not options_are_plain(g.options, g.options_length)):
         return NIL
     if likely(not window_fits(sender, receiver, g.sequence, g.end, g.ack), False):
         return NIL
     window_update(w, &g, direction, g.sequence, g.end, g.ack, g.ack)
     w.last_kind = SEGMENT_ACK
     w.last_direction = <uint8_t>direction
-    return tcp_timeout(s, w, &g, RULE_TCP_ESTABLISHED, meta.flags & FLAG_SEEN_REPLY != 0)
+    return tcp_timeout(s, w, &g, RULE_TCP_ESTABLISHED,
+                       lane.connection.meta.flags & FLAG_SEEN_REPLY != 0)
 
 
 cdef inline bint timers_stay(const State* s) noexcept nogil:
@@ -117,28 +122,50 @@ cdef inline bint timers_stay(const State* s) noexcept nogil:
             and s.tracker.timeout[TIMEOUT_TCP_UNACKNOWLEDGED] >= horizon)
 
 
-cdef inline uint64_t segments_track(State* s, const int64_t* timestamp, uint64_t i, uint32_t count,
-                                    const Lane* lane, uint32_t* replies) noexcept nogil:
-    """Forward a vector's segments from ``i`` on, as rule_packet does, up to the first packet that
-    needs more; its index."""
-    cdef TcpWindow* window = s.entries[0].window
-    cdef int64_t now = s.now
-    cdef uint32_t timeout
-    cdef Connection4* c
-    if not timers_stay(s):
-        return i
+cdef inline uint64_t segments_find(const int64_t* timestamp, int64_t now, uint64_t i,
+                                   uint32_t count, const Lane* lane) noexcept nogil:
+    """The index of the first packet from ``i`` on that is no plain segment of a tracked flow, or
+    has a time of its own."""
     while i < count:
         if likely(timestamp[i] != now or not lane_is_tracked(&lane[i])
-                  or lane[i].key >> 32 != PROTOCOL_TCP, False):
+                  or not segment_is_plain(&lane[i]), False):
             break
+        i += 1
+    return i
+
+
+cdef inline uint64_t segments_take(State* s, uint64_t i, uint64_t end,
+                                   const Lane* lane) noexcept nogil:
+    """Take plain segments into their connections' windows; the index of the first that does not
+    fit."""
+    cdef TcpWindow* window = s.entries[0].window
+    cdef uint32_t timeout
+    cdef Meta* meta
+    while i < end:
         timeout = segment_take(s, &lane[i], &window[lane[i].reference >> 1])
         if likely(timeout == NIL, False):
             break
-        c = lane[i].connection
-        c.meta.flags |= FLAG_ASSURED if c.meta.flags & FLAG_SEEN_REPLY else 0
-        c.meta.timer.deadline = s.tick_up + timeout
-        lane_count(s, &lane[i], c)
-        lane_translate(&lane[i], c, True, 0)
+        meta = &lane[i].connection.meta
+        meta.flags |= FLAG_ASSURED if meta.flags & FLAG_SEEN_REPLY else 0
+        meta.flags |= <uint16_t>((lane[i].reference & 1) * FLAG_SEEN_REPLY)
+        meta.timer.deadline = s.tick_up + timeout
+        i += 1
+    return i
+
+
+cdef inline uint64_t segments_track(State* s, const int64_t* timestamp, uint64_t i, uint32_t count,
+                                    const Lane* lane, uint32_t* replies) noexcept nogil:
+    """Forward a vector's segments from ``i`` on, as rule_packet does, up to the first packet that
+    needs more; its index. What a plain segment changes is of no account to whether the next is
+    one."""
+    cdef uint64_t end
+    if not timers_stay(s):
+        return i
+    end = segments_find(timestamp, s.now, i, count, lane)
+    end = segments_take(s, i, end, lane)
+    while i < end:
+        lane_count(s, &lane[i], lane[i].connection)
+        lane_translate(&lane[i], lane[i].connection, True, 0)
         replies[0] += lane[i].reference & 1
         i += 1
     return i
