@@ -240,8 +240,8 @@ class RuleEngine(_engine.EngineCore):
         connection, the announcement is made to fit, and the data connection is translated
         alike; a packet that becomes longer or shorter has verdict STOLEN, and what leaves for it
         is in :attr:`Engine.emitted`. A command that is cut is dropped with
-        ``Reason.PARTIAL_COMMAND``, so that it is sent again whole. Numbers that are out of range
-        are no announcement; the kernel cuts them to size.
+        ``Reason.PARTIAL_COMMAND``, so that it is sent again whole. The numbers
+        of PORT and 227 are put together by their bits, however large, as the kernel does it.
 
         Args: ``helper`` is ``"ftp"``, which needs ``protocol="tcp"``. The rest as
             :meth:`add_dnat`.

@@ -9,7 +9,7 @@ where a line begins, and what is cut cannot pass (nf_conntrack_ftp.c).
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from lvscore._core.bytes cimport htons
+from lvscore._core.bytes cimport htonl, htons
 from lvscore._core.consts cimport IPV4, NIL
 from lvscore._core.flow cimport Address, address_load
 from lvscore._core.machine cimport memory_release, memory_reserve
@@ -193,6 +193,32 @@ cdef inline bint plain_read(const uint8_t* data, uint32_t length, uint32_t at,
     return announced.port != 0
 
 
+cdef inline bint numbers_read(const uint8_t* data, uint32_t length, uint32_t at,
+                              uint8_t terminator, FtpAnnouncement* announced) noexcept nogil:
+    """Read h1,h2,h3,h4,p1,p2 and its terminator (0: any) as netfilter does: numbers of any size,
+    put together by their bits (try_number, try_rfc959)."""
+    cdef uint32_t number[6]
+    cdef uint32_t i = 0
+    cdef uint32_t address
+    memset(number, 0, sizeof(number))
+    announced.start = at
+    while at < length and i < 6:
+        if is_digit(data[at]):
+            number[i] = number[i] * 10 + data[at] - 48
+        elif data[at] == 44:
+            i += 1
+        else:
+            break
+        at += 1
+    if at >= length or i != 5 or (terminator and data[at] != terminator):
+        return False
+    announced.end = at
+    address = htonl(number[0] << 24 | number[1] << 16 | number[2] << 8 | number[3])
+    announced.address = address_load(<uint8_t*>&address, IPV4)
+    announced.port = htons(<uint16_t>(number[4] << 8 | number[5]))
+    return announced.port != 0
+
+
 cdef inline bint address6_read(const uint8_t* data, uint32_t length, uint32_t* at,
                                uint8_t delimiter, Address* address) noexcept nogil:
     cdef char text[46]
@@ -317,8 +343,7 @@ cdef inline uint32_t command_search(const uint8_t* data, uint32_t length, uint8_
         at += 1
     at += 1
     if announced.mode == FTP_ACTIVE:
-        return FTP_FOUND if (plain_read(data, length, at, announced)
-                             and data[announced.end] == 13) else FTP_PARTIAL
+        return FTP_FOUND if numbers_read(data, length, at, 13, announced) else FTP_PARTIAL
     return FTP_FOUND if (delimiters_read(data, length, at, False) and extended_read(
         data, length, at, family, False, announced)) else FTP_PARTIAL
 
@@ -338,7 +363,7 @@ cdef inline uint32_t answer_search(const uint8_t* data, uint32_t length, uint8_t
     if announced.mode == FTP_PASSIVE:
         while at < length and not is_digit(data[at]):
             at += 1
-        return FTP_FOUND if plain_read(data, length, at, announced) else FTP_PARTIAL
+        return FTP_FOUND if numbers_read(data, length, at, 0, announced) else FTP_PARTIAL
     while at < length and data[at] != 40:
         at += 1
     at += 1

@@ -21,8 +21,8 @@ from lvscore._core.consts cimport (
     TICKS_PER_SECOND, VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
 )
 from lvscore._core.flow cimport (
-    Tuple, address_equal, has_ports, ports_destination, ports_make, ports_source, transport_ports,
-    tuple_hash, tuple_inverse, tuple_load,
+    Address, Tuple, address_equal, has_ports, ports_destination, ports_make, ports_source,
+    transport_ports, tuple_hash, tuple_inverse, tuple_load,
 )
 from lvscore._core.forward cimport forward_pass, forward_request
 from lvscore._core.load cimport load_bind, load_unbind
@@ -134,6 +134,7 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
     cdef Table* table = table_of(s, packet.family)
     cdef Packet quote
     cdef Tuple quoted, about, sent, back, outer, begun
+    cdef Address towards
     cdef uint32_t reference = NIL
     cdef uint32_t direction
     cdef Meta* meta
@@ -199,8 +200,12 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
             and rules_translate(s, table, reference >> 1)):
         reason[0] = REASON_UNTRANSLATABLE
         return VERDICT_DROP
-    if is_hosted(s) and not local:
-        failed = forward_pass(&s.routes, packet, t, &t.destination, &s.forward)
+    connection_translated(table, reference >> 1, direction, &back)
+    towards = t.destination
+    if direction == REPLY and rules_translate(s, table, reference >> 1):
+        towards = back.destination      # netfilter takes it from this host to the client
+    if is_hosted(s) and not address_is_local(&s.routes, t.family, &towards):
+        failed = forward_pass(&s.routes, packet, t, &towards, &s.forward)
         if failed:
             reason[0] = failed
             return VERDICT_DROP
@@ -209,7 +214,6 @@ cdef inline uint8_t icmp_error_process(State* s, Packet* packet, const Tuple* t,
         return VERDICT_DROP
     # What the quoted packet was before it was translated here.
     connection_tuple(table, reference >> 1, 1 - direction, &sent)
-    connection_translated(table, reference >> 1, direction, &back)
     outer = t[0]
     if not address_equal(&about.source, &back.source):
         outer.source = back.source

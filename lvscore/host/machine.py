@@ -12,7 +12,7 @@ from lvscore.constants import Reason, Verdict
 from lvscore.host import answers, neighbours, sctp
 from lvscore.host.neighbour_table import Failed, NeighbourTable, Question
 from lvscore.host.options import echo
-from lvscore.host.packets import ICMPV6, SCTP, UDP, Packet, checksum, fragments
+from lvscore.host.packets import ICMPV6, SCTP, UDP, Packet, fragments, put_together
 from lvscore.host.settings import HostSettings
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _NOTHING: Iterator[list[tuple[str, bytes]]] = iter(())
 _UNICAST, _LOCAL, _BROADCAST = 0, 1, 2  # _core/route.pxd
 _EMITTING = (Verdict.STOLEN, Verdict.DROP)
 _MILLISECOND = 1_000_000
+_SECOND = 1000 * _MILLISECOND
 _LOOPBACKS = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 # Redirects to one host (route.c): 20 ms after the first, then twice as long each time; after
 # nine of them silence, until 20.48 s have passed without a reason to send one.
@@ -57,11 +58,12 @@ class InterfaceLike(Protocol):
 
 
 @dataclass
-class _Redirects:
-    """Redirects sent to one host."""
+class _Told:
+    """Redirects and unreachables sent to one host (struct inet_peer); times in ns."""
 
-    count: int = 0
-    latest: int = 0
+    latest: int
+    redirects: int = 0
+    unused: int = 0
 
 
 class Machine:
@@ -77,7 +79,7 @@ class Machine:
         self._own: set[Address] = set()
         self._local: list[Network] = []
         self._entries: list[RouteEntry] = []
-        self._redirects: dict[Address, _Redirects] = {}
+        self._told: dict[Address, _Told] = {}
         self._identification = 0
         self._sent: list[tuple[str, bytes]] = []
 
@@ -254,6 +256,10 @@ class Machine:
         if reason not in _ERRORS:
             return
         packet = Packet.parse(data[14:])
+        if reason == Reason.NO_ROUTE and packet.version == 4 and not (
+            request or self._may_tell(packet.source)
+        ):  # fmt: skip
+            return
         four, six = _ERRORS[reason]
         kind, code = four if packet.version == 4 else six
         info = 0
@@ -395,38 +401,43 @@ class Machine:
         for piece in fragments(packet, interface.mtu):
             self._sent.append((interface.name, neighbours.ethernet(mac, interface.mac, piece)))
 
+    def _told_at(self, address: Address) -> tuple[_Told, int]:
+        """What a host was told, and the time as the kernel counts it, in jiffies."""
+        wheel = self.engine.timer_wheel
+        now = self.now if wheel is None else self.now - self.now % (_SECOND // wheel.hz)
+        return self._told.setdefault(address, _Told(now - 60 * _SECOND)), now
+
+    def _may_tell(self, address: Address) -> bool:
+        """Whether a host may be told once more that there is no route: five times at once, then
+        once a second (ip_error)."""
+        told, now = self._told_at(address)
+        told.unused = min(told.unused + now - told.latest, 5 * _SECOND)
+        told.latest = now
+        if told.unused < _SECOND:
+            return False
+        told.unused -= _SECOND
+        return True
+
     def _put_together(self, pieces: list[bytes]) -> Packet | None:
-        """The datagram that came in as fragments and leaves as these, before its last hop here:
-        if conntrack has put it together, for IPVS does only behind the router (ip_vs_out)."""
+        """The datagram that came in as fragments and leaves as these: if conntrack has put it
+        together, for IPVS does only behind the router (ip_vs_out)."""
         if not pieces or not self.engine.rules or pieces[0][14] >> 4 != 4:
             return None
-        packets = [Packet.parse(piece[14:]) for piece in pieces]
-        first = packets[0]
-        payload = b"".join(packet.payload for packet in packets)
-        whole = bytearray(first.data[: first.header] + payload)
-        whole[2:4] = len(whole).to_bytes(2, "big")
-        whole[6] &= 0x40
-        whole[7] = 0
-        whole[8] += 1
-        whole[10:12] = bytes(2)
-        whole[10:12] = checksum(whole[: first.header]).to_bytes(2, "big")
-        return Packet.parse(bytes(whole))
+        return put_together([Packet.parse(piece[14:]) for piece in pieces])
 
     def _redirect(self, packet: Packet, next_hop: bytes, dropped: bool) -> None:
         """Tell a host on the same wire of the nearer way (ip_rt_send_redirect). What conntrack
         drops counts as sent."""
         if packet.version == 6:
             return
-        sent = self._redirects.setdefault(packet.source, _Redirects())
-        wheel = self.engine.timer_wheel
-        now = self.now if wheel is None else self.now - self.now % (1000 * _MILLISECOND // wheel.hz)
+        sent, now = self._told_at(packet.source)
         if now > sent.latest + _REDIRECT_SILENCE:
-            sent.count = 0
-        if sent.count >= _REDIRECTS:
+            sent.redirects = sent.unused = 0
+        if sent.redirects >= _REDIRECTS:
             sent.latest = now
-        elif sent.count == 0 or now > sent.latest + (_REDIRECT_LOAD << sent.count):
+        elif sent.redirects == 0 or now > sent.latest + (_REDIRECT_LOAD << sent.redirects):
             sent.latest = now
-            sent.count += 1
+            sent.redirects += 1
             if dropped:
                 return
             quoted = bytearray(packet.data)

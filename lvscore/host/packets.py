@@ -15,6 +15,7 @@ __all__ = [
     "fragments",
     "ipv4",
     "ipv6",
+    "put_together",
     "transport_checksum",
 ]
 
@@ -174,3 +175,16 @@ def _keep_copied_options(head: bytearray) -> None:
         if not head[position] & 0x80:
             head[position : position + length] = b"\1" * length
         position += max(length, 1)
+
+
+def put_together(pieces: list[Packet]) -> Packet:
+    """The IPv4 datagram of which a router sends these fragments, with the hop that they lost."""
+    first = pieces[0]
+    payload = b"".join(piece.payload for piece in pieces)
+    whole = bytearray(first.data[: first.header] + payload)
+    whole[2:4] = len(whole).to_bytes(2, "big")
+    whole[6:8] = bytes([whole[6] & 0x40, 0])
+    whole[8] += 1
+    whole[10:12] = bytes(2)
+    whole[10:12] = checksum(whole[: first.header]).to_bytes(2, "big")
+    return Packet.parse(whole)

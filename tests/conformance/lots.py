@@ -79,9 +79,9 @@ class Lots:
         if there.drawn != here.drawn:
             _replace(exchanged, 0, at, there.drawn)
         source = _lot(arrived, 12)
-        if exchanged != a or source is None:
+        if exchanged != a:
             return
-        if at == 12:
+        if at == 12 and source is not None:
             key = source.drawn, there.drawn
             before = self.mapped.get(key, here.drawn)
             if before != here.drawn and self.is_mapped and self.is_mapped(source.drawn, before):

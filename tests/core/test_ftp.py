@@ -130,14 +130,24 @@ def test_netfilter_finds_nothing_elsewhere(data, answer, speaker):
 
 @pytest.mark.parametrize(
     ("line", "answer"),
-    [(b"PORT 1,2,3,4,5,6 \r\n", False), (b"PORT 1,2,3,4,5,256\r\n", False),
-     (b"PORT 1,,3,4,5,6\r\n", False), (b"EPRT 111.2.3.4151\r\n", False),
+    [(b"PORT 1,2,3,4,5,6 \r\n", False), (b"PORT 1,2,3,4,5\r\n", False),
+     (b"PORT 1,2,3,4,5,6,7\r\n", False), (b"EPRT 111.2.3.4151\r\n", False),
      (b"EPRT |||5|\r\n", False), (b"EPRT |1|1.2.3.4|65536|\r\n", False),
      (b"229 (|1|1.2.3.4|5|)\r\n", True), (b"229 (|| 5|)\r\n", True), (b"229 (1115|1)", True),
      (b"229 |||5|\r\n", True)],
 )  # fmt: skip
 def test_netfilter_drops_what_it_cannot_read(line, answer):
     assert ftp.search(line, CLIENT, answer) == "partial"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "address", "port"),
+    [(b"1,2,3,4,5,256", "1.2.3.4", 5 << 8 | 256), (b"1,,3,4,5,6", "1.0.3.4", 5 << 8 | 6),
+     (b"1,2,3,300,256,7", "1.2.3.44", 7), (b"1,2,256,4,5,6", "1.3.0.4", 5 << 8 | 6)],
+)  # fmt: skip
+def test_netfilter_puts_numbers_together_by_their_bits(numbers, address, port):
+    _, found = ftp.search(b"PORT " + numbers + b"\r\n", CLIENT, False)
+    assert found[:2] == (ip_address(address).packed, port)
 
 
 @given(ports, st.sampled_from([SERVER, SERVER6]))

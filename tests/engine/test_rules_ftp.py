@@ -214,8 +214,8 @@ def test_a_retransmission_is_rewritten_again():
     ("end", "text"),
     [
         (0, b"PO"), (0, b"PORT"), (0, b"PORT 10,0,0,9,13,5"), (0, b"PORT 10,0,0,9,13\r\n"),
-        (0, b"PORT 10,0,0,9,13,256\r\n"), (0, b"EPRT |2|::1|5|\r\n"), (0, b"eprt 1111.1.1.1151"),
-        (1, b"227 Entering"), (1, b"229 (|||5"), (1, b"229 (||5|)\r\n"), (1, b"22"),
+        (0, b"EPRT |2|::1|5|\r\n"), (0, b"eprt 1111.1.1.1151"), (1, b"227 Entering"),
+        (1, b"227 =0,10,0,0,2,156,65\r\n"), (1, b"229 (|||5"), (1, b"229 (||5|)\r\n"), (1, b"22"),
     ],
 )  # fmt: skip
 def test_what_is_cut_has_to_come_again(end, text):
@@ -227,6 +227,17 @@ def test_what_is_cut_has_to_come_again(end, text):
     whole = [b"PORT " + plain(CLIENT, 3333) + b"\r\n", b"229 (|||3333|)\r\n"][end]
     talk.say(end, whole)
     assert len(talk.expected) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [(b"PORT 10,0,0,300,1,1\r\n", 0), (b"PORT 10,0,0,9,13,256\r\n", 1)]
+)
+def test_numbers_of_any_size_are_put_together_by_their_bits(text, expected):
+    """10,0,0,300 is 10.0.1.44, and 13,256 port 13 << 8 | 256 (try_rfc959)."""
+    talk = Talk(engine_with(SNAT + "10.0.0.8"), nat="10.0.0.8")
+    heard = talk.say(0, text)
+    assert len(talk.expected) == expected
+    assert heard == (b"PORT 10,0,0,8,13,0\r\n" if expected else text)
 
 
 def test_only_the_beginning_of_a_line_is_read():

@@ -184,6 +184,20 @@ def test_errors_are_not_sent_about_errors_fragments_and_groups():
     assert receive(host, datagram(destination="172.16.0.255", port=99)) == []
 
 
+def test_that_there_is_no_route_is_told_five_times_at_once_then_once_a_second():
+    host = director()
+    host.remove_route("default")
+    packet = datagram(source="172.16.1.7", destination="10.9.9.9", ttl=64)
+
+    def told(now, count):
+        return sum(len(receive(host, packet, "srv", SERVER, now=now)) for _ in range(count))
+
+    assert told(SECOND, 9) == 5
+    assert told(SECOND * 3 // 2, 2) == 0
+    assert told(2 * SECOND, 2) == 1
+    assert told(10 * SECOND, 9) == 5
+
+
 def test_a_redirect_for_who_could_go_directly_and_only_as_often_as_the_kernel():
     host = director()
     host.add_route("10.9.0.0/16", via="172.16.1.8")
@@ -244,6 +258,20 @@ def test_no_redirect_about_what_a_translated_flow_is_answered_with():
     invalid = IP(src="172.16.1.7", dst="10.9.9.9") / TCP(sport=80, dport=7, flags="SA", ack=9)
     ((_, packet),) = receive(host, invalid, "srv", SERVER, now=2 * SECOND)
     assert packet[IP].src == "172.16.1.7"
+
+
+def test_an_error_to_an_address_that_rules_translate_clients_to():
+    """The server knows its client by it; netfilter takes the error on to the client."""
+    host = director()
+    host.engine.sysctl["net.ipv4.vs.conntrack"] = 1
+    host.engine.iptables(f"iptables -t nat -A POSTROUTING -o srv -j SNAT --to-source {DIP}")
+    ((_, sent),) = receive(host, request())
+    assert sent[IP].src == DIP
+    error = IP(src="172.16.1.7", dst=DIP) / ICMP(type=11) / bytes(sent[IP])[:28]
+    ((name, told),) = receive(host, error, "srv", SERVER)
+    assert (name, told[IP].src, told[IP].dst, told[IP].ttl) == ("cli", VIP, CLIENT, 63)
+    quoted = IP(bytes(told[ICMP].payload))
+    assert (quoted.src, quoted.dst) == (CLIENT, VIP)
 
 
 def test_a_redirect_is_told_of_an_answer_in_a_flow_that_conntrack_knows():

@@ -43,7 +43,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs run /run
-for module in virtio_pci virtio_blk veth ip_vs; do modprobe $module; done
+for module in virtio_pci virtio_blk veth ip_vs nf_nat_ftp; do modprobe $module; done
 ip link set lo up
 python3 /director.py
 poweroff -f
