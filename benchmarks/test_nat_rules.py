@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import test_host
 from test_pipeline import at_random, batches, establish, measure
 from traffic import conversation, handshake
 
@@ -82,6 +83,25 @@ def established(connections):
     return engine
 
 
+def established_on_host(connections):
+    """The same on a router with an arm to clients and one to the server."""
+    host = lvscore.Host(lvscore.Engine(seed=1, max_connections=max(connections, 1024)))
+    host.add_interface("eth0", addresses=["10.0.0.1/24"], mac=test_host.MAC)
+    host.add_interface("eth1", addresses=["192.168.0.254/24"], mac=test_host.MAC[:5] + b"\3")
+    host.add_route("11.0.0.0/8", via="10.0.0.2")
+    host.add_neighbour("10.0.0.2", "02:00:00:00:00:10", "eth0")
+    host.add_neighbour("192.168.0.1", "02:00:00:00:01:01", "eth1")
+    host.sysctl["net.ipv4.ip_forward"] = 1
+    for name in "all", "eth0":
+        host.sysctl[f"net.ipv4.conf.{name}.send_redirects"] = 0
+    host.engine.add_dnat(to="192.168.0.1:8080", destination="10.0.0.1", protocol="tcp")
+    for part in handshake(np.arange(connections), servers=1):
+        for batch in batches(part):
+            test_host.receiver(host)(batch)
+    assert len(host.engine.connections) == connections
+    return host
+
+
 def packets_of(connections, count):
     """Segments that follow each other, of flows and ways at random; round by round."""
     flows, reply = at_random(connections, count)
@@ -98,3 +118,12 @@ def test_established_dnat(benchmark, connections):
     assert set(engine.reasons) == {
         lvscore.Reason.NEW_CONNECTION, lvscore.Reason.REQUEST, lvscore.Reason.REPLY,
     }  # fmt: skip
+
+
+@pytest.mark.benchmark(group="established, DNAT rule, on a Host", timer=time.thread_time)
+@pytest.mark.parametrize("connections", [1_000, 65_536])
+def test_established_dnat_on_a_host(benchmark, connections):
+    host = established_on_host(connections)
+    process = test_host.receiver(host)
+    measure(benchmark, process, packets_of(connections, PACKETS), connections)
+    assert host.engine.counters["forwarded"] == host.engine.counters["frames"]

@@ -47,6 +47,8 @@ from lvscore._core.lane cimport (
     Frames, Lane, lanes_forget, lanes_match, lanes_parse, lanes_restrict,
 )
 from lvscore._core.lane_host cimport lanes_forward_hosted, lanes_open_hosted
+from lvscore._core.lane_track cimport lanes_fetch_windows, lanes_verify
+from lvscore._core.lane_track_host cimport lanes_track_hosted
 from lvscore._core.lifetime cimport (
     connection_drop, connection_end, connection_timer_set, control_index, control_table,
     table_horizon, tracking_horizon,

@@ -276,6 +276,9 @@ cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, u
             s.frames += end - first
             lanes_restrict(s, lane, end - first)
             lanes_match(table, frames, first, end - first, lane)
+            if s.tracking:
+                lanes_fetch_windows(&s.entries[0], lane, end - first)
+                lanes_verify(s, frames, first, lane, end - first)
             shadowings = table.shadowings
         if likely(table.shadowings != shadowings, False):
             shadowings = table.shadowings
@@ -283,6 +286,7 @@ cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, u
         clock_set(s, frames.timestamp[i])
         begin = i
         i = first + lanes_forward_hosted(s, frames, interface, first, i - first, end - first, lane)
+        i = first + lanes_track_hosted(s, frames, interface, first, i - first, end - first, lane)
         if i == end or (i > begin and frames.timestamp[i] != s.now):
             continue
         begin = i

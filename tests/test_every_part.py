@@ -43,6 +43,7 @@ STAGES = {
     "lane_open": "engine/test_opening.py",
     "lane_host": "host/test_short_way.py",
     "lane_track": "engine/test_batches_rules.py",
+    "lane_track_host": "host/test_short_way_rules.py",
     "lifetime": "engine/test_limits.py",
     "nat": "engine/test_rules.py",
     "nfct": "engine/test_full_nat.py",

@@ -37,6 +37,7 @@ CORE_LAYERS = [
     {"conntrack", "lane"},
     {"lane_open", "lane_track"},
     {"lane_host", "pipeline"},
+    {"lane_track_host"},
 ]
 LAYERS = [
     *({f"_core.{name}" for name in layer} for layer in CORE_LAYERS),

@@ -20,6 +20,7 @@ from lvscore._core.lane_open cimport (
 )
 from lvscore._core.machine cimport likely
 from lvscore._core.next_hop cimport NextHop, next_hop_set
+from lvscore._core.offload cimport VNET_HEADER, VNET_NEEDS_CSUM
 from lvscore._core.path cimport (
     PATH_LEADS, PATH_SERVED, PATH_SOURCE, PATH_UNICAST, Path, path_of, path_of_pair,
 )
@@ -29,8 +30,6 @@ from lvscore._core.state cimport State, is_hooked
 
 cdef enum:
     ETHERNET_HEADER = 14
-    VNET_HEADER = 10            # struct virtio_net_hdr (linux/virtio_net.h)
-    VNET_NEEDS_CSUM = 1
 
 
 # What holds for all packets that come in on an interface.

@@ -18,6 +18,7 @@ from lvscore._core.flow cimport Address
 from lvscore._core.lane cimport Frames, Lane, lane_count, lane_translate, lanes_told
 from lvscore._core.lifetime cimport connection_timer_set
 from lvscore._core.machine cimport likely, prefetch_write
+from lvscore._core.offload cimport VNET_HEADER, VNET_NEEDS_CSUM
 from lvscore._core.progress cimport Progress, datagram_progress, tcp_timeout
 from lvscore._core.route cimport address_is_local
 from lvscore._core.state cimport CONNTRACK_CHECKSUM, State
@@ -55,13 +56,21 @@ cdef inline bint lane_sum_good(const Lane* lane) noexcept nogil:
     return sum_fold(sum_bytes(lane.ip + 12, lane.l3_length - 12, pseudo)) == 0xFFFF
 
 
-cdef inline void lanes_verify(const State* s, Lane* lane, uint32_t count) noexcept nogil:
+cdef inline bint is_partial(const Frames* frames, uint32_t i) noexcept nogil:
+    """Whether an interface left a frame's transport checksum undone."""
+    return (frames.vnet_header
+            and frames.data[frames.offset[i] - VNET_HEADER] & VNET_NEEDS_CSUM != 0)
+
+
+cdef inline void lanes_verify(const State* s, const Frames* frames, uint32_t first, Lane* lane,
+                              uint32_t count) noexcept nogil:
     """Look at the checksums of a vector, while its connections and their windows are fetched."""
     cdef bint checked = s.conntrack[CONNTRACK_CHECKSUM] != 0
     cdef uint64_t j
     for j in range(count):
         if lane[j].reference != NIL:
-            lane[j].verified = (not checked or lane_sum_good(&lane[j])
+            lane[j].verified = (not checked or is_partial(frames, first + j)
+                                or lane_sum_good(&lane[j])
                                 or (lane[j].key >> 32 == PROTOCOL_UDP
                                     and load16(lane[j].ip + 26) == 0))
 
@@ -171,21 +180,27 @@ cdef inline uint64_t segments_track(State* s, const int64_t* timestamp, uint64_t
     return i
 
 
-cdef inline bint datagram_track(State* s, const Lane* lane) noexcept nogil:
-    """Forward a datagram, as rule_packet does; False, and nothing is changed, if it needs the
-    general way."""
-    cdef uint32_t length
+cdef inline bint datagram_take(State* s, const Lane* lane) noexcept nogil:
+    """Take a datagram of a tracked flow into its state; False, and nothing is changed, if it is
+    INVALID."""
+    cdef uint32_t length = load_be16(lane.ip + 24)
     cdef Meta* meta
     cdef Progress progress
-    if not lane_is_tracked(lane) or lane.key >> 32 != PROTOCOL_UDP:
-        return False
-    length = load_be16(lane.ip + 24)
     if length < 8 or length > lane.l3_length - 20:
         return False
     meta = &lane.connection.meta
     datagram_progress(s, &s.table[0], lane.reference >> 1, meta.state, &progress)
     meta.state = progress.state
     connection_timer_set(&s.table[0], lane.reference >> 1, s.tick_up + progress.timeout)
+    return True
+
+
+cdef inline bint datagram_track(State* s, const Lane* lane) noexcept nogil:
+    """Forward a datagram, as rule_packet does; False, and nothing is changed, if it needs the
+    general way."""
+    if (not lane_is_tracked(lane) or lane.key >> 32 != PROTOCOL_UDP
+            or not datagram_take(s, lane)):
+        return False
     lane_count(s, lane, lane.connection)
     lane_translate(lane, lane.connection, False, 0)
     return True
