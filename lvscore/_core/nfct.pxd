@@ -240,12 +240,16 @@ cdef inline uint8_t nfct_source(State* s, Table* table, const Packet* packet, ui
 cdef inline uint8_t nfct_open(State* s, Table* table, const Packet* packet, const Tuple* t,
                               uint32_t i) noexcept nogil:
     """A request goes to its server; if conntrack does not know its connection yet, it may from
-    here on. REASON_NONE, or why the packet is dropped."""
+    here on. To a server that is routed to, LOCAL_OUT sees it by the same tuple once more, and
+    does not look at its checksum. REASON_NONE, or why the packet is dropped."""
     cdef Entries* entries = entries_of(s.entries, table.family)
     cdef Entry* entry = entry_of(entries, i)
     cdef Opening opening
     cdef uint8_t failed
-    if entry.packet != ENTRY_NEW or not opening_admits(s, packet, t, &opening):
+    cdef bint routed = connection_method(table_meta(table, i)) == METHOD_ROUTE
+    if entry.packet == ENTRY_INVALID and routed:
+        nfct_follow(s, table, packet, i, ORIGINAL, False)
+    if entry.packet != ENTRY_NEW or not opening_begins(s, packet, not routed, &opening):
         return REASON_NONE
     failed = nfct_source(s, table, packet, i, &opening)
     if failed:

@@ -328,8 +328,6 @@ cdef inline uint8_t window_check(TcpWindow* w, const Segment* g, uint32_t direct
     if window_fits(sender, receiver, sequence, end, sack):
         window_update(w, g, direction, sequence, end, ack, sack)
         return FIT_TAKEN
-    if liberal:
-        return FIT_TAKEN
     if not sequence_before(sequence, sender.max_end + 1):
         if (receiver.max_window and acknowledges_in_time(sender, receiver, sack)
                 and sequence_after(end, sender.end - receiver.max_window - 1)
@@ -338,8 +336,10 @@ cdef inline uint8_t window_check(TcpWindow* w, const Segment* g, uint32_t direct
             # A little too much: it may pass, and may be acknowledged.
             sender.end = end
             sender.flags |= SIDE_UNACKNOWLEDGED
-            return FIT_IGNORED
-        return FIT_INVALID
+            return FIT_TAKEN if liberal else FIT_IGNORED
+        return FIT_TAKEN if liberal else FIT_INVALID
+    if liberal:
+        return FIT_TAKEN
     return FIT_IGNORED if sequence_before(sack, receiver.end + 1) else FIT_INVALID
 
 

@@ -124,3 +124,31 @@ def test_what_opens_a_connection_and_is_invalid():
     assert engine._selfcheck() == 0
     engine.expire(1_000_000 * SECOND)
     assert len(engine.connections) == 0
+
+
+def test_a_bad_checksum_towards_a_server_that_is_routed_to():
+    """LOCAL_OUT sees it by the tuple that it came in with, and looks at no checksum."""
+    engine = director(f"iptables -t nat -A POSTROUTING -s {CLIENT} -j SNAT --to-source {DIP}",
+                      method="route", protocol="udp")  # fmt: skip
+    for _ in range(2):
+        bad = udp(CLIENT, 5000, VIP, 80)
+        bad[-1] ^= 1
+        assert engine.process(bad, 0) == Verdict.FORWARD
+        assert flow(bad) == (DIP, 5000, VIP, 80)
+    (line,) = lines(engine)
+    assert f"src={VIP} dst={DIP} " in line
+
+
+def test_an_acknowledgment_of_data_beyond_the_window_when_that_is_taken():
+    """tcp_be_liberal=1: what is sent beyond it is the sender's latest all the same."""
+    engine = director()
+    engine.sysctl["net.netfilter.nf_conntrack_tcp_be_liberal"] = 1
+    for request in (
+        segment(CLIENT, 40000, VIP, 80, "S", 1000),
+        segment(RS1, 8080, DIP, 40000, "SA", 5000, 1001),
+        segment(RS1, 8080, DIP, 40000, "PA", 5050, 1001, b"x"),
+        segment(CLIENT, 40000, VIP, 80, "A", 1001, 5051),
+    ):
+        assert send(engine, request)[0] == Verdict.FORWARD
+    (line,) = lines(engine)
+    assert line.startswith("tcp      6 432000 ESTABLISHED ")
