@@ -278,7 +278,7 @@ cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, u
             lanes_match(table, frames, first, end - first, lane)
             if s.tracking:
                 lanes_fetch_windows(&s.entries[0], lane, end - first)
-                lanes_verify(s, frames, first, lane, end - first)
+                lanes_verify(s, frames, first, lane, end - first, True)
             shadowings = table.shadowings
         if likely(table.shadowings != shadowings, False):
             shadowings = table.shadowings

@@ -63,13 +63,14 @@ cdef inline bint is_partial(const Frames* frames, uint32_t i) noexcept nogil:
 
 
 cdef inline void lanes_verify(const State* s, const Frames* frames, uint32_t first, Lane* lane,
-                              uint32_t count) noexcept nogil:
-    """Look at the checksums of a vector, while its connections and their windows are fetched."""
+                              uint32_t count, bint hosted) noexcept nogil:
+    """Look at the checksums of a vector, while its connections and their windows are fetched.
+    ``hosted``: interfaces may have left them undone."""
     cdef bint checked = s.conntrack[CONNTRACK_CHECKSUM] != 0
     cdef uint64_t j
     for j in range(count):
         if lane[j].reference != NIL:
-            lane[j].verified = (not checked or is_partial(frames, first + j)
+            lane[j].verified = (not checked or (hosted and is_partial(frames, first + j))
                                 or lane_sum_good(&lane[j])
                                 or (lane[j].key >> 32 == PROTOCOL_UDP
                                     and load16(lane[j].ip + 26) == 0))
@@ -93,9 +94,11 @@ cdef inline bint options_are_plain(const uint8_t* options, uint32_t length) noex
 cdef inline bint segment_is_plain(const Lane* lane) noexcept nogil:
     """Whether a packet is an acknowledgment, with or without data, of an established connection."""
     cdef const uint8_t* tcp = lane.ip + 20
-    cdef uint32_t header = (tcp[12] & 0xF0) >> 2
-    return (lane.key >> 32 == PROTOCOL_TCP
-            and lane.connection.meta.state == RULE_TCP_ESTABLISHED
+    cdef uint32_t header
+    if likely(lane.key >> 32 != PROTOCOL_TCP, False):
+        return False
+    header = (tcp[12] & 0xF0) >> 2
+    return (lane.connection.meta.state == RULE_TCP_ESTABLISHED
             and tcp[13] & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK) == TCP_ACK
             and header >= 20 and header + 20 <= lane.l3_length)
 

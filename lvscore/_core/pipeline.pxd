@@ -315,7 +315,7 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
     if s.tracking:
         lanes_fetch_windows(&s.entries[0], lane, count)
         lanes_keep(s, frames, first, count, lane)
-        lanes_verify(s, frames, first, lane, count)
+        lanes_verify(s, frames, first, lane, count, False)
     # What looks for more than the packet's own tuple finds all; see table_settle_hash.
     table.deferring = not (s.tracking or s.ftp.ports or s.services.sip or table.portless)
     j = 0

@@ -291,6 +291,8 @@ cdef inline void frames_flush(Harness* h) noexcept nogil:
     frames.verdict = h.verdict
     frames.reason = h.reason
     frames.count = h.count
+    frames.vnet_header = False
+    frames.egress = NULL
     frames.link_type = h.link_type
     batch_process(&h.batched, &frames)
     for i in range(h.count):
