@@ -286,7 +286,9 @@ cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, u
         clock_set(s, frames.timestamp[i])
         begin = i
         i = first + lanes_forward_hosted(s, frames, interface, first, i - first, end - first, lane)
-        i = first + lanes_track_hosted(s, frames, interface, first, i - first, end - first, lane)
+        if s.tracking:
+            i = first + lanes_track_hosted(s, frames, interface, first, i - first, end - first,
+                                           lane)
         if i == end or (i > begin and frames.timestamp[i] != s.now):
             continue
         begin = i

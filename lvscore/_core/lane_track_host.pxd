@@ -100,7 +100,7 @@ cdef inline uint32_t lanes_track_hosted(State* s, const Frames* frames, uint32_t
     cdef uint32_t replies = 0
     cdef uint64_t i = j
     cdef uint64_t end
-    if (not s.tracking or is_hooked(s, IPV4) or not timers_stay(s)
+    if (is_hooked(s, IPV4) or not timers_stay(s)
             or frames.original_length != frames.length):    # not captured whole
         return j
     while True:
