@@ -46,7 +46,9 @@ from lvscore._core.jiffies cimport Jiffies
 from lvscore._core.lane cimport (
     Frames, Lane, lanes_forget, lanes_match, lanes_parse, lanes_restrict,
 )
-from lvscore._core.lane_host cimport lanes_forward_hosted, lanes_open_hosted
+from lvscore._core.lane_host cimport (
+    Ingress, ingress_of, lanes_forward_hosted, lanes_open_hosted,
+)
 from lvscore._core.lane_track cimport lanes_fetch_windows, lanes_verify
 from lvscore._core.lane_track_host cimport lanes_track_hosted
 from lvscore._core.lifetime cimport (

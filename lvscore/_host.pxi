@@ -262,6 +262,7 @@ cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, u
     """Take frames from ``i`` on, vector by vector as batch_process does, up to the first that
     needs more than to be sent on; its index."""
     cdef Lane lane[16]
+    cdef Ingress ingress = ingress_of(s, interface)
     cdef Table* table = &s.table[0]
     cdef uint32_t shadowings = table.shadowings
     cdef uint32_t first = i
@@ -285,15 +286,15 @@ cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, u
             lanes_forget(lane, i - first, end - first)
         clock_set(s, frames.timestamp[i])
         begin = i
-        i = first + lanes_forward_hosted(s, frames, interface, first, i - first, end - first, lane)
+        i = first + lanes_forward_hosted(s, frames, &ingress, first, i - first, end - first, lane)
         if s.tracking:
-            i = first + lanes_track_hosted(s, frames, interface, first, i - first, end - first,
+            i = first + lanes_track_hosted(s, frames, &ingress, first, i - first, end - first,
                                            lane)
         if i == end or (i > begin and frames.timestamp[i] != s.now):
             continue
         begin = i
         table.deferring = True
-        i = first + lanes_open_hosted(s, frames, interface, first, i - first, end - first, lane)
+        i = first + lanes_open_hosted(s, frames, &ingress, first, i - first, end - first, lane)
         table.deferring = False
         if i > begin:
             continue

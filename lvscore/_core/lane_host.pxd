@@ -190,12 +190,11 @@ cdef inline uint64_t lanes_send(State* s, const Frames* frames, const Ingress* i
     return i
 
 
-cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames, uint32_t number,
-                                          uint32_t first, uint32_t j, uint32_t count,
-                                          Lane* lane) noexcept nogil:
+cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames,
+                                          const Ingress* ingress, uint32_t first, uint32_t j,
+                                          uint32_t count, Lane* lane) noexcept nogil:
     """Take a vector's packets that came in on an interface from ``j`` on the short way, up to the
     first that needs another or has a time of its own; its index."""
-    cdef Ingress ingress = ingress_of(s, number)
     cdef uint32_t replies = 0
     cdef uint64_t i = j
     if not is_hooked(s, IPV4):
@@ -203,12 +202,12 @@ cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames, uint32
     lanes_wait(&s.table[0], lane, j, count)
     while True:
         if frames.vnet_header:
-            i = lanes_send(s, frames, &ingress, first, i, count, lane, &replies, True)
+            i = lanes_send(s, frames, ingress, first, i, count, lane, &replies, True)
         else:
-            i = lanes_send(s, frames, &ingress, first, i, count, lane, &replies, False)
-        if likely(i == count, True) or not lane_learn(s, &ingress, &lane[i]):
+            i = lanes_send(s, frames, ingress, first, i, count, lane, &replies, False)
+        if likely(i == count, True) or not lane_learn(s, ingress, &lane[i]):
             break
-    s.forward.ingress = number
+    s.forward.ingress = ingress.number
     lanes_told(s, frames, first, j, <uint32_t>i, lane, replies)
     s.forward.ingress = NO_INTERFACE
     return <uint32_t>i
@@ -231,13 +230,12 @@ cdef inline const Path* opening_path(State* s, const Ingress* ingress, const Lan
     return server
 
 
-cdef inline uint32_t lanes_open_hosted(State* s, const Frames* frames, uint32_t number,
+cdef inline uint32_t lanes_open_hosted(State* s, const Frames* frames, const Ingress* ingress,
                                        uint32_t first, uint32_t j, uint32_t count,
                                        Lane* lane) noexcept nogil:
     """Send on a vector's packets from ``j`` on that open connections, up to the first that does
     not or has a time of its own; its index."""
     cdef Table* table = &s.table[0]
-    cdef Ingress ingress = ingress_of(s, number)
     cdef uint32_t begin = j
     cdef uint32_t segment_size = 0
     cdef bint partial = False
@@ -257,7 +255,7 @@ cdef inline uint32_t lanes_open_hosted(State* s, const Frames* frames, uint32_t 
         if frames.vnet_header:
             partial = frame[-VNET_HEADER] & VNET_NEEDS_CSUM
             segment_size = load16(frame - VNET_HEADER + 4) if frame[-VNET_HEADER + 1] else 0
-        to = opening_path(s, &ingress, &lane[j], frame, &opening, segment_size)
+        to = opening_path(s, ingress, &lane[j], frame, &opening, segment_size)
         if to == NULL or not opening_open(s, table, &lane[j], &opening):
             opening_undo(s, &opening)
             break

@@ -13,7 +13,7 @@ from lvscore._core.flow cimport Tuple, addresses_unpack
 from lvscore._core.forward cimport address_is_broadcast
 from lvscore._core.lane cimport Frames, Lane, lane_count, lanes_told
 from lvscore._core.lane_host cimport (
-    ETHERNET_HEADER, Ingress, ingress_of, lane_arrives, lane_fits, lane_send, path_reverses,
+    ETHERNET_HEADER, Ingress, lane_arrives, lane_fits, lane_send, path_reverses,
 )
 from lvscore._core.lane_track cimport (
     datagram_take, lane_is_tracked, segments_find, segments_take, timers_stay,
@@ -90,12 +90,11 @@ cdef inline void lane_hand_on(State* s, const Frames* frames, uint32_t first, ui
     replies[0] += lane[i].reference & 1
 
 
-cdef inline uint32_t lanes_track_hosted(State* s, const Frames* frames, uint32_t number,
+cdef inline uint32_t lanes_track_hosted(State* s, const Frames* frames, const Ingress* ingress,
                                         uint32_t first, uint32_t j, uint32_t count,
                                         const Lane* lane) noexcept nogil:
     """Take a vector's packets that came in on an interface from ``j`` on the short way, up to the
     first that needs another or has a time of its own; its index."""
-    cdef Ingress ingress = ingress_of(s, number)
     cdef const int64_t* timestamp = frames.timestamp + first
     cdef uint32_t replies = 0
     cdef uint64_t i = j
@@ -105,19 +104,19 @@ cdef inline uint32_t lanes_track_hosted(State* s, const Frames* frames, uint32_t
         return j
     while True:
         end = segments_find(timestamp, s.now, i, count, lane)
-        end = segments_take(s, i, lanes_leave(s, frames, &ingress, i, end, lane), lane)
+        end = segments_take(s, i, lanes_leave(s, frames, ingress, i, end, lane), lane)
         while i < end:
             lane_hand_on(s, frames, first, i, lane, &replies)
             i += 1
         if likely(i == count, True) or timestamp[i] != s.now:
             break
         if (lane_is_tracked(&lane[i]) and lane[i].key >> 32 == PROTOCOL_UDP
-                and lane_leaves(s, frames, &ingress, &lane[i]) and datagram_take(s, &lane[i])):
+                and lane_leaves(s, frames, ingress, &lane[i]) and datagram_take(s, &lane[i])):
             lane_hand_on(s, frames, first, i, lane, &replies)
             i += 1
-        elif not flow_learn(s, &ingress, &lane[i]):
+        elif not flow_learn(s, ingress, &lane[i]):
             break
-    s.forward.ingress = number
+    s.forward.ingress = ingress.number
     lanes_told(s, frames, first, j, <uint32_t>i, lane, replies)
     s.forward.ingress = NO_INTERFACE
     return <uint32_t>i

@@ -354,9 +354,7 @@ class Host:
         """
         number = self._interface(interface).number
         self._machine.advance(now)
-        yield 0, 0, self._machine.take()
-        for start, end in self._machine.receive_batch(number, batch):
-            yield start, end, self._machine.take()
+        return self._machine.receive_batch(number, batch)
 
     def forward_batch(
         self, number: int, batch: FrameBatch, now: int, senders: Senders

@@ -149,14 +149,18 @@ class Machine:
         data = bytearray(frame)
         self._act(number, frame, data, _engine.host_receive(self.engine, data, number, now))
 
-    def receive_batch(self, number: int, batch: FrameBatch) -> Iterator[tuple[int, int]]:
+    def receive_batch(
+        self, number: int, batch: FrameBatch
+    ) -> Iterator[tuple[int, int, list[tuple[str, bytes]]]]:
         """Take a batch through engine and host, in parts: the frames of each that have verdict
-        FORWARD are to be sent as they lie, then what :meth:`take` has."""
+        FORWARD are to be sent as they lie, then what else is told."""
         start = 0
+        if self._sent:
+            yield 0, 0, self.take()
         while start < len(batch):
             special = _engine.host_receive_batch(self.engine, batch, number, start)
             end = len(batch) if special is None else self._handle(number, batch, special)
-            yield start, end
+            yield start, end, self.take()
             start = end + 1
 
     def forward_batch(
