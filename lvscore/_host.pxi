@@ -277,7 +277,7 @@ cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, u
             s.frames += end - first
             lanes_restrict(s, lane, end - first)
             lanes_match(table, frames, first, end - first, lane)
-            if s.tracking:
+            if s.tracking and frames.original_length == frames.length:      # captured whole
                 lanes_fetch_windows(&s.entries[0], lane, end - first)
                 lanes_verify(s, frames, first, lane, end - first, True)
             shadowings = table.shadowings

@@ -100,7 +100,7 @@ cdef inline uint32_t lanes_track_hosted(State* s, const Frames* frames, const In
     cdef uint64_t i = j
     cdef uint64_t end
     if (is_hooked(s, IPV4) or not timers_stay(s)
-            or frames.original_length != frames.length):    # not captured whole
+            or frames.original_length != frames.length):    # not captured whole: not verified
         return j
     while True:
         end = segments_find(timestamp, s.now, i, count, lane)

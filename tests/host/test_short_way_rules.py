@@ -218,3 +218,17 @@ def test_offloads(taken):
             out.append((leaving(host, batch, name, 1), bytes(batch[0])))
         results.append((out, host.engine.counters, host.engine.reasons))
     assert results[0] == results[1]
+
+
+def test_what_was_not_captured_whole():
+    """Its checksum says nothing, and is not read beyond what is there."""
+    results = []
+    for general in False, True:
+        host = router(general=general)
+        for name, data in OPENING:
+            leaving(host, lvscore.FrameBatch.of([data], [0]), name, 0)
+        _, data = segment(False, "PA", size=900)
+        frames = bytearray(data[:60])
+        batch = lvscore.FrameBatch(frames, [0], [60], [1], original_lengths=[len(data)])
+        results.append((leaving(host, batch, "cli", 1), bytes(batch[0]), host.engine.reasons))
+    assert results[0] == results[1]
