@@ -263,6 +263,19 @@ cdef inline uint8_t nfct_open(State* s, Table* table, const Packet* packet, cons
     return REASON_NONE
 
 
+cdef inline uint32_t flow_begin(State* s, Table* table, const Tuple* t, const Tuple* reply,
+                                uint8_t state, uint32_t deadline,
+                                Between redirected) noexcept nogil:
+    """Make a record of a flow whose answers IPVS sees; NIL if there is no room."""
+    cdef uint32_t i = connection_open(table, &s.key, t, reply, 0, state, FLAG_SLOW, deadline)
+    if i == NIL:
+        return NIL
+    s.opened += 1
+    connection_extension(table, i)      # it never takes the short way
+    entry_open(entries_of(s.entries, table.family), table, &s.key, i).redirected = redirected
+    return i
+
+
 cdef inline bint nfct_redirect(State* s, Table* table, const Packet* packet, const Tuple* t,
                                uint32_t i) noexcept nogil:
     """A request of tuple ``t`` went to its server behind a DNAT rule that led it to the service.
@@ -279,13 +292,10 @@ cdef inline bint nfct_redirect(State* s, Table* table, const Packet* packet, con
         return True
     entry = nfct_entry(s, table, i)
     connection_tuple(table, i, REPLY, &reply)
-    j = connection_open(table, &s.key, t, &reply, 0, entry.state, FLAG_SLOW, entry.deadline)
+    j = flow_begin(s, table, t, &reply, entry.state, entry.deadline, BETWEEN_TRANSLATIONS)
     if j == NIL:
         return False
-    s.opened += 1
-    connection_extension(table, j)      # it never takes the short way
-    own = entry_open(entries, table, &s.key, j)
-    own.redirected = BETWEEN_TRANSLATIONS
+    own = entry_of(entries, j)
     own.masquerade = entry.masquerade
     own.pool = entry.pool
     own.client = entry.client
@@ -509,14 +519,11 @@ cdef inline uint8_t nfct_local_out(State* s, const Packet* packet, uint32_t i,
     if failed:
         return failed
     reply = tuple_inverse(&wanted)
-    j = connection_open(table, &s.key, translated, &reply, 0, opening.state, FLAG_SLOW,
-                        s.tick_up + opening.timeout)
+    j = flow_begin(s, table, translated, &reply, opening.state, s.tick_up + opening.timeout,
+                   BEHIND_TRANSLATION)
     if j == NIL:
         return REASON_TABLE_FULL
-    s.opened += 1
-    connection_extension(table, j)      # it never takes the short way
-    entry = entry_open(entries, table, &s.key, j)
-    entry.redirected = BEHIND_TRANSLATION
+    entry = entry_of(entries, j)
     entry.masquerade = opening.masquerade
     opening_store(&opening, entries, entry, packet.protocol)
     ports_take(s, entry, &opening)
