@@ -12,6 +12,7 @@ process needs without it, but with the copy. Servers are chosen by RoundRobinIPM
 TCP state but whether a side is done, and moves the connection in a heap of timeouts each time.
 """
 
+import contextlib
 import functools
 import os
 import shutil
@@ -73,7 +74,7 @@ def random_clients(connections):
     return chosen * SERVERS + np.arange(connections) % SERVERS
 
 
-class Click:
+class Click(contextlib.AbstractContextManager):
     """A router that the frames of ``opening``, an array after the other, have gone through, and
     that gets ``work`` while it is measured; a context manager, which ends it."""
 
@@ -89,9 +90,6 @@ class Click:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         self.close()

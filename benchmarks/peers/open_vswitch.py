@@ -10,6 +10,7 @@ What is measured is the CPU time of the thread that forwards. Copying into DPDK'
 and looking up flows are in it; they are what is left without conntrack.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -66,7 +67,7 @@ def _flows():
         )
 
 
-class OpenVSwitch:
+class OpenVSwitch(contextlib.AbstractContextManager):
     """A switch with so many established connections; a context manager, which ends it."""
 
     def __init__(self, connections):
@@ -82,9 +83,6 @@ class OpenVSwitch:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         self.close()
