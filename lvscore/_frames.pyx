@@ -60,6 +60,22 @@ cdef object column(FrameBatch batch, void* pointer, Py_ssize_t size, bytes forma
     return numpy.asarray(view)
 
 
+cdef int refuse_overlap(object offsets, object lengths) except -1:
+    """Raise ConfigError if two frames share bytes; an empty frame has none to share."""
+    import numpy
+
+    filled = numpy.flatnonzero(lengths)
+    order = filled[numpy.argsort(offsets[filled])]
+    ends = offsets[order] + lengths[order]
+    shared = numpy.flatnonzero(offsets[order[1:]] < ends[:-1])
+    if shared.size:
+        i, j = sorted(order[shared[0]:shared[0] + 2].tolist())
+        raise ConfigError(
+            f"frame {i}: bytes {offsets[i]}..{offsets[i] + lengths[i]} overlap frame {j}: bytes "
+            f"{offsets[j]}..{offsets[j] + lengths[j]}")
+    return 0
+
+
 # A batch that is garbage in a cycle must let go of its buffer by PyBuffer_Release alone: what
 # Cython would clear there is the buffer's owner, which then goes while it is exported.
 @cython.no_gc_clear
@@ -68,7 +84,8 @@ cdef class FrameBatch:
 
     Nothing is copied but the arrays: frame ``i`` is ``buffer[offset[i]:offset[i] + length[i]]``,
     and an engine rewrites it there. The batch holds the buffer until it is collected, so a
-    bytearray cannot be resized meanwhile. Frames may lie in any order and with room between them.
+    bytearray cannot be resized meanwhile. Frames may lie in any order and with room between them,
+    but may not share bytes: engines read many frames before they rewrite the first.
 
     Args:
         buffer: a writable, contiguous buffer (bytearray, memoryview, mmap, NumPy array).
@@ -83,8 +100,8 @@ cdef class FrameBatch:
     long, and are copied.
 
     Raises:
-        ConfigError: the buffer is not as above, a frame lies outside it, the arrays differ in
-            length, or a number is out of range.
+        ConfigError: the buffer is not as above, a frame lies outside it or overlaps another, the
+            arrays differ in length, or a number is out of range.
     """
 
     def __init__(self, buffer, offsets, lengths, timestamps, *, link_type=1,
@@ -135,6 +152,8 @@ cdef class FrameBatch:
         cdef const uint32_t[::1] length = arrays[1]
         cdef const int64_t[::1] timestamp = arrays[2]
         cdef const uint32_t[::1] original = arrays[3]
+        cdef uint64_t end = 0
+        cdef bint ascending = True
         cdef uint32_t i
         for i in range(<uint32_t>offset.shape[0]):
             if (length[i] > MAX_FRAME_LENGTH or offset[i] > self.data_length
@@ -152,6 +171,11 @@ cdef class FrameBatch:
             self.original_length[i] = original[i]
             if original[i] != length[i]:
                 self.snapped = True
+            if length[i]:
+                ascending = ascending and offset[i] >= end
+                end = offset[i] + length[i]
+        if not ascending:
+            refuse_overlap(arrays[0], arrays[1])
         self.count = <uint32_t>offset.shape[0]
 
     def __cinit__(self, *args, **kwargs):

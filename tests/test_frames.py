@@ -3,6 +3,7 @@
 import array
 import gc
 import mmap
+import re
 import sys
 
 import numpy as np
@@ -93,6 +94,45 @@ def test_columns():
 def test_frames_outside_the_buffer(offset, length):
     with pytest.raises(ConfigError, match="frame 1: bytes"):
         FrameBatch(bytearray(10), np.array([0, offset], np.uint64), [1, length], [0, 0])
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 8)), max_size=8))
+def test_frames_that_overlap_are_refused(frames):
+    """Against the definition: two frames share bytes if their ranges do."""
+    owners = {}
+    for i, (offset, length) in enumerate(frames):
+        for byte in range(offset, offset + length):
+            owners.setdefault(byte, []).append(i)
+    pairs = {(i, j) for same in owners.values() for i in same for j in same if i < j}
+    offsets, lengths = [o for o, _ in frames], [n for _, n in frames]
+    arguments = bytearray(48), offsets, lengths, [0] * len(frames)
+    if not pairs:
+        assert len(FrameBatch(*arguments)) == len(frames)
+        return
+    with pytest.raises(ConfigError) as refused:
+        FrameBatch(*arguments)
+    numbers = [int(number) for number in re.findall(r"\d+", str(refused.value))]
+    i, begin, end, j, other_begin, other_end = numbers
+    assert (i, j) in pairs
+    assert (begin, end) == (offsets[i], offsets[i] + lengths[i])
+    assert (other_begin, other_end) == (offsets[j], offsets[j] + lengths[j])
+
+
+@pytest.mark.parametrize(
+    ("offsets", "lengths", "message"),
+    [
+        ([0, 10, 10], [10, 5, 5], r"frame 1: bytes 10\.\.15 overlap frame 2: bytes 10\.\.15$"),
+        ([0, 60, 3], [4, 10, 20], r"frame 0: bytes 0\.\.4 overlap frame 2: bytes 3\.\.23$"),
+        ([30, 0, 10], [10, 31, 1], r"frame 1: bytes 0\.\.31 overlap frame 2: bytes 10\.\.11$"),
+    ],
+)
+def test_the_frames_that_overlap_are_named(offsets, lengths, message):
+    with pytest.raises(ConfigError, match=message):
+        FrameBatch(bytearray(100), offsets, lengths, [0, 0, 0])
+
+
+def test_an_empty_frame_overlaps_nothing():
+    assert len(FrameBatch(bytearray(10), [0, 5, 0, 5], [10, 0, 0, 0], [0] * 4)) == 4
 
 
 @pytest.mark.parametrize(
