@@ -33,6 +33,7 @@ from lvscore._core.flow cimport (
     tuple_hash, tuple_inverse,
 )
 from lvscore._core.hash cimport HashKey, hash_key_init, random_next
+from lvscore._core.hash cimport jhash2 as _jhash2
 from lvscore._core.index cimport (
     Bucket, Cursor, index_copy, index_free, index_init, index_insert, index_next, index_remove,
     index_replace, index_seek,
@@ -48,6 +49,8 @@ from lvscore._core.track cimport rule_flow_state as _rule_flow_state
 from lvscore._core.track cimport state_is_active, tracker_init, tracker_secure
 from lvscore._core.track_sctp cimport sctp_event as _sctp_event
 from lvscore._core.translate cimport packet_translate
+from lvscore._core.unique_tuple cimport Search, reply_is_free, tuple_choose, tuple_keep
+from lvscore._core.unique_tuple cimport address_choose as _address_choose
 from lvscore._core.wheel cimport Timer, wheel_unlink
 from lvscore._core.wire cimport Packet, packet_parse
 
@@ -440,7 +443,7 @@ cdef class Table:
     def choose(self, t, bint source, addresses=None, ports=None, int flags=0, int base=0):
         """(whether the reply tuple is free, tuple) of tuple_choose, or of tuple_keep."""
         cdef Tuple u = tuple_from(t)
-        cdef _rules.Search search
+        cdef Search search
         cdef _rules.Range to
         memset(&to, 0, sizeof(to))
         search.table = &self.table
@@ -458,10 +461,10 @@ cdef class Table:
             to.port_base = base
             to.flags |= _rules.RANGE_PORTS
         if to.flags:
-            _rules.tuple_choose(&search, &to, &u, source)
+            tuple_choose(&search, &to, &u, source)
         else:
-            _rules.tuple_keep(&search, &u, source)
-        return bool(_rules.reply_is_free(&search, &u)), tuple_to(&u)
+            tuple_keep(&search, &u, source)
+        return bool(reply_is_free(&search, &u)), tuple_to(&u)
 
     def check(self):
         return table_check(&self.table, &self.key)

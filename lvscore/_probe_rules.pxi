@@ -1,11 +1,11 @@
-"""rules.pxd, a part of _probe.pyx."""
+"""rules.pxd and what they choose, a part of _probe.pyx."""
 
 
 def jhash2(list words, uint32_t seed):
     cdef uint32_t memory[16]
     for i, word in enumerate(words[:16]):
         memory[i] = word
-    return _rules.jhash2(memory, <uint32_t>len(words), seed)
+    return _jhash2(memory, <uint32_t>len(words), seed)
 
 
 def address_choose(bytes low, bytes high, t, bint persistent=False):
@@ -16,7 +16,7 @@ def address_choose(bytes low, bytes high, t, bint persistent=False):
     to.flags = _rules.RANGE_ADDRESSES
     if persistent:
         to.flags |= _rules.RANGE_PERSISTENT
-    cdef Address chosen = _rules.address_choose(&to, &u, True)
+    cdef Address chosen = _address_choose(&to, &u, True)
     return (<char*>&chosen)[:len(low)]
 
 

@@ -47,6 +47,7 @@ STAGES = {
     "lifetime": "engine/test_limits.py",
     "nat": "engine/test_rules.py",
     "nfct": "engine/test_full_nat.py",
+    "nfct_postrouting": "engine/test_full_nat.py",
     "persistence": "engine/test_persistence.py",
     "pipeline": "engine/test_batches.py",
     "progress": "engine/test_rules.py",

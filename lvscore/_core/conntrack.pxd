@@ -26,7 +26,7 @@ from lvscore._core.director cimport reply_packet, service_packet, service_schedu
 from lvscore._core.early_drop cimport has_room
 from lvscore._core.event cimport opening_is_whole
 from lvscore._core.flow cimport (
-    Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_hash, tuple_inverse,
+    Tuple, address_equal, ports_destination, tuple_hash, tuple_inverse,
 )
 from lvscore._core.forward cimport REDIRECT_DROPPED, REDIRECT_DUE, forward_pass, forward_record
 from lvscore._core.lifetime cimport connection_end
@@ -34,14 +34,15 @@ from lvscore._core.nat cimport (
     ports_take, rule_evict, rule_postrouting, rule_prerouting, search_begin, seen_fill,
 )
 from lvscore._core.nfct cimport (
-    BEHIND_TRANSLATION, answered_service, nfct_entry, nfct_follow, nfct_redirect, rule_track,
+    BEHIND_TRANSLATION, answered_service, nfct_entry, nfct_follow,
 )
-from lvscore._core.progress cimport Opening, opening_admits, opening_store
+from lvscore._core.nfct_postrouting cimport nfct_redirect
+from lvscore._core.progress cimport Opening, opening_admits, opening_store, rule_track
 from lvscore._core.route cimport Route, address_is_local, route_find
 from lvscore._core.rule_ftp cimport (
     Follow, follow_find, follow_master, helper_attach, rule_help,
 )
-from lvscore._core.rules cimport Search, Seen, chain_pass, reply_is_free, tuple_keep
+from lvscore._core.rules cimport Seen, chain_pass
 from lvscore._core.schedule cimport service_of
 from lvscore._core.state cimport (
     State, TRACE_FOUND, TRACE_LOCAL, TRACE_NO_SERVICE, TRACE_OPENED, TRACE_REUSED,
@@ -49,6 +50,7 @@ from lvscore._core.state cimport (
 )
 from lvscore._core.tcp_window cimport FIT_INVALID, FIT_REOPENS
 from lvscore._core.translate cimport packet_translate, tuples_equal
+from lvscore._core.unique_tuple cimport Search, reply_is_free, tuple_keep
 from lvscore._core.verify cimport transport_checksum_good
 from lvscore._core.wire cimport Packet
 

@@ -23,9 +23,9 @@ from lvscore._core.lifetime cimport (
 )
 from lvscore._core.load cimport load_bind, load_unbind
 from lvscore._core.nfct cimport (
-    nfct_answer, nfct_dropped, nfct_is_old, nfct_lets_redirect, nfct_local_out, nfct_once,
-    nfct_open, nfct_translated,
+    nfct_dropped, nfct_is_old, nfct_lets_redirect, nfct_translated,
 )
+from lvscore._core.nfct_postrouting cimport nfct_answer, nfct_local_out, nfct_once, nfct_open
 from lvscore._core.persistence cimport template_touch
 from lvscore._core.schedule cimport (
     Choice, choice_open, choice_reply, dialog_template, is_one_packet, server_at, service_admits,

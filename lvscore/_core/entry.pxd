@@ -9,8 +9,10 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from lvscore._core.connection cimport FLAG_TRACKED, Table, connection_tuple, table_meta
-from lvscore._core.consts cimport IPV6, NIL, ORIGINAL
-from lvscore._core.flow cimport Tuple, address_equal, ports_make, ports_source, tuple_hash
+from lvscore._core.consts cimport IPV6, NIL, ORIGINAL, REPLY
+from lvscore._core.flow cimport (
+    Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_hash,
+)
 from lvscore._core.hash cimport HashKey
 from lvscore._core.machine cimport memory_release, memory_reserve
 from lvscore._core.tcp_window cimport TcpWindow
@@ -214,3 +216,12 @@ cdef inline uint32_t source_next(const Entries* entries, const Table* table, uin
             return i
         e = entries.entry[e].next
     return NIL
+
+
+cdef inline bint source_is_translated(const Table* table, uint32_t i) noexcept nogil:
+    """Whether answers of a record go to another address or port than its requests came from."""
+    cdef Tuple original, reply
+    connection_tuple(table, i, ORIGINAL, &original)
+    connection_tuple(table, i, REPLY, &reply)
+    return not (address_equal(&original.source, &reply.destination)
+                and ports_source(original.ports) == ports_destination(reply.ports))

@@ -6,6 +6,7 @@ which comes from the engine's seed and is never shown.
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from lvscore._core.bytes cimport rotate32
 from lvscore._core.machine cimport multiply_fold
 
 
@@ -26,6 +27,58 @@ cdef inline uint64_t random_next(uint64_t* state) noexcept nogil:
 cdef inline uint32_t hash_32(uint32_t value, uint32_t bits) noexcept nogil:
     """The kernel's multiplicative hash (include/linux/hash.h), which schedulers use."""
     return <uint32_t>(value * <uint32_t>0x61C88647) >> (32 - bits)
+
+
+cdef inline uint32_t jhash2(const uint32_t* word, uint32_t count, uint32_t seed) noexcept nogil:
+    """Jenkins' lookup3 over 32-bit words (include/linux/jhash.h)."""
+    cdef uint32_t a, b, c
+    a = b = c = <uint32_t>0xDEADBEEFU + (count << 2) + seed
+    while count > 3:
+        a += word[0]
+        b += word[1]
+        c += word[2]
+        a -= c
+        a ^= rotate32(c, 4)
+        c += b
+        b -= a
+        b ^= rotate32(a, 6)
+        a += c
+        c -= b
+        c ^= rotate32(b, 8)
+        b += a
+        a -= c
+        a ^= rotate32(c, 16)
+        c += b
+        b -= a
+        b ^= rotate32(a, 19)
+        a += c
+        c -= b
+        c ^= rotate32(b, 4)
+        b += a
+        word += 3
+        count -= 3
+    if count == 0:
+        return c
+    if count == 3:
+        c += word[2]
+    if count >= 2:
+        b += word[1]
+    a += word[0]
+    c ^= b
+    c -= rotate32(b, 14)
+    a ^= c
+    a -= rotate32(c, 11)
+    b ^= a
+    b -= rotate32(a, 25)
+    c ^= b
+    c -= rotate32(b, 16)
+    a ^= c
+    a -= rotate32(c, 4)
+    b ^= a
+    b -= rotate32(a, 14)
+    c ^= b
+    c -= rotate32(b, 24)
+    return c
 
 
 cdef inline void hash_key_init(HashKey* key, uint64_t low, uint64_t high) noexcept nogil:

@@ -7,7 +7,7 @@ this direction translates is replaced, whoever sent the error (ip_vs_core.c,
 ip_vs_nat_icmp; nf_nat_core.c, nf_nat_icmp_reply_translation).
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from lvscore._core.bytes cimport htons, load16, store16
 from lvscore._core.checksum cimport checksum_update, delta_finish

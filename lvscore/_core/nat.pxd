@@ -5,7 +5,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 
 from lvscore._core.connection cimport Table
-from lvscore._core.consts cimport NIL, REASON_NONE, REASON_PORT_QUOTA
+from lvscore._core.consts cimport (
+    IPV4, NIL, REASON_NONE, REASON_NO_ROUTE, REASON_PORT_QUOTA,
+)
 from lvscore._core.entry cimport Entry, entries_of
 from lvscore._core.flow cimport Address, Tuple
 from lvscore._core.lifetime cimport connection_end
@@ -13,12 +15,14 @@ from lvscore._core.port_pool cimport (
     is_pooled, pool_of_client, pool_of_mapping, pool_take, quota_is_reached,
 )
 from lvscore._core.progress cimport Opening
+from lvscore._core.route cimport Route, Routes, route_find
 from lvscore._core.rules cimport (
-    ANY_INTERFACE, Rule, Search, Seen, TARGET_DNAT, TARGET_MASQUERADE, TARGET_SNAT, chain_find,
-    port_range, rule_apply, tuple_keep,
+    ANY_INTERFACE, RANGE_ADDRESSES, Range, Rule, Seen, TARGET_DNAT, TARGET_MASQUERADE,
+    TARGET_NETMAP, TARGET_REDIRECT, TARGET_SNAT, chain_find,
 )
 from lvscore._core.state cimport State, TRACE_NO_RULE, TRACE_RULE, is_hosted, trace_step
 from lvscore._core.track cimport RULE_TCP_SYN_SENT
+from lvscore._core.unique_tuple cimport Search, port_range, tuple_choose, tuple_keep
 from lvscore._core.wire cimport Packet
 
 
@@ -47,6 +51,39 @@ cdef inline void rule_evict(State* s, Table* table, Search* search) noexcept nog
     if search.evicted != NIL:
         connection_end(s, table, search.evicted)
         search.evicted = NIL
+
+
+cdef inline Address address_mapped(const Range* to, const Address* address) noexcept nogil:
+    """The address in NETMAP's network, ``low`` to ``high``, with the same host bits."""
+    cdef Address mapped
+    cdef uint32_t i
+    for i in range(2):
+        mapped.word[i] = to.low.word[i] | (address.word[i] & (to.low.word[i] ^ to.high.word[i]))
+    return mapped
+
+
+cdef inline uint8_t rule_apply(const Rule* rule, const Routes* routes, Search* search, Tuple* t,
+                               bint source, int ingress) noexcept nogil:
+    """Translate a new connection's tuple as the rule says."""
+    cdef Range to = rule.to
+    cdef const Route* route
+    if rule.target == TARGET_MASQUERADE:
+        route = route_find(routes, t.family,
+                           &t.destination if search.towards == NULL else search.towards)
+        if route == NULL or not route.has_source:
+            return REASON_NO_ROUTE
+        to.low = route.source
+    elif rule.target == TARGET_REDIRECT:
+        if ingress < 0 or not routes.interface[ingress].has_primary[t.family != IPV4]:
+            return REASON_NO_ROUTE
+        to.low = routes.interface[ingress].primary[t.family != IPV4]
+    elif rule.target == TARGET_NETMAP:
+        to.low = address_mapped(&rule.to, &t.source if source else &t.destination)
+    if rule.target > TARGET_SNAT:
+        to.high = to.low
+        to.flags |= RANGE_ADDRESSES
+    tuple_choose(search, &to, t, source)
+    return REASON_NONE
 
 
 cdef inline uint8_t rule_prerouting(State* s, Table* table, Search* search, const Seen* seen,

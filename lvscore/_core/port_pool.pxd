@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memset
 
 from lvscore._core.consts cimport NIL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, TICKS_PER_SECOND
 from lvscore._core.flow cimport (
-    Address, Tuple, address_equal, has_ports, ports_destination, ports_make, ports_source,
+    Address, Tuple, address_equal, has_ports, ports_destination, ports_make,
     tuple_hash,
 )
 from lvscore._core.hash cimport HashKey

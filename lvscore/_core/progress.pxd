@@ -1,29 +1,32 @@
 """What a packet makes of the flow that it belongs to, or opens, as conntrack sees it
 (nf_conntrack_core.c, nf_conntrack_proto_*.c).
 
-The caller keeps state and deadline: a flow of the rules in its record, a service's connection
-in its Entry, since the record has IPVS's.
+State and deadline are kept in the record of a flow of the rules (rule_track), and in the Entry of
+a service's connection (nfct.pxd), since its record has IPVS's.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from lvscore._core.connection cimport (
-    FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SERVICE, Meta, Table, connection_helper, table_meta,
+    FLAG_ASSURED, FLAG_SEEN_REPLY, FLAG_SERVICE, Meta, Table, connection_count,
+    connection_helper, table_meta,
 )
 from lvscore._core.consts cimport (
-    NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP,
+    NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, REPLY,
 )
 from lvscore._core.entry cimport Entries, Entry, entries_of, entry_of, entry_window, window_of
 from lvscore._core.flow cimport Tuple, icmp_is_request
+from lvscore._core.lifetime cimport connection_timer_set
 from lvscore._core.port_pool cimport Pool
 from lvscore._core.rule_sctp cimport Association, association_open, association_take
 from lvscore._core.sequence cimport Sequence, sequence_offset
 from lvscore._core.state cimport (
     CONNTRACK_CHECKSUM, CONNTRACK_TCP_BE_LIBERAL, CONNTRACK_TCP_IGNORE_INVALID_RST,
-    CONNTRACK_TCP_LOOSE, CONNTRACK_TCP_MAX_RETRANS, State,
+    CONNTRACK_TCP_LOOSE, CONNTRACK_TCP_MAX_RETRANS, State, TRACE_STATE, TRACE_TIMEOUT,
+    trace_step,
 )
 from lvscore._core.tcp_window cimport (
-    FIT_INVALID, FIT_TAKEN, SEGMENT_FIN, SEGMENT_RST, SEGMENT_SYN, Segment, TcpWindow,
+    FIT_INVALID, FIT_REOPENS, FIT_TAKEN, SEGMENT_FIN, SEGMENT_RST, SEGMENT_SYN, Segment, TcpWindow,
     segment_load, segment_timeout, segment_track, window_open,
 )
 from lvscore._core.track cimport (
@@ -229,3 +232,37 @@ cdef inline void flow_progress(State* s, Table* table, const Packet* packet, uin
         sctp_progress(s, table, packet, i, direction, progress)
     else:
         datagram_progress(s, table, i, old, progress)
+
+
+cdef inline uint8_t rule_track(State* s, Table* table, const Packet* packet, const Tuple* t,
+                               uint32_t reference, bint received, bint* ends) noexcept nogil:
+    """Take a packet into its flow's state; how it fits.
+
+    ``received``: it came in, else it is this host's own, whose checksum is not looked at.
+    ``ends``: the flow is over with this packet.
+    """
+    cdef uint32_t i = reference >> 1
+    cdef uint32_t direction = reference & 1
+    cdef Meta* meta = table_meta(table, i)
+    cdef uint8_t old = meta.state
+    cdef Progress progress
+    ends[0] = False
+    flow_progress(s, table, packet, i, direction, received, old, meta.timer.deadline, &progress)
+    if packet.protocol == PROTOCOL_SCTP:
+        meta.state = progress.state
+    if progress.fit == FIT_INVALID and progress.renews:
+        connection_timer_set(table, i, s.tick_up + progress.timeout)
+    if progress.fit == FIT_INVALID or progress.fit == FIT_REOPENS:
+        return progress.fit
+    if direction == REPLY:
+        meta.flags |= FLAG_SEEN_REPLY
+    if progress.fit == FIT_TAKEN:
+        if progress.renews or progress.ends:
+            connection_count(table, i, direction, packet.l3_length)
+        ends[0] = progress.ends
+        trace_step(s, TRACE_STATE, old, progress.state, t)
+        meta.state = progress.state
+        if progress.renews:
+            trace_step(s, TRACE_TIMEOUT, progress.timeout, 0, t)
+            connection_timer_set(table, i, s.tick_up + progress.timeout)
+    return progress.fit

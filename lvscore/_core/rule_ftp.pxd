@@ -27,9 +27,10 @@ from lvscore._core.ftp cimport (
 from lvscore._core.hash cimport random_next
 from lvscore._core.helper cimport payload_find, payload_replace
 from lvscore._core.nat cimport rule_evict
-from lvscore._core.rules cimport RANGE_ADDRESSES, RANGE_PORTS, Range, Search, tuple_choose
+from lvscore._core.rules cimport RANGE_ADDRESSES, RANGE_PORTS, Range
 from lvscore._core.sequence cimport sequence_adjust, sequence_edit
 from lvscore._core.state cimport State
+from lvscore._core.unique_tuple cimport Search, tuple_choose
 from lvscore._core.wire cimport Packet, packet_l4
 
 cdef enum:

@@ -10,8 +10,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
 
 from lvscore._core.consts cimport (
-    ORIGINAL, PROTOCOL_GRE, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP,
-    PROTOCOL_UDP, REPLY,
+    PROTOCOL_GRE, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP,
     TICKS_PER_SECOND,
 )
 from lvscore._core.track_sctp cimport (

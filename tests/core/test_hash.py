@@ -1,4 +1,4 @@
-"""hash.pxd: the generator against its published numbers, and the hash's spread."""
+"""hash.pxd: the generator and lookup3 against what is published, and the hash's spread."""
 
 from collections import Counter
 
@@ -9,6 +9,7 @@ from lvscore import _probe
 
 ADDRESS = bytes([10, 0, 0, 1])
 SERVER = bytes([172, 16, 1, 100])
+u32 = st.integers(0, 2**32 - 1)
 
 
 def test_splitmix64_reference():
@@ -62,3 +63,52 @@ def test_neighbouring_clients_spread_evenly():
     # 256 in each on average; six standard deviations on either side.
     assert min(counts.values()) > 256 - 6 * 16
     assert max(counts.values()) < 256 + 6 * 16
+
+
+def final_mix(a, b, c):
+    """The last step of lookup3 (Bob Jenkins 2006, public domain)."""
+    m = 0xFFFFFFFF
+
+    def rot(x, k):
+        return (x << k | x >> (32 - k)) & m
+
+    c = ((c ^ b) - rot(b, 14)) & m
+    a = ((a ^ c) - rot(c, 11)) & m
+    b = ((b ^ a) - rot(a, 25)) & m
+    c = ((c ^ b) - rot(b, 16)) & m
+    a = ((a ^ c) - rot(c, 4)) & m
+    b = ((b ^ a) - rot(a, 14)) & m
+    return ((c ^ b) - rot(b, 24)) & m
+
+
+@given(st.lists(u32, min_size=1, max_size=3), u32)
+def test_jhash2_of_up_to_three_words(words, seed):
+    start = (0xDEADBEEF + 4 * len(words) + seed) & 0xFFFFFFFF
+    a, b, c = ((start + w) & 0xFFFFFFFF for w in words + [0] * (3 - len(words)))
+    assert _probe.jhash2(words, seed) == final_mix(a, b, c)
+
+
+@given(st.lists(u32, min_size=4, max_size=6), u32)
+def test_jhash2_of_more_words(words, seed):
+    m = 0xFFFFFFFF
+
+    def rot(x, k):
+        return (x << k | x >> (32 - k)) & m
+
+    start = (0xDEADBEEF + 4 * len(words) + seed) & m
+    a, b, c = ((start + w) & m for w in words[:3])
+    a = (a - c & m) ^ rot(c, 4)
+    c = c + b & m
+    b = (b - a & m) ^ rot(a, 6)
+    a = a + c & m
+    c = (c - b & m) ^ rot(b, 8)
+    b = b + a & m
+    a = (a - c & m) ^ rot(c, 16)
+    c = c + b & m
+    b = (b - a & m) ^ rot(a, 19)
+    a = a + c & m
+    c = (c - b & m) ^ rot(b, 4)
+    b = b + a & m
+    rest = words[3:] + [0] * (6 - len(words))
+    a, b, c = (x + w & m for x, w in zip((a, b, c), rest, strict=True))
+    assert _probe.jhash2(words, seed) == final_mix(a, b, c)
