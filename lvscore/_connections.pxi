@@ -184,3 +184,47 @@ cdef void record_fill(State* s, Table* table, uint32_t i, ConnectionRecord* r) n
                              - <uint64_t>s.now)
     if ahead >= 0xF0000000U or r.expires_ns < 0:
         r.expires_ns = 0    # its time is over: the kernel's timer wheel is late
+
+
+def connections_count(EngineCore engine not None, bint templates):
+    """How many connections there are, or templates."""
+    cdef State* s = engine.enter()
+    cdef uint32_t first = TEMPLATES if templates else 0
+    return s.table[first].count + s.table[first + 1].count
+
+
+def connections_snapshot(EngineCore engine not None, bint templates):
+    """All connections, or all templates, as one block of ConnectionRecords."""
+    cdef State* s = engine.enter()
+    cdef uint32_t first = TEMPLATES if templates else 0
+    cdef Py_ssize_t count = s.table[first].count + s.table[first + 1].count
+    block = bytearray(count * sizeof(ConnectionRecord))
+    cdef ConnectionRecord* row = <ConnectionRecord*>PyByteArray_AS_STRING(block)
+    cdef uint32_t f, i
+    with nogil:
+        for f in range(first, first + 2):
+            for i in range(s.table[f].used):
+                if table_meta(&s.table[f], i).protocol:
+                    record_fill(s, &s.table[f], i, row)
+                    row += 1
+    return block
+
+
+def connection_find(EngineCore engine not None, bint templates, int family, int protocol,
+                    bytes source, int source_port, bytes destination, int destination_port):
+    """The ConnectionRecord that a packet with this tuple belongs to, or None."""
+    cdef State* s = engine.enter()
+    cdef Tuple t
+    cdef ConnectionRecord record
+    cdef uint32_t reference
+    t.family = family
+    t.protocol = protocol if protocol else <int>PROTOCOL_MARK
+    t.source = address_from(source)
+    t.destination = address_from(destination)
+    t.ports = ports_make(htons(source_port), htons(destination_port))
+    cdef Table* table = &s.table[(TEMPLATES if templates else 0) + (t.family == IPV6)]
+    reference = table_find(table, tuple_hash(&s.key, &t), &t)
+    if reference == NIL:
+        return None
+    record_fill(s, table, reference >> 1, &record)
+    return bytearray((<char*>&record)[:sizeof(ConnectionRecord)])

@@ -11,7 +11,12 @@ from lvscore.constants import Reason, Verdict
 __all__ = [
     "MOST_RULES",
     "EngineCore",
+    "available_pages_get",
+    "available_pages_set",
+    "connection_find",
     "connection_layout",
+    "connections_count",
+    "connections_snapshot",
     "conntrack_end",
     "conntrack_get",
     "conntrack_set",
@@ -26,19 +31,24 @@ __all__ = [
     "host_advance",
     "host_emitted",
     "host_forward",
-    "host_neighbour",
     "host_is_translated",
+    "host_neighbour",
     "host_output",
     "host_own",
     "host_receive",
     "host_receive_batch",
     "host_segments",
     "host_set",
+    "jiffies_get",
+    "jiffies_set",
+    "local_address_add",
+    "local_address_remove",
     "pools_events",
     "pools_list",
     "pools_quota",
     "pools_quota_set",
     "route_get",
+    "routes_set",
     "rule_counters",
     "rule_counters_set",
     "rules_append",
@@ -69,6 +79,10 @@ __all__ = [
     "snapshot_put",
     "snapshot_shift",
     "snapshot_take",
+    "sysctl_get",
+    "sysctl_set",
+    "timeouts_get",
+    "timeouts_set",
     "tracker_timeout_get",
     "tracker_timeout_set",
 ]
@@ -111,30 +125,32 @@ class EngineCore:
     def _explain(
         self, frame: bytes, now: int, link_type: int, mark: int
     ) -> tuple[Verdict, Reason, bytes, list[tuple[int, int, int, int, bytes, int, bytes, int]]]: ...
-    def _routes_set(self, routes: list[tuple[int, bytes, int, int, bytes | None]]) -> None: ...
-    def _sysctl_get(self, name: str) -> int: ...
-    def _sysctl_set(self, name: str, value: int) -> None: ...
-    def _available_pages_get(self) -> int | None: ...
-    def _available_pages_set(self, pages: int | None) -> None: ...
-    def _jiffies_get(self) -> tuple[int, int]: ...
-    def _jiffies_set(self, hz: int, at_zero: int) -> None: ...
-    def _local_add(self, family: int, address: bytes) -> None: ...
-    def _local_remove(self, family: int, address: bytes) -> None: ...
-    def _timeouts_get(self) -> tuple[int, int, int]: ...
-    def _timeouts_set(self, tcp: int, tcp_fin: int, udp: int) -> None: ...
-    def _connections_count(self, templates: bool) -> int: ...
-    def _connections_snapshot(self, templates: bool) -> bytearray: ...
-    def _connection_find(
-        self,
-        templates: bool,
-        family: int,
-        protocol: int,
-        source: bytes,
-        source_port: int,
-        destination: bytes,
-        destination_port: int,
-    ) -> bytearray | None: ...
 
+def sysctl_get(engine: EngineCore, name: str) -> int: ...
+def sysctl_set(engine: EngineCore, name: str, value: int) -> None: ...
+def available_pages_get(engine: EngineCore) -> int | None: ...
+def available_pages_set(engine: EngineCore, pages: int | None) -> None: ...
+def jiffies_get(engine: EngineCore) -> tuple[int, int]: ...
+def jiffies_set(engine: EngineCore, hz: int, at_zero: int) -> None: ...
+def timeouts_get(engine: EngineCore) -> tuple[int, int, int]: ...
+def timeouts_set(engine: EngineCore, tcp: int, tcp_fin: int, udp: int) -> None: ...
+def routes_set(
+    engine: EngineCore, routes: list[tuple[int, bytes, int, int, bytes | None]]
+) -> None: ...
+def local_address_add(engine: EngineCore, family: int, address: bytes) -> None: ...
+def local_address_remove(engine: EngineCore, family: int, address: bytes) -> None: ...
+def connections_count(engine: EngineCore, templates: bool) -> int: ...
+def connections_snapshot(engine: EngineCore, templates: bool) -> bytearray: ...
+def connection_find(
+    engine: EngineCore,
+    templates: bool,
+    family: int,
+    protocol: int,
+    source: bytes,
+    source_port: int,
+    destination: bytes,
+    destination_port: int,
+) -> bytearray | None: ...
 def host_set(
     engine: EngineCore,
     interfaces: list[tuple[int, int, bytes, bool, int, bool, bool, bool, bool, list[bytes | None]]],

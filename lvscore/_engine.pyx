@@ -15,9 +15,9 @@ from lvscore._core.bytes cimport htons, load16, load_be16, ntohs
 from lvscore._core.clock cimport clock_set, state_expire
 from lvscore._core.connection cimport (
     Extension, FLAG_ASSURED, FLAG_EXTENDED, FLAG_NO_CPORT, FLAG_SEEN_REPLY, FLAG_SERVICE,
-    FLAG_TEMPLATE, FLAG_TRACKED, Meta, Table, connection_control, connection_controls,
-    connection_extension, connection_fill, connection_helper, connection_method, connection_tuple,
-    table_find, table_free_put, table_meta, table_populate, table_settle,
+    FLAG_TEMPLATE, FLAG_TRACKED, Meta, Table, connection_control, connection_extension,
+    connection_fill, connection_helper, connection_method, connection_tuple, table_find,
+    table_free_put, table_meta, table_populate, table_settle,
 )
 from lvscore._core.consts cimport (
     ALL_PAGES, IPV4, IPV6, LINK_ETHERNET, MAX_CONNECTIONS, MAX_DISPLACEMENT, NIL, NS_PER_TICK,
@@ -52,7 +52,7 @@ from lvscore._core.lane_host cimport (
 from lvscore._core.lane_track cimport lanes_fetch_windows, lanes_verify
 from lvscore._core.lane_track_host cimport lanes_track_hosted
 from lvscore._core.lifetime cimport (
-    connection_drop, connection_end, connection_timer_set, control_index, control_table,
+    connection_end, connection_timer_set, control_index, control_table, nodest_expire,
     table_horizon, tracking_horizon,
 )
 from lvscore._core.locality cimport (
@@ -96,8 +96,8 @@ from lvscore._core.sip cimport (
     CallId, Dialog, Dialogs, MAX_CALL_ID, call_id_hash, dialog_add,
 )
 from lvscore._core.state cimport (
-    CONNTRACK_SETTINGS, SYSCTL_EXPIRE_NODEST_CONN, State, TABLES, TEMPLATES,
-    Trace, TraceStep, state_copy, state_free, state_init, tracking_update,
+    CONNTRACK_SETTINGS, State, TABLES, TEMPLATES, Trace, TraceStep, state_copy, state_free,
+    state_init, tracking_update,
 )
 from lvscore._core.track cimport (
     RULE_SCTP, RULE_TCP, SERVICE_SCTP, SERVICE_TCP, SERVICE_UDP, TRACKER_MASK,
@@ -113,27 +113,27 @@ from lvscore.errors import ConcurrencyError, ConfigError, LimitError, SnapshotEr
 from lvscore.sysctl import ENGINE_SETTINGS
 
 __all__ = [
-    "MOST_RULES", "EngineCore", "connection_layout", "conntrack_end", "conntrack_get",
-    "conntrack_set", "conntrack_snapshot", "conntrack_statistics", "conntrack_update",
-    "dialog_call_id", "expectations_end", "expectations_list", "ftp_ports", "ftp_ports_set",
-    "host_advance", "host_emitted", "host_forward", "host_is_translated", "host_neighbour",
-    "host_output", "host_own", "host_receive", "host_receive_batch", "host_segments", "host_set",
-    "pools_events", "pools_list", "pools_quota", "pools_quota_set", "route_get", "rule_counters",
-    "rule_counters_set", "rules_append", "rules_set", "rules_zero", "sctp_checksummed",
-    "server_counts", "server_estimate", "server_join", "server_leave", "server_lookup",
-    "server_record", "server_update", "service_counts", "service_estimate", "service_join",
-    "service_leave", "service_members", "service_number", "service_record", "service_update",
-    "service_zeroed", "services_all", "services_counts", "services_estimated", "services_zeroed",
-    "snapshot_layouts", "snapshot_put", "snapshot_shift", "snapshot_take", "tracker_timeout_get",
-    "tracker_timeout_set",
+    "MOST_RULES", "EngineCore", "available_pages_get", "available_pages_set", "connection_find",
+    "connection_layout", "connections_count", "connections_snapshot", "conntrack_end",
+    "conntrack_get", "conntrack_set", "conntrack_snapshot", "conntrack_statistics",
+    "conntrack_update", "dialog_call_id", "expectations_end", "expectations_list", "ftp_ports",
+    "ftp_ports_set", "host_advance", "host_emitted", "host_forward", "host_is_translated",
+    "host_neighbour", "host_output", "host_own", "host_receive", "host_receive_batch",
+    "host_segments", "host_set", "jiffies_get", "jiffies_set", "local_address_add",
+    "local_address_remove", "pools_events", "pools_list", "pools_quota", "pools_quota_set",
+    "route_get", "routes_set", "rule_counters", "rule_counters_set", "rules_append", "rules_set",
+    "rules_zero", "sctp_checksummed", "server_counts", "server_estimate", "server_join",
+    "server_leave", "server_lookup", "server_record", "server_update", "service_counts",
+    "service_estimate", "service_join", "service_leave", "service_members", "service_number",
+    "service_record", "service_update", "service_zeroed", "services_all", "services_counts",
+    "services_estimated", "services_zeroed", "snapshot_layouts", "snapshot_put", "snapshot_shift",
+    "snapshot_take", "sysctl_get", "sysctl_set", "timeouts_get", "timeouts_set",
+    "tracker_timeout_get", "tracker_timeout_set",
 ]
 
 cdef tuple VERDICTS = tuple(Verdict)
 cdef tuple REASONS = tuple(Reason)
 cdef tuple SYSCTLS = tuple(ENGINE_SETTINGS)
-
-
-include "_connections.pxi"
 
 
 cdef Address address_from(bytes packed) except *:
@@ -145,30 +145,6 @@ cdef Address address_from(bytes packed) except *:
 
 cdef bytes address_bytes(const Address* address, uint8_t family):
     return PyBytes_FromStringAndSize(<const char*>address, 4 if family == IPV4 else 16)
-
-
-cdef void nodest_expire(State* s) noexcept nogil:
-    """expire_nodest_conn=1: connections and templates of servers that were removed go at once,
-    and so does what they depended on (ip_vs_expire_nodest_conn_flush)."""
-    cdef uint32_t f, i, control
-    cdef Meta* meta
-    cdef Table* other
-    if not s.sysctl[SYSCTL_EXPIRE_NODEST_CONN]:
-        return
-    for f in range(TABLES):
-        for i in range(s.table[f].used):
-            meta = table_meta(&s.table[f], i)
-            if (not meta.protocol or not meta.flags & FLAG_SERVICE
-                    or s.services.server[meta.server].flags & SERVER_AVAILABLE
-                    or connection_controls(&s.table[f], i)):
-                continue
-            control = connection_control(&s.table[f], i)
-            connection_drop(s, &s.table[f], i)
-            if control != NIL:
-                other = control_table(s, s.table[f].family, control)
-                i = control_index(control)
-                if table_meta(other, i).protocol and connection_controls(other, i) == 0:
-                    connection_drop(s, other, i)
 
 
 cdef tuple estimate(const Estimator* e):
@@ -461,136 +437,10 @@ cdef class EngineCore:
             raise LookupError(f"no server {index}")
         return &s.services.server[i]
 
-    # Routes
 
-    def _routes_set(self, list routes):
-        """Replace all routes: (family, network, length, interface, source or None)."""
-        cdef State* s = self.enter()
-        cdef Route packed
-        cdef uint32_t k
-        if len(routes) > MAX_ROUTES:
-            raise LimitError(f"{len(routes)} routes; at most {MAX_ROUTES}")
-        ordered = sorted(routes, key=lambda route: -route[2])
-        checked = [(family, bytes(network), length, interface, source)
-                   for family, network, length, interface, source in ordered]
-        for k in range(<uint32_t>len(checked)):
-            family, network, length, interface, source = checked[k]
-            packed.family = family
-            packed.network = address_from(network)
-            packed.length = length
-            packed.interface = interface
-            packed.kind = ROUTE_UNICAST
-            packed.has_gateway = False
-            packed.has_source = source is not None
-            packed.source = address_from(network if source is None else source)
-            s.routes.route[k] = packed
-        s.routes.count = <uint32_t>len(checked)
-
-    def _sysctl_get(self, name):
-        return self.enter().sysctl[SYSCTLS.index(name)]
-
-    def _sysctl_set(self, name, uint32_t value):
-        cdef State* s = self.enter()
-        s.sysctl[<uint32_t>SYSCTLS.index(name)] = value
-        defence_update(s)
-
-    def _available_pages_get(self):
-        """Pages of memory left, or None when nobody said."""
-        cdef uint64_t pages = self.enter().available_pages
-        return None if pages == ALL_PAGES else pages
-
-    def _available_pages_set(self, pages):
-        cdef State* s = self.enter()
-        s.available_pages = ALL_PAGES if pages is None else pages
-        defence_update(s)
-
-    def _jiffies_get(self):
-        """Jiffies per second, 0 for none, and those at time 0."""
-        cdef State* s = self.enter()
-        return s.jiffies.hz, s.jiffies.at_zero
-
-    def _jiffies_set(self, uint32_t hz, uint64_t at_zero):
-        cdef State* s = self.enter()
-        s.jiffies.hz = hz
-        s.jiffies.at_zero = at_zero
-
-    def _local_add(self, int family, bytes address):
-        cdef Address a = address_from(address)
-        if not local_add(&self.enter().routes, family, &a):
-            raise MemoryError()
-
-    def _local_remove(self, int family, bytes address):
-        cdef Address a = address_from(address)
-        local_remove(&self.enter().routes, family, &a)
-
-    # Timeouts
-
-    def _timeouts_get(self):
-        cdef State* s = self.enter()
-        return (s.tracker.timeout[SERVICE_TCP + 1] // TICKS_PER_SECOND,
-                s.tracker.timeout[SERVICE_TCP + 4] // TICKS_PER_SECOND,
-                s.tracker.timeout[SERVICE_UDP] // TICKS_PER_SECOND)
-
-    def _timeouts_set(self, uint32_t tcp, uint32_t tcp_fin, uint32_t udp):
-        """Seconds; 0 keeps a timeout."""
-        cdef State* s = self.enter()
-        cdef uint32_t f, seconds
-        cdef uint32_t least = PAST
-        if tcp:
-            s.tracker.timeout[SERVICE_TCP + 1] = tcp * TICKS_PER_SECOND
-        if tcp_fin:
-            s.tracker.timeout[SERVICE_TCP + 4] = tcp_fin * TICKS_PER_SECOND
-        if udp:
-            s.tracker.timeout[SERVICE_UDP] = udp * TICKS_PER_SECOND
-        for seconds in (tcp, tcp_fin, udp):
-            if seconds and seconds * TICKS_PER_SECOND < least:
-                least = seconds * TICKS_PER_SECOND
-        for f in range(2):
-            table_horizon(&s.table[f], least)
-
-    # Connections
-
-    def _connections_count(self, bint templates):
-        cdef State* s = self.enter()
-        cdef uint32_t first = TEMPLATES if templates else 0
-        return s.table[first].count + s.table[first + 1].count
-
-    def _connections_snapshot(self, bint templates):
-        """All connections, or all templates, as one block of ConnectionRecords."""
-        cdef State* s = self.enter()
-        cdef uint32_t first = TEMPLATES if templates else 0
-        cdef Py_ssize_t count = s.table[first].count + s.table[first + 1].count
-        block = bytearray(count * sizeof(ConnectionRecord))
-        cdef ConnectionRecord* row = <ConnectionRecord*>PyByteArray_AS_STRING(block)
-        cdef uint32_t f, i
-        with nogil:
-            for f in range(first, first + 2):
-                for i in range(s.table[f].used):
-                    if table_meta(&s.table[f], i).protocol:
-                        record_fill(s, &s.table[f], i, row)
-                        row += 1
-        return block
-
-    def _connection_find(self, bint templates, int family, int protocol, bytes source,
-                         int source_port, bytes destination, int destination_port):
-        """The ConnectionRecord that a packet with this tuple belongs to, or None."""
-        cdef State* s = self.enter()
-        cdef Tuple t
-        cdef ConnectionRecord record
-        cdef uint32_t reference
-        t.family = family
-        t.protocol = protocol if protocol else <int>PROTOCOL_MARK
-        t.source = address_from(source)
-        t.destination = address_from(destination)
-        t.ports = ports_make(htons(source_port), htons(destination_port))
-        cdef Table* table = &s.table[(TEMPLATES if templates else 0) + (t.family == IPV6)]
-        reference = table_find(table, tuple_hash(&s.key, &t), &t)
-        if reference == NIL:
-            return None
-        record_fill(s, table, reference >> 1, &record)
-        return bytearray((<char*>&record)[:sizeof(ConnectionRecord)])
-
-
+include "_settings.pxi"
+include "_routes.pxi"
+include "_connections.pxi"
 include "_services.pxi"
 include "_host.pxi"
 include "_netfilter.pxi"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from lvscore._engine import connection_layout, dialog_call_id
+from lvscore import _engine
 from lvscore.addresses import (
     Address,
     Endpoint,
@@ -53,7 +53,7 @@ def connection_dtype() -> "np.dtype[np.void]":
     """The structured dtype of :meth:`Connections.snapshot`."""
     import numpy
 
-    layout: Any = connection_layout()
+    layout: Any = _engine.connection_layout()
     return cast("np.dtype[np.void]", numpy.dtype(layout))
 
 
@@ -84,7 +84,7 @@ def _connection(engine: "Engine", row: Any) -> Connection:
         bytes_in=int(row["bytes_in"]),
         bytes_out=int(row["bytes_out"]),
         expires_ns=int(row["expires_ns"]),
-        call_id=dialog_call_id(engine, row["dialog"]).decode() if row["dialog"] else "",
+        call_id=_engine.dialog_call_id(engine, row["dialog"]).decode() if row["dialog"] else "",
     )
 
 
@@ -96,7 +96,7 @@ class Connections:
         self._templates = templates
 
     def __len__(self) -> int:
-        return self._engine._connections_count(self._templates)
+        return _engine.connections_count(self._engine, self._templates)
 
     def __iter__(self) -> Iterator[Connection]:
         """Iterate over a consistent copy, as :class:`Connection` tuples."""
@@ -116,7 +116,7 @@ class Connections:
         import numpy
 
         return numpy.frombuffer(
-            self._engine._connections_snapshot(self._templates), connection_dtype()
+            _engine.connections_snapshot(self._engine, self._templates), connection_dtype()
         )
 
     def find(
@@ -137,8 +137,8 @@ class Connections:
         here, there = parse_endpoint(source), parse_endpoint(destination)
         if here.address.version != there.address.version:
             return None
-        record = self._engine._connection_find(
-            self._templates, here.address.version, parse_protocol(protocol),
+        record = _engine.connection_find(
+            self._engine, self._templates, here.address.version, parse_protocol(protocol),
             here.address.packed, here.port, there.address.packed, there.port,
         )  # fmt: skip
         if record is None:

@@ -76,7 +76,7 @@ class Engine(Director, RuleEngine):
             return _engine.conntrack_get(self, list(CONNTRACK_SETTINGS).index(name))
         if name in CONNTRACK_TIMEOUTS:
             return _engine.tracker_timeout_get(self, CONNTRACK_TIMEOUTS[name][0])
-        return self._sysctl_get(name)
+        return _engine.sysctl_get(self, name)
 
     def _setting_set(self, name: str, value: int) -> None:
         if name in CONNTRACK_SETTINGS:
@@ -85,7 +85,7 @@ class Engine(Director, RuleEngine):
             for state in CONNTRACK_TIMEOUTS[name]:
                 _engine.tracker_timeout_set(self, state, value)
         else:
-            self._sysctl_set(name, value)
+            _engine.sysctl_set(self, name, value)
 
     @property
     def available_memory(self) -> int | None:
@@ -99,14 +99,14 @@ class Engine(Director, RuleEngine):
         Raises:
             ConfigError: the value is negative or not an integer.
         """
-        pages = self._available_pages_get()
+        pages = _engine.available_pages_get(self)
         return None if pages is None else pages * _PAGE
 
     @available_memory.setter
     def available_memory(self, value: int | None) -> None:
         if value is not None and (not isinstance(value, int) or not 0 <= value < 2**63):
             raise ConfigError(f"available_memory={value!r} is not a number of bytes, or None")
-        self._available_pages_set(None if value is None else value // _PAGE)
+        _engine.available_pages_set(self, None if value is None else value // _PAGE)
 
     @property
     def connections(self) -> Connections:
@@ -132,7 +132,7 @@ class Engine(Director, RuleEngine):
     @property
     def timeouts(self) -> Timeouts:
         """The IPVS timeouts that ``ipvsadm --set`` changes, in seconds."""
-        return Timeouts(*self._timeouts_get())
+        return Timeouts(*_engine.timeouts_get(self))
 
     def set_timeouts(
         self, *, tcp: int | None = None, tcp_fin: int | None = None, udp: int | None = None
@@ -147,7 +147,7 @@ class Engine(Director, RuleEngine):
         for name, value in (("tcp", tcp), ("tcp_fin", tcp_fin), ("udp", udp)):
             if value is not None and not 1 <= value <= 2678400:
                 raise ConfigError(f"timeout {name}={value} is not in 1..2678400 seconds")
-        self._timeouts_set(tcp or 0, tcp_fin or 0, udp or 0)
+        _engine.timeouts_set(self, tcp or 0, tcp_fin or 0, udp or 0)
 
     @property
     def timer_wheel(self) -> TimerWheel | None:
@@ -160,19 +160,19 @@ class Engine(Director, RuleEngine):
         Raises:
             ConfigError: its ``hz`` or ``jiffies`` are out of range.
         """
-        hz, jiffies = self._jiffies_get()
+        hz, jiffies = _engine.jiffies_get(self)
         return TimerWheel(hz, jiffies) if hz else None
 
     @timer_wheel.setter
     def timer_wheel(self, value: TimerWheel | None) -> None:
         if value is None:
-            self._jiffies_set(0, 0)
+            _engine.jiffies_set(self, 0, 0)
             return
         if not 1 <= value.hz <= 10_000:
             raise ConfigError(f"timer_wheel: hz {value.hz} is not in 1..10000")
         if not 0 <= value.jiffies < 1 << 64:
             raise ConfigError(f"timer_wheel: jiffies {value.jiffies} are not in 0..2**64-1")
-        self._jiffies_set(value.hz, value.jiffies)
+        _engine.jiffies_set(self, value.hz, value.jiffies)
 
     def explain(self, frame: bytes | bytearray | memoryview, now: int | None = None, *,
                 link_type: int = 1, mark: int = 0) -> Explanation:  # fmt: skip

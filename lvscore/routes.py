@@ -3,6 +3,7 @@
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING, NamedTuple
 
+from lvscore import _engine
 from lvscore.addresses import Address, Network, parse_network
 from lvscore.errors import AddressError, ConfigError, DuplicateError, NotFoundError
 
@@ -90,7 +91,7 @@ class Routes:
         interface = Interface(name, tuple(parsed))
         self._apply({**self._tables.interfaces, name: interface}, self._tables.routes)
         for address, _ in interface.addresses:
-            self._engine._local_add(address.version, address.packed)
+            _engine.local_address_add(self._engine, address.version, address.packed)
         return interface
 
     def remove_interface(self, name: str) -> None:
@@ -109,7 +110,7 @@ class Routes:
             {n: i for n, i in self._tables.interfaces.items() if n != name}, self._tables.routes
         )
         for address, _ in gone.addresses:
-            self._engine._local_remove(address.version, address.packed)
+            _engine.local_address_remove(self._engine, address.version, address.packed)
 
     def add(self, network: str | Address | Network, interface: str) -> Route:
         """Add a route: packets for ``network`` (``"default"``: all of IPv4) leave by ``interface``.
@@ -162,6 +163,6 @@ class Routes:
                     None if source is None else source.packed,
                 )
             )
-        self._engine._routes_set(packed)
+        _engine.routes_set(self._engine, packed)
         self._tables.interfaces = interfaces
         self._tables.routes = routes

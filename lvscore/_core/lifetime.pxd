@@ -18,9 +18,11 @@ from lvscore._core.ftp cimport ftp_give
 from lvscore._core.jiffies cimport jiffies_expiry
 from lvscore._core.load cimport load_activate, load_unbind
 from lvscore._core.port_pool cimport pool_give
-from lvscore._core.server cimport server_unbind_template
+from lvscore._core.server cimport SERVER_AVAILABLE, server_unbind_template
 from lvscore._core.sip cimport dialog_forget
-from lvscore._core.state cimport State, table_of, templates_of
+from lvscore._core.state cimport (
+    SYSCTL_EXPIRE_NODEST_CONN, State, TABLES, table_of, templates_of,
+)
 from lvscore._core.track cimport (
     RULE_TCP_ESTABLISHED, SERVICE_SCTP_ESTABLISHED, SERVICE_TCP_ESTABLISHED, TIMEOUT_TCP_RETRANS,
     TIMEOUT_TCP_UNACKNOWLEDGED, state_is_active,
@@ -222,3 +224,29 @@ cdef inline void connection_drop(State* s, Table* table, uint32_t i) noexcept no
         meta = table_meta(table, i)
         if meta.flags & FLAG_TEMPLATE and meta.flags & FLAG_ASSURED:
             return
+
+
+cdef inline void nodest_expire(State* s) noexcept nogil:
+    """expire_nodest_conn=1: connections and templates of servers that were removed go at once,
+    and so does what they depended on (ip_vs_expire_nodest_conn_flush)."""
+    cdef uint32_t f, i, j, control
+    cdef Meta* meta
+    cdef Table* table
+    cdef Table* other
+    if not s.sysctl[SYSCTL_EXPIRE_NODEST_CONN]:
+        return
+    for f in range(TABLES):
+        table = &s.table[f]
+        for i in range(table.used):
+            meta = table_meta(table, i)
+            if (not meta.protocol or not meta.flags & FLAG_SERVICE
+                    or s.services.server[meta.server].flags & SERVER_AVAILABLE
+                    or connection_controls(table, i)):
+                continue
+            control = connection_control(table, i)
+            connection_drop(s, table, i)
+            if control != NIL:
+                other = control_table(s, table.family, control)
+                j = control_index(control)
+                if table_meta(other, j).protocol and connection_controls(other, j) == 0:
+                    connection_drop(s, other, j)
