@@ -1,5 +1,6 @@
 """Others at the same work, in the same run, where this machine has them."""
 
+import atexit
 import functools
 import shutil
 import subprocess
@@ -14,12 +15,14 @@ def _flags(*arguments):
 
 @functools.cache
 def _rte_hash_program():
-    """The program, or None without DPDK's development files."""
-    if shutil.which("pkg-config") is None:
+    """The program, or None without a compiler and DPDK's development files."""
+    if shutil.which("pkg-config") is None or shutil.which("cc") is None:
         return None
     if subprocess.run(["pkg-config", "--exists", "libdpdk"], check=False).returncode:
         return None
-    program = Path(tempfile.mkdtemp(prefix="lvscore-peers-")) / "rte_hash"
+    folder = tempfile.mkdtemp(prefix="lvscore-peers-")
+    atexit.register(shutil.rmtree, folder)
+    program = Path(folder) / "rte_hash"
     source = Path(__file__).parent / "rte_hash.c"
     command = ["cc", "-O3", "-march=native", *_flags("--cflags"), str(source), "-o", str(program)]
     subprocess.run([*command, *_flags("--libs")], check=True)
@@ -27,7 +30,7 @@ def _rte_hash_program():
 
 
 def rte_hash(connections):
-    """ns of a look-up in DPDK's hash table, in bulks of 32; None where it does not build."""
+    """ns of a look-up in DPDK's hash table, in bulks of 32; None where it cannot be built."""
     program = _rte_hash_program()
     if program is None:
         return None

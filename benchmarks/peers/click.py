@@ -81,6 +81,7 @@ class Click(contextlib.AbstractContextManager):
     def __init__(self, opening, work):
         self._folder = Path(tempfile.mkdtemp(prefix="lvscore-click-"))
         self._process = None
+        self._control = None
         try:
             opened = write_pcap(self._folder / "open.pcap", opening)
             write_pcap(self._folder / "work.pcap", [work])
@@ -95,6 +96,8 @@ class Click(contextlib.AbstractContextManager):
         self.close()
 
     def close(self):
+        if self._control is not None:
+            self._control.close()
         if self._process is not None:
             self._process.kill()  # at its end, it would take every connection apart
             self._process.wait()
@@ -146,14 +149,14 @@ class Click(contextlib.AbstractContextManager):
                 break
             assert self._process.poll() is None, (self._folder / "log").read_text()
             time.sleep(0.1)
-        control = socket.socket(socket.AF_UNIX)
-        control.settimeout(60)
-        control.connect(str(self._folder / "socket"))
-        self._control = control.makefile("rwb")
+        with socket.socket(socket.AF_UNIX) as control:
+            control.settimeout(60)
+            control.connect(str(self._folder / "socket"))
+            self._control = control.makefile("rwb")  # which keeps it open
         assert self._control.readline().startswith(b"Click::ControlSocket/")
 
     def _command(self, command):
-        """Send a command; the first line of its answer is told as ``200-`` while more follow."""
+        """Send a command and read its answer; a line of it that another follows has ``200-``."""
         self._control.write(command.encode() + b"\r\n")
         self._control.flush()
         lines = [self._control.readline()]

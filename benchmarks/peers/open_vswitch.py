@@ -129,7 +129,8 @@ class OpenVSwitch(contextlib.AbstractContextManager):
         self._vsctl("--no-wait", "init")
         self._vsctl(
             "--no-wait", "set", "Open_vSwitch", ".", "other_config:dpdk-init=true",
-            f"other_config:dpdk-extra={EAL}", f"other_config:pmd-cpu-mask={1 << CPU + 1:#x}",
+            f"other_config:dpdk-extra={EAL}",
+            f"other_config:pmd-cpu-mask={1 << CPU + 1:#x}",  # none that exists: _open begins
             "other_config:emc-insert-inv-prob=0",  # an exact-match cache of 8,192 flows only costs
         )  # fmt: skip
         self._start(PROGRAM, "unix:db.sock", "--unixctl=switch.ctl")
