@@ -13,6 +13,7 @@ from lvscore.host import Host
 from lvscore.io import LiveInterface, open_interface
 from lvscore.io.fanout import Share
 from lvscore.ipvsadm.commands import apply as apply_ipvsadm
+from lvscore.model import TimerWheel
 
 if TYPE_CHECKING:
     from lvscore.engine import Engine
@@ -78,6 +79,7 @@ class Configuration:
         sysctl: settings by the kernel's names: (where it stands, value).
         helpers: ports by the name of a helper.
         port_quota: see :attr:`lvscore.PortPools.quota`.
+        timer_wheel: see :attr:`lvscore.Engine.timer_wheel`.
         modules: see :attr:`lvscore.Host.modules`.
         backend, mode, control, state, state_interval, max_connections, seed, workers, inside,
             shield: how ``lvscore run`` starts.
@@ -91,6 +93,7 @@ class Configuration:
     sysctl: Mapping[str, tuple[str, int]] = field(default_factory=lambda: MappingProxyType({}))
     helpers: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
     port_quota: int | None = None
+    timer_wheel: TimerWheel | None = None
     modules: tuple[str, ...] = ()
     backend: str | None = None
     mode: str | None = None
@@ -202,6 +205,8 @@ class Configuration:
                 engine.helpers.add(helper, ports=ports)
         with located(f"{self.name}: port-quota"):
             engine.port_pools.quota = self.port_quota
+        if self.timer_wheel is not None:
+            engine.timer_wheel = self.timer_wheel
         for where, command in self.commands:
             if isinstance(command, nft.Script):
                 nft.apply(engine, command)  # its messages say where

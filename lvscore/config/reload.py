@@ -111,6 +111,7 @@ def change_engine(engine: "Engine", target: "Engine") -> None:
     if engine.timeouts != timeouts:
         engine.set_timeouts(tcp=timeouts.tcp, tcp_fin=timeouts.tcp_fin, udp=timeouts.udp)
     engine.port_pools.quota = target.port_pools.quota
+    engine.timer_wheel = target.timer_wheel
     for helper in list(engine.helpers):
         if helper not in target.helpers or engine.helpers[helper] != target.helpers[helper]:
             engine.helpers.remove(helper)

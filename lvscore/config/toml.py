@@ -23,7 +23,7 @@ from lvscore.config.lines import parse as parse_lines
 from lvscore.errors import AddressError, ConfigError
 from lvscore.io.interface import BACKENDS, MODES
 from lvscore.ipvsadm.restore import parse_words
-from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS
+from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS, TimerWheel
 
 __all__ = ["parse", "read"]
 
@@ -73,6 +73,7 @@ def read(given: Table, name: str = "director.toml") -> Configuration:
             for helper, there in file.get("helper", {}).items()
         },
         port_quota=director.get("port-quota"),
+        timer_wheel=director.get("timer-wheel"),
         modules=tuple(director.get("modules", ())),
         backend=director.get("backend"),
         mode=director.get("mode"),
@@ -282,6 +283,13 @@ def _readable(read: Callable[[str], object], expected: str) -> Check:
     return check
 
 
+def _timer_wheel(where: str, value: object) -> TimerWheel:
+    given = _table(f"{where}.", value, {"hz": _number(1, 10_000), "jiffies": _number(0, 2**64 - 1)})
+    if "hz" not in given:
+        _wrong(where, value, "hz")
+    return TimerWheel(**given)
+
+
 def _with_length(text: str) -> object:
     if "/" not in text:
         raise AddressError(text)
@@ -312,6 +320,7 @@ _DIRECTOR: Mapping[str, Check] = {
     "shield": _flag,
     "inside": _list_of(_readable(parse_network, 'a network, as in "172.16.1.0/24"')),
     "port-quota": _number(1, 2**32 - 1),
+    "timer-wheel": _timer_wheel,
     "modules": _list_of(_text),
 }
 _INTERFACE: Mapping[str, Check] = {

@@ -7,6 +7,7 @@ from lvscore import config
 from lvscore.config import adopt, reload, toml
 from lvscore.engine import Engine
 from lvscore.errors import ConfigError, InterfaceError
+from lvscore.model import TimerWheel
 
 TEXT = """
 [interface.eth1]
@@ -106,6 +107,14 @@ def test_what_differs_is_changed_and_connections_stay(host, before):
     reload(host, after, before, forwarding=True)  # and back: the old server has its connections
     assert [s.active + s.inactive for s in engine.services[0].servers] == [1, 1]
     assert engine.sysctl["net.ipv4.vs.sloppy_tcp"] == 0
+
+
+def test_the_timer_wheel_changes_and_goes(host, before):
+    wheel = toml.parse("[director]\ntimer-wheel = { hz = 100, jiffies = 7 }\n" + TEXT)
+    reload(host, before, wheel)
+    assert host.engine.timer_wheel == TimerWheel(100, 7)
+    reload(host, wheel, before)
+    assert host.engine.timer_wheel is None
 
 
 def test_what_was_changed_by_hand_is_as_the_file_has_it(host, before):

@@ -13,6 +13,7 @@ from lvscore.config import toml
 from lvscore.engine import Engine
 from lvscore.errors import ConfigError
 from lvscore.host import Host
+from lvscore.model import TimerWheel
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "director.toml"
 
@@ -58,12 +59,14 @@ def test_what_stands_in_its_comments_is_right_too():
         words = line.removeprefix("# ")
         key = words.split("=")[0].strip()
         lines.append(words if line.startswith("# ") and _is_code(words, key) else line)
-    assert sum(a != b for a, b in zip(lines, EXAMPLE.read_text().splitlines(), strict=True)) == 17
+    assert sum(a != b for a, b in zip(lines, EXAMPLE.read_text().splitlines(), strict=True)) == 18
     found = toml.parse("\n".join(lines))
     assert (found.seed, found.port_quota, found.modules) == (1, 1000, ("sctp",))
+    assert found.timer_wheel == TimerWheel(250)
     assert (found.interfaces[0].backend, found.interfaces[0].persistent) == ("tap", True)
     host = found.host(engine())
     assert host.routes[2].local
+    assert host.engine.timer_wheel == TimerWheel(250)
     assert host.engine.find_service("udp", "172.16.1.100:53").one_packet
 
 
@@ -97,6 +100,13 @@ SERVER = SERVICE + '[[service.server]]\nreal-server = "1.2.3.5:80"\n'
          "d.toml: director.max-connections = 0: expected a number in 1..33554432"),
         ("[director]\nmax-connections = true", "expected a number in 1..33554432"),
         ("[director]\ncontrol = 3", "d.toml: director.control = 3: expected text"),
+        ("[director]\ntimer-wheel = 250",
+         "d.toml: director.timer-wheel = 250: expected a table"),
+        ("[director]\ntimer-wheel = { jiffies = 1 }", "expected hz"),
+        ("[director]\ntimer-wheel = { hz = 0 }",
+         "d.toml: director.timer-wheel.hz = 0: expected a number in 1..10000"),
+        ("[director]\ntimer-wheel = { hz = 250, tick = 1 }",
+         "director.timer-wheel.tick = 1: no such key; there are hz, jiffies"),
         ("[director]\nmodules = ['x']", "d.toml: modules: no module 'x' here"),
         ("[interface]\neth1 = 3", "d.toml: interface eth1 = 3: expected a table"),
         ('[interface.eth1]\naddress = ["10.0.0.1"]',
