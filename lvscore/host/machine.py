@@ -35,6 +35,7 @@ _REDIRECT_LOAD = 20 * _MILLISECOND
 _REDIRECT_SILENCE = _REDIRECT_LOAD << 10
 _REDIRECTS = 9
 _REDIRECT_DROPPED = 2
+_MOST_TOLD = 65_664  # hosts that are remembered, those told last (inetpeer.c, inet_peer_threshold)
 
 
 class RouteEntry(NamedTuple):
@@ -409,7 +410,11 @@ class Machine:
         """What a host was told, and the time as the kernel counts it, in jiffies."""
         wheel = self.engine.timer_wheel
         now = self.now if wheel is None else self.now - self.now % (_SECOND // wheel.hz)
-        return self._told.setdefault(address, _Told(now - 60 * _SECOND)), now
+        told = self._told.pop(address, None) or _Told(now - 60 * _SECOND)
+        if len(self._told) >= _MOST_TOLD:
+            del self._told[next(iter(self._told))]
+        self._told[address] = told
+        return told, now
 
     def _may_tell(self, address: Address) -> bool:
         """Whether a host may be told once more that there is no route: five times at once, then

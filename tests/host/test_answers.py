@@ -167,6 +167,18 @@ def test_no_errors_about_what_may_be_an_error():
     assert answered == {0, 8, 13, 14, 15, 16, 17, 18}
 
 
+def test_hosts_that_were_told_something_are_forgotten_in_time(monkeypatch):
+    """A flood of sources does not take memory for ever; those told last are remembered."""
+    monkeypatch.setattr("lvscore.host.machine._MOST_TOLD", 3)
+    host = director()
+    host.remove_route("default")
+    for number in (1, 2, 3, 1, 4, 5):
+        packet = IP(src=f"172.16.0.{number}", dst="198.51.100.1") / UDP() / b"data"
+        assert receive(host, packet, now=number * SECOND)  # asks for it, or tells it
+        assert len(host._machine._told) <= 3
+    assert [str(address)[-1] for address in host._machine._told] == ["1", "4", "5"]
+
+
 def test_no_server_is_port_unreachable_also_for_tcp():
     host = director()
     host.engine.find_service("tcp", f"{VIP}:80").find_server("172.16.1.7:8080").edit(weight=0)
