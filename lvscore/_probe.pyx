@@ -56,7 +56,7 @@ from lvscore._core.wire cimport Packet, packet_parse
 
 __all__ = [
     "Index", "Locals", "Table", "Tracker", "address_choose", "checksum", "checksum_change",
-    "checksum_update", "constants", "crc32c", "delta", "delta_inverse", "hash_tuple", "inverse",
+    "checksum_update", "constants", "crc32c", "delta", "hash_tuple", "inverse",
     "jhash2", "load_be", "lowest_bits", "match", "multiply", "parse", "prefix_match",
     "random_numbers", "repeat_checksum", "repeat_crc32c", "repeat_parse", "repeat_update",
     "rule_flow_state", "rule_match", "sctp_checksummed", "sctp_event", "sizes", "translate",
@@ -177,10 +177,6 @@ def delta(bytes old, bytes new):
     return htons(_checksum.delta_finish(_checksum.delta_add_bytes(
         0, <const uint8_t*><const char*>old, <const uint8_t*><const char*>new,
         <uint32_t>len(old))))
-
-
-def delta_inverse(uint16_t value):
-    return htons(_checksum.delta_inverse(htons(value)))
 
 
 def checksum_update(uint16_t value, uint16_t change):

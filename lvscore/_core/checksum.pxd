@@ -90,11 +90,6 @@ cdef inline uint16_t delta_finish(uint64_t delta) noexcept nogil:
     return 0 if folded == 0xFFFF else folded
 
 
-cdef inline uint16_t delta_inverse(uint16_t delta) noexcept nogil:
-    """The delta of the opposite change."""
-    return <uint16_t>~delta if delta else 0
-
-
 cdef inline uint16_t checksum_update(uint16_t checksum, uint16_t delta) noexcept nogil:
     """RFC 1624 equation 3: HC' = ~(~HC + delta)."""
     cdef uint32_t total = <uint32_t><uint16_t>~checksum + delta
