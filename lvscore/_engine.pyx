@@ -119,16 +119,16 @@ __all__ = [
     "conntrack_update", "dialog_call_id", "expectations_end", "expectations_list", "ftp_ports",
     "ftp_ports_set", "host_advance", "host_emitted", "host_forward", "host_is_translated",
     "host_neighbour", "host_output", "host_own", "host_receive", "host_receive_batch",
-    "host_segments", "host_set", "jiffies_get", "jiffies_set", "local_address_add",
-    "local_address_remove", "pools_events", "pools_list", "pools_quota", "pools_quota_set",
-    "route_get", "routes_set", "rule_counters", "rule_counters_set", "rules_append", "rules_set",
-    "rules_zero", "sctp_checksummed", "server_counts", "server_estimate", "server_join",
-    "server_leave", "server_lookup", "server_record", "server_update", "service_counts",
-    "service_estimate", "service_join", "service_leave", "service_members", "service_number",
-    "service_record", "service_update", "service_zeroed", "services_all", "services_counts",
-    "services_estimated", "services_zeroed", "snapshot_layouts", "snapshot_put", "snapshot_shift",
-    "snapshot_take", "sysctl_get", "sysctl_set", "timeouts_get", "timeouts_set",
-    "tracker_timeout_get", "tracker_timeout_set",
+    "host_segments", "host_set", "interface_present", "jiffies_get", "jiffies_set",
+    "local_address_add", "local_address_remove", "pools_events", "pools_list", "pools_quota",
+    "pools_quota_set", "route_get", "routes_set", "rule_counters", "rule_counters_set",
+    "rules_append", "rules_set", "rules_zero", "sctp_checksummed", "server_counts",
+    "server_estimate", "server_join", "server_leave", "server_lookup", "server_record",
+    "server_update", "service_counts", "service_estimate", "service_join", "service_leave",
+    "service_members", "service_number", "service_record", "service_update", "service_zeroed",
+    "services_all", "services_counts", "services_estimated", "services_zeroed", "snapshot_layouts",
+    "snapshot_put", "snapshot_shift", "snapshot_take", "sysctl_get", "sysctl_set", "timeouts_get",
+    "timeouts_set", "tracker_timeout_get", "tracker_timeout_set",
 ]
 
 cdef tuple VERDICTS = tuple(Verdict)
@@ -384,16 +384,21 @@ cdef class EngineCore:
         """0, or the number of the invariant that does not hold (selfcheck.pxd)."""
         return state_check(self.enter())
 
-    def _explain(self, bytes frame, now, int link_type, uint32_t mark):
-        """Run a frame through a copy; verdict, reason, frame as it would leave, steps."""
+    def _explain(self, bytes frame, now, int link_type, uint32_t mark, ingress):
+        """Run a frame through a copy; verdict, reason, frame as it would leave, steps.
+        ``ingress``: interface of a Host that it comes in by, or None: there is no Host."""
         cdef State* s = self.enter()
-        cdef State* copy = <State*>calloc(1, sizeof(State))
+        cdef State* copy
         cdef Trace trace
         cdef int64_t time = now
         cdef uint8_t reason = 0
         cdef uint8_t verdict
         cdef TraceStep* step
+        cdef uint32_t number = NO_INTERFACE if ingress is None else ingress
         cdef uint32_t i
+        if ingress is not None and not interface_present(self, number):
+            raise LookupError(f"no interface {number}")
+        copy = <State*>calloc(1, sizeof(State))
         if copy == NULL:
             raise MemoryError()
         try:
@@ -403,6 +408,9 @@ cdef class EngineCore:
             result = bytearray(frame)
             clock_set(copy, time)
             copy.trace = &trace
+            copy.forward.now = time
+            copy.forward.ingress = number
+            copy.forward.egress = NO_INTERFACE
             verdict = packet_process(copy, <uint8_t*>PyByteArray_AS_STRING(result),
                                      <uint32_t>len(frame), <uint32_t>len(frame), link_type,
                                      mark, &reason)

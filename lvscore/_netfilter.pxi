@@ -41,6 +41,9 @@ cdef int rule_fill(Rule* rule, tuple given) except -1:
 
 # How many rules a chain has at most.
 MOST_RULES = MAX_RULES
+# Seconds of conntrack's longest timeout: its deadlines are 32 bits of milliseconds, half of them
+# behind.
+LONGEST = 2**31 // 1000
 
 
 cdef Chain* chain_of(State* s, name) except NULL:
@@ -145,7 +148,7 @@ def conntrack_end(EngineCore engine not None, uint32_t id):
     cdef State* s = engine.enter()
     cdef Table* table = &s.table[id & 1]
     cdef uint32_t i = id >> 1
-    if i >= table.used or not table_meta(table, i).protocol:
+    if i >= table.used or not table_meta(table, i).flags & FLAG_TRACKED:
         return
     # IPVS keeps its connection; if its old tuple cannot be told any more, it ends as well.
     if not table_meta(table, i).flags & FLAG_SERVICE or not nfct_forget(s, table, i):
@@ -160,18 +163,19 @@ def conntrack_statistics(EngineCore engine not None):
 
 def conntrack_update(EngineCore engine not None, uint32_t id, seconds, bint assured):
     """Set the time that is left of the connection with this id of a snapshot's, unless
-    ``seconds`` is None, and whether it is assured, which is not taken back."""
+    ``seconds`` is None, and whether it is assured, which is not taken back. More than LONGEST
+    seconds are as many, as the kernel bounds them by an int's jiffies."""
     cdef State* s = engine.enter()
     cdef Table* table = &s.table[id & 1]
     cdef uint32_t i = id >> 1
     cdef uint32_t deadline
-    if i >= table.used or not table_meta(table, i).protocol:
+    if i >= table.used or not table_meta(table, i).flags & FLAG_TRACKED:
         return
     if assured:
         table_meta(table, i).flags |= FLAG_ASSURED
     if seconds is None:
         return
-    deadline = s.tick_up + <uint32_t>seconds * TICKS_PER_SECOND
+    deadline = s.tick_up + <uint32_t>min(seconds, LONGEST) * TICKS_PER_SECOND
     if table_meta(table, i).flags & FLAG_SERVICE:
         entry_of(&s.entries[table.family == IPV6], i).deadline = deadline
     else:

@@ -1,4 +1,4 @@
-"""Routes and local addresses without a Host: module-level functions, a part of _engine.pyx."""
+"""Routes, interfaces and local addresses: module-level functions, a part of _engine.pyx."""
 
 
 def routes_set(EngineCore engine not None, list routes):
@@ -26,3 +26,9 @@ def local_address_remove(EngineCore engine not None, int family, bytes address):
     """Make an address local no longer."""
     cdef Address a = address_from(address)
     local_remove(&engine.enter().routes, family, &a)
+
+
+def interface_present(EngineCore engine not None, uint32_t number):
+    """Whether a Host has the interface of this number."""
+    cdef State* s = engine.enter()
+    return number < MAX_INTERFACES and bool(s.routes.interface[number].present)

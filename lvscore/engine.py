@@ -6,7 +6,7 @@ from typing import Self
 from lvscore import _engine
 from lvscore.connections import Connections
 from lvscore.director import Director
-from lvscore.errors import ConfigError
+from lvscore.errors import ConfigError, NotFoundError
 from lvscore.explain import Explanation, explain
 from lvscore.helpers import Helpers
 from lvscore.model import Timeouts, TimerWheel
@@ -175,7 +175,8 @@ class Engine(Director, RuleEngine):
         _engine.jiffies_set(self, value.hz, value.jiffies)
 
     def explain(self, frame: bytes | bytearray | memoryview, now: int | None = None, *,
-                link_type: int = 1, mark: int = 0) -> Explanation:  # fmt: skip
+                link_type: int = 1, mark: int = 0,
+                ingress: str | None = None) -> Explanation:  # fmt: skip
         """Say what would happen to a frame, and why, step by step, without any effect.
 
         It runs the frame through a copy of the engine, so that the answer cannot differ from
@@ -186,8 +187,19 @@ class Engine(Director, RuleEngine):
             now: time in nanoseconds; default: the engine's own.
             link_type: LINKTYPE_ number of its link header.
             mark: its firewall mark.
+            ingress: name of the interface of a :class:`lvscore.Host` that it comes in by. Then the
+                Host's routes decide, and rules with ``-i`` may match; what the Host would do
+                next (answer, ask for a neighbour) is not told. Without it, as without a Host.
+
+        Raises:
+            NotFoundError: no Host has an interface ``ingress``.
         """
-        return explain(self, bytes(frame), self.now if now is None else now, link_type, mark)
+        number = self._route_tables.numbers.get(ingress) if ingress is not None else None
+        if ingress is not None and (number is None or not _engine.interface_present(self, number)):
+            raise NotFoundError(f"no Host has an interface {ingress}")
+        return explain(
+            self, bytes(frame), self.now if now is None else now, link_type, mark, number
+        )
 
     # Its file
 

@@ -133,9 +133,16 @@ class _Describer:
                 return f"translated: {flow}"
 
 
-def explain(engine: "Engine", frame: bytes, now: int, link_type: int, mark: int = 0) -> Explanation:
+def explain(
+    engine: "Engine",
+    frame: bytes,
+    now: int,
+    link_type: int,
+    mark: int = 0,
+    ingress: int | None = None,
+) -> Explanation:
     """Run ``frame`` through a copy of ``engine`` and describe what happened."""
-    verdict, reason, result, trace = engine._explain(frame, now, link_type, mark)
+    verdict, reason, result, trace = engine._explain(frame, now, link_type, mark, ingress)
     describer = _Describer(engine)
     steps = [
         describer.step(code, a, b, describer.flow(protocol, source, sport, destination, dport))

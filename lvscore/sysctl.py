@@ -94,7 +94,7 @@ CONNTRACK_TIMEOUTS = {
 """Timeouts of conntrack: the states of the core that each is for."""
 
 _PREFIXES = ("", "net.ipv4.vs.", "net.netfilter.")
-_LONGEST = 4_000_000  # seconds: timers count milliseconds in 32 bits
+_LONGEST = 2**31 // 1000  # seconds: deadlines are 32 bits of milliseconds, half of them behind
 
 
 def conntrack_settings(engine: "Bounded") -> dict[str, "Setting"]:

@@ -303,6 +303,28 @@ def test_update_shortens(engine):
     assert listed_at_rest(engine) == {58}
 
 
+@pytest.mark.parametrize("seconds", ["4294967295", "0xffffffff", "3000000"])
+def test_update_to_more_than_a_deadline_holds(engine, seconds):
+    """As in the kernel, which bounds it: it does not wrap."""
+    engine.expire(1_000_000)
+    text = engine.conntrack(f"-U -p udp -t {seconds}")
+    assert text.split()[2] == "2147483"
+    engine.expire(2_000_000 * 1_000_000_000)
+    assert "udp" in engine.conntrack("-L")
+    assert engine._selfcheck() == 0
+
+
+def test_numbers_are_read_as_c_does(engine):
+    engine.expire(1_000_000)
+    assert " 15 " in engine.conntrack("-U -p udp -t 017")
+    assert " 31 " in engine.conntrack("-U -p udp -t 0x1F")
+    for wrong in ("1_0", "+1", "-1", "0b1", "08", "''", "1.0", "\u00b2", "4294967296"):
+        with pytest.raises(CommandError, match="is not a number"):
+            engine.conntrack(f"-U -p udp -t {wrong}")
+    with pytest.raises(CommandError, match="Invalid netmask"):
+        engine.conntrack("-L -s 10.0.0.0/\u00b2")
+
+
 def test_statistics():
     engine = lvscore.Engine(seed=1)
     engine.add_snat(f"{OUTSIDE}:7000-7000", source="172.16.1.0/24", protocol="udp")

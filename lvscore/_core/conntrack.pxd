@@ -31,13 +31,13 @@ from lvscore._core.flow cimport (
 from lvscore._core.forward cimport REDIRECT_DROPPED, REDIRECT_DUE, forward_pass, forward_record
 from lvscore._core.lifetime cimport connection_end
 from lvscore._core.nat cimport (
-    ports_take, rule_evict, rule_postrouting, rule_prerouting, search_begin, seen_fill,
+    entry_fill, rule_evict, rule_postrouting, rule_prerouting, search_begin, seen_fill,
 )
 from lvscore._core.nfct cimport (
     BEHIND_TRANSLATION, answered_service, nfct_entry, nfct_follow,
 )
 from lvscore._core.nfct_postrouting cimport nfct_redirect
-from lvscore._core.progress cimport Opening, opening_admits, opening_store, rule_track
+from lvscore._core.progress cimport Opening, opening_begins, rule_track
 from lvscore._core.route cimport Route, address_is_local, route_find
 from lvscore._core.rule_ftp cimport (
     Follow, follow_find, follow_master, helper_attach, rule_help,
@@ -95,9 +95,9 @@ cdef inline uint8_t invalid(State* s, Packet* packet, const Tuple* t,
     return untracked(s, packet, t, REASON_INVALID_STATE, reason)
 
 
-cdef inline uint8_t rule_verdict(State* s, Table* table, uint32_t i, uint32_t direction,
-                                 uint8_t reason_if_translated, const Tuple* translated,
-                                 uint8_t* reason) noexcept nogil:
+cdef inline uint8_t rule_verdict(State* s, Table* table, uint32_t i, uint8_t reason_if_translated,
+                                 const Tuple* translated, uint8_t* reason) noexcept nogil:
+    """What becomes of a packet of a tracked flow."""
     reason[0] = reason_if_translated
     if address_is_local(&s.routes, translated.family, &translated.destination):
         trace_step(s, TRACE_LOCAL, 0, 0, translated)
@@ -173,12 +173,10 @@ cdef inline uint32_t rule_open(State* s, Table* table, const Packet* packet, con
         return NIL
     s.opened += 1
     entry = entry_open(entries, table, &s.key, i)
-    entry.masquerade = opening.masquerade
     entry.expected = opening.expected
     if packet.helped and not opening.expected:
         helper_attach(s, table, i)
-    opening_store(opening, entries, entry, packet.protocol)
-    ports_take(s, entry, opening)
+    entry_fill(s, entries, entry, opening, packet.protocol)
     trace_step(s, TRACE_OPENED, i << 1, 0, t)
     connection_count(table, i, ORIGINAL, packet.l3_length)
     return i
@@ -251,7 +249,7 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
     if not has_room(s, table, t):
         reason[0] = REASON_TABLE_FULL
         return VERDICT_DROP
-    if not opening_admits(s, packet, t, &opening):
+    if not opening_begins(s, packet, True, &opening):
         follow_find(s, table, t, &follow)       # even so it is not expected any more
         return invalid(s, packet, t, reason)
     reason[0] = REASON_TABLE_FULL
@@ -290,11 +288,11 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
         return VERDICT_DROP
     packet_translate(packet, t, &wanted, False)
     trace_step(s, TRACE_TRANSLATED, 0, 0, &wanted)
-    return rule_verdict(s, table, i, ORIGINAL, REASON_NEW_CONNECTION, &wanted, reason)
+    return rule_verdict(s, table, i, REASON_NEW_CONNECTION, &wanted, reason)
 
 
-cdef inline uint8_t rule_forward(State* s, Table* table, Packet* packet, const Tuple* t,
-                                 const Tuple* translated, uint32_t reference) noexcept nogil:
+cdef inline uint8_t rule_forward(State* s, Packet* packet, const Tuple* t, const Tuple* translated,
+                                 uint32_t reference) noexcept nogil:
     """With a Host: find the way on; why there is none. What leaves by another interface than
     it was masqueraded for would carry the wrong address (nf_nat_oif_changed)."""
     cdef uint32_t i = reference >> 1
@@ -321,7 +319,7 @@ cdef inline void rule_pass(State* s, const Packet* packet, const Tuple* t) noexc
     cdef Seen seen
     cdef bint ends
     cdef uint8_t fit
-    if reference == NIL and opening_admits(s, packet, t, &opening):
+    if reference == NIL and opening_begins(s, packet, True, &opening):
         seen_fill(s, packet, &seen)
         search_begin(s, table, &opening, &search)
         rule_prerouting(s, table, &search, &seen, &translated)
@@ -398,13 +396,13 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
     connection_translated(table, i, direction, &translated)
     # The state was taken before routing, which may yet refuse the packet.
     if received and is_hosted(s):
-        failed = rule_forward(s, table, packet, t, &translated, reference)
+        failed = rule_forward(s, packet, t, &translated, reference)
     if failed == REASON_NONE and not is_translatable(packet, t, &translated):
         failed = REASON_UNTRANSLATABLE
     if failed == REASON_NONE:
         packet_translate(packet, t, &translated, False)
         trace_step(s, TRACE_TRANSLATED, 0, 0, &translated)
-        verdict = rule_verdict(s, table, i, direction,
+        verdict = rule_verdict(s, table, i,
                                REASON_REQUEST if direction == ORIGINAL else REASON_REPLY,
                                &translated, reason)
         if connection_helper(table, i) != NIL:

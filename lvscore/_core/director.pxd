@@ -131,7 +131,7 @@ cdef inline uint8_t request_send(State* s, Packet* packet, const Tuple* t, uint3
         reason[0] = REASON_TABLE_FULL
         return VERDICT_DROP
     if meta.flags & FLAG_TRACKED:
-        failed = nfct_open(s, table, packet, t, i)
+        failed = nfct_open(s, table, packet, i)
         if failed:
             reason[0] = failed
             return VERDICT_DROP
@@ -288,7 +288,7 @@ cdef inline uint8_t reply_packet(State* s, Packet* packet, const Tuple* t, uint3
             reason[0] = failed
             return VERDICT_DROP
         if s.forward.redirect and (
-                behind != NULL or not nfct_lets_redirect(s, table, packet, t, i)):
+                behind != NULL or not nfct_lets_redirect(s, table, packet, i)):
             s.forward.redirect = REDIRECT_DROPPED
     if method == METHOD_MASQUERADE:
         failed = (helper_reply(s, packet, i) if header_is_whole(packet)

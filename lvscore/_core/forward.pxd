@@ -235,7 +235,7 @@ cdef inline uint8_t options_compile(Packet* packet, const Routes* routes, const 
     return REASON_NONE
 
 
-cdef inline void own_address(const Routes* routes, const Forward* forward, const Tuple* t,
+cdef inline void own_address(const Routes* routes, const Tuple* t,
                              Address* own) noexcept nogil:
     """The address that the sender knows this host by (fib_compute_spec_dst)."""
     cdef const Route* route
@@ -272,7 +272,7 @@ cdef inline uint8_t forward_receive(const Routes* routes, Packet* packet, const 
         return REASON_BAD_IP_CHECKSUM
     failed = source_check(routes, forward, t)
     if failed == REASON_NONE and packet.family == IPV4 and header > 20:
-        own_address(routes, forward, t, &own)
+        own_address(routes, t, &own)
         failed = options_compile(packet, routes, &own, forward)
     return failed
 

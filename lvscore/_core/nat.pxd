@@ -8,13 +8,13 @@ from lvscore._core.connection cimport Table
 from lvscore._core.consts cimport (
     IPV4, NIL, REASON_NONE, REASON_NO_ROUTE, REASON_PORT_QUOTA,
 )
-from lvscore._core.entry cimport Entry, entries_of
+from lvscore._core.entry cimport Entries, Entry, entries_of
 from lvscore._core.flow cimport Address, Tuple
 from lvscore._core.lifetime cimport connection_end
 from lvscore._core.port_pool cimport (
     is_pooled, pool_of_client, pool_of_mapping, pool_take, quota_is_reached,
 )
-from lvscore._core.progress cimport Opening
+from lvscore._core.progress cimport Opening, opening_store
 from lvscore._core.route cimport Route, Routes, route_find
 from lvscore._core.rules cimport (
     ANY_INTERFACE, RANGE_ADDRESSES, Range, Rule, Seen, TARGET_DNAT, TARGET_MASQUERADE,
@@ -112,9 +112,13 @@ cdef inline uint8_t ports_claim(State* s, const Rule* rule, const Address* clien
             else REASON_NONE)
 
 
-cdef inline void ports_take(State* s, Entry* entry, const Opening* opening) noexcept nogil:
-    """Count a new mapping's port, in its pool and for its client."""
+cdef inline void entry_fill(State* s, Entries* entries, Entry* entry, const Opening* opening,
+                            uint8_t protocol) noexcept nogil:
+    """Let a flow's entry remember what its first packet said and what the rules made of it; a new
+    mapping's port counts in its pool and for its client."""
     cdef uint32_t tick = <uint32_t>s.tick
+    opening_store(opening, entries, entry, protocol)
+    entry.masquerade = opening.masquerade
     if opening.pool.capacity:
         entry.pool = pool_take(&s.pools, &s.key, &opening.pool, tick, s.now) + 1
         entry.client = pool_take(&s.pools, &s.key, &opening.client, tick, s.now) + 1

@@ -20,7 +20,7 @@ from lvscore._core.flow cimport (
     Tuple, ports_destination, ports_make, ports_source, tuple_hash, tuple_inverse,
 )
 from lvscore._core.lifetime cimport ports_give
-from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_admits
+from lvscore._core.progress cimport Opening, Progress, flow_progress, opening_begins
 from lvscore._core.rename cimport connection_reply_set
 from lvscore._core.state cimport SYSCTL_CONNTRACK, State, is_hooked
 from lvscore._core.tcp_window cimport FIT_INVALID, FIT_REOPENS, FIT_TAKEN
@@ -142,8 +142,8 @@ cdef inline void nfct_translated(const State* s, const Table* table, uint32_t i,
         source_restore(table, i, translated)
 
 
-cdef inline bint nfct_lets_redirect(State* s, const Table* table, const Packet* packet,
-                                    const Tuple* t, uint32_t i) noexcept nogil:
+cdef inline bint nfct_lets_redirect(const State* s, const Table* table, const Packet* packet,
+                                    uint32_t i) noexcept nogil:
     """Whether a redirect goes out that tells who sent the answer at hand of a nearer way: not for
     a flow that rules translate, or that begins with it (nf_nat_icmp_reply_translation). IPVS
     takes the flows of connections that conntrack does not know from it, which then are new."""
@@ -155,7 +155,7 @@ cdef inline bint nfct_lets_redirect(State* s, const Table* table, const Packet* 
             return True
         if nfct_entry(s, table, i).packet == ENTRY_TAKEN:
             return not source_is_translated(table, i)
-    return not opening_admits(s, packet, t, &opening)
+    return not opening_begins(s, packet, True, &opening)
 
 
 cdef inline uint32_t service_seen(const Table* table, uint32_t reference) noexcept nogil:

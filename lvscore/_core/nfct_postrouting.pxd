@@ -15,7 +15,7 @@ from lvscore._core.connection cimport (
     connection_tuple, table_insert_direction, table_meta, table_remove_direction,
 )
 from lvscore._core.consts cimport (
-    NIL, ORIGINAL, REASON_NONE, REASON_NO_PORT, REASON_TABLE_FULL, REPLY,
+    NIL, ORIGINAL, REASON_EGRESS_CHANGED, REASON_NONE, REASON_NO_PORT, REASON_TABLE_FULL, REPLY,
 )
 from lvscore._core.early_drop cimport has_room
 from lvscore._core.entry cimport (
@@ -25,14 +25,12 @@ from lvscore._core.entry cimport (
 from lvscore._core.flow cimport Address, Tuple, tuple_inverse
 from lvscore._core.lifetime cimport connection_end
 from lvscore._core.lookup cimport table_find_direction
-from lvscore._core.nat cimport ports_take, rule_postrouting, search_begin, seen_fill
+from lvscore._core.nat cimport entry_fill, rule_postrouting, search_begin, seen_fill
 from lvscore._core.nfct cimport (
     BEHIND_TRANSLATION, BETWEEN_TRANSLATIONS, Between, nfct_entry, nfct_follow, nfct_forget,
     nfct_knows, source_take,
 )
-from lvscore._core.progress cimport (
-    Opening, opening_admits, opening_begins, opening_store, rule_track,
-)
+from lvscore._core.progress cimport Opening, opening_begins, rule_track
 from lvscore._core.rename cimport connection_reply_set
 from lvscore._core.route cimport Route, address_is_local, route_find
 from lvscore._core.rules cimport Seen
@@ -57,6 +55,23 @@ cdef inline uint32_t flow_begin(State* s, Table* table, const Tuple* t, const Tu
     return i
 
 
+cdef inline const Address* server_address(const State* s, uint32_t k, uint32_t method,
+                                          const Tuple* leaving) noexcept nogil:
+    """Where a request goes that leaves as ``leaving``: it may name the virtual address still."""
+    return &s.services.server[k].address if method == METHOD_ROUTE else &leaving.destination
+
+
+cdef inline bint egress_is_other(const State* s, const Entry* entry, uint32_t k, uint32_t method,
+                                 const Tuple* leaving) noexcept nogil:
+    """Whether a request leaves by another interface than its flow was masqueraded for: it would
+    carry the wrong address (nf_nat_oif_changed)."""
+    cdef const Route* route
+    if not entry.masquerade:
+        return False
+    route = route_find(&s.routes, leaving.family, server_address(s, k, method, leaving))
+    return route != NULL and route.interface + 1 != entry.masquerade
+
+
 cdef inline uint8_t nfct_postrouting(State* s, Table* table, const Packet* packet,
                                      const Address* virtual_address, uint32_t k, uint32_t method,
                                      const Tuple* leaving, Tuple* wanted,
@@ -67,11 +82,9 @@ cdef inline uint8_t nfct_postrouting(State* s, Table* table, const Packet* packe
     cdef Search search
     cdef Seen seen
     cdef const Route* route
-    cdef const Address* towards = &leaving.destination
+    cdef const Address* towards = server_address(s, k, method, leaving)
     cdef uint8_t failed = REASON_NONE
     search_begin(s, table, opening, &search)
-    if method == METHOD_ROUTE:
-        towards = &s.services.server[k].address
     search.towards = towards
     if method != METHOD_TUNNEL and not address_is_local(&s.routes, wanted.family, towards):
         seen_fill(s, packet, &seen)
@@ -106,18 +119,25 @@ cdef inline uint8_t nfct_source(State* s, Table* table, const Packet* packet, ui
     return failed
 
 
-cdef inline uint8_t nfct_open(State* s, Table* table, const Packet* packet, const Tuple* t,
+cdef inline uint8_t nfct_open(State* s, Table* table, const Packet* packet,
                               uint32_t i) noexcept nogil:
     """A request goes to its server; if conntrack does not know its connection yet, it may from
     here on. To a server that is routed to, LOCAL_OUT sees it by the same tuple once more, and
     does not look at its checksum. REASON_NONE, or why the packet is dropped."""
+    cdef const Meta* meta = table_meta(table, i)
     cdef Entries* entries = entries_of(s.entries, table.family)
     cdef Entry* entry = entry_of(entries, i)
     cdef Opening opening
+    cdef Tuple leaving
     cdef uint8_t failed
-    cdef bint routed = connection_method(table_meta(table, i)) == METHOD_ROUTE
+    cdef bint routed = connection_method(meta) == METHOD_ROUTE
     if entry.packet == ENTRY_INVALID and routed:
         nfct_follow(s, table, packet, i, ORIGINAL, False)
+    connection_translated(table, i, ORIGINAL, &leaving)
+    if entry.packet == ENTRY_TAKEN and egress_is_other(
+            s, entry, meta.server, connection_method(meta), &leaving):
+        nfct_forget(s, table, i)
+        return REASON_EGRESS_CHANGED
     if entry.packet != ENTRY_NEW or not opening_begins(s, packet, not routed, &opening):
         return REASON_NONE
     failed = nfct_source(s, table, packet, i, &opening)
@@ -126,9 +146,7 @@ cdef inline uint8_t nfct_open(State* s, Table* table, const Packet* packet, cons
     entry.created = table.wheel.tick
     entry.state = opening.state
     entry.deadline = s.tick_up + opening.timeout
-    entry.masquerade = opening.masquerade
-    opening_store(&opening, entries, entry, packet.protocol)
-    ports_take(s, entry, &opening)
+    entry_fill(s, entries, entry, &opening, packet.protocol)
     return REASON_NONE
 
 
@@ -175,7 +193,7 @@ cdef inline uint8_t answer_open(State* s, Table* table, const Packet* packet, co
     cdef uint8_t failed
     cdef uint32_t j
     cdef bint known = nfct_knows(s, table, i)       # the connection, by other tuples
-    if not opening_admits(s, packet, t, &opening):
+    if not opening_begins(s, packet, True, &opening):
         return REASON_NONE
     # Otherwise IPVS's own tuple of the client's packets is none of conntrack's.
     connection_tuple(table, i, ORIGINAL, &original)
@@ -199,15 +217,13 @@ cdef inline uint8_t answer_open(State* s, Table* table, const Packet* packet, co
         s.opened += 1
         connection_count(table, j, ORIGINAL, packet.l3_length)
         entry = entry_open(entries, table, &s.key, j)
-        entry.masquerade = opening.masquerade
         translated[0] = wanted
     else:
         return REASON_TABLE_FULL
     entry.created = table.wheel.tick
     entry.state = opening.state
     entry.deadline = s.tick_up + opening.timeout
-    opening_store(&opening, entries, entry, packet.protocol)
-    ports_take(s, entry, &opening)
+    entry_fill(s, entries, entry, &opening, packet.protocol)
     return REASON_NONE
 
 
@@ -292,9 +308,7 @@ cdef inline uint8_t nfct_local_out(State* s, const Packet* packet, uint32_t i,
     if j == NIL:
         return REASON_TABLE_FULL
     entry = entry_of(entries, j)
-    entry.masquerade = opening.masquerade
-    opening_store(&opening, entries, entry, packet.protocol)
-    ports_take(s, entry, &opening)
+    entry_fill(s, entries, entry, &opening, packet.protocol)
     connection_count(table, j, ORIGINAL, packet.l3_length)
     translated[0] = wanted
     opened[0] = j
@@ -319,11 +333,15 @@ cdef inline uint8_t nfct_once(State* s, const Packet* packet, const Tuple* t, ui
     cdef uint8_t failed
     opened[0] = NIL
     if i != NIL and table_meta(table, i).flags & FLAG_ONE_PACKET:
-        if entry_of(entries, i).packet == ENTRY_TAKEN:
-            connection_translated(table, i, ORIGINAL, &request)
-            source_take(translated, &request)
-        return REASON_NONE
-    if not opening_admits(s, packet, t, &opening):
+        if entry_of(entries, i).packet != ENTRY_TAKEN:
+            return REASON_NONE
+        connection_translated(table, i, ORIGINAL, &request)
+        source_take(translated, &request)
+        if not egress_is_other(s, entry_of(entries, i), k, method, translated):
+            return REASON_NONE
+        connection_end(s, table, i)
+        return REASON_EGRESS_CHANGED
+    if not opening_begins(s, packet, True, &opening):
         return REASON_NONE
     if not has_room(s, table, t):
         return REASON_TABLE_FULL
@@ -339,8 +357,7 @@ cdef inline uint8_t nfct_once(State* s, const Packet* packet, const Tuple* t, ui
         return REASON_TABLE_FULL
     s.opened += 1
     entry = entry_open(entries, table, &s.key, i)
-    opening_store(&opening, entries, entry, packet.protocol)
-    ports_take(s, entry, &opening)
+    entry_fill(s, entries, entry, &opening, packet.protocol)
     connection_count(table, i, ORIGINAL, packet.l3_length)
     opened[0] = i
     return REASON_NONE

@@ -99,12 +99,6 @@ cdef inline bint opening_begins(const State* s, const Packet* packet, bint recei
     return True
 
 
-cdef inline bint opening_admits(const State* s, const Packet* packet, const Tuple* t,
-                                Opening* opening) noexcept nogil:
-    """Whether a packet that came in may open a flow."""
-    return opening_begins(s, packet, True, opening)
-
-
 cdef inline void opening_store(const Opening* opening, Entries* entries, Entry* entry,
                                uint8_t protocol) noexcept nogil:
     """Let a flow's entry remember what its first packet said."""

@@ -1,5 +1,6 @@
 """conntrack's command lines: words to a request (conntrack-tools, src/conntrack.c)."""
 
+import re
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import NoReturn
@@ -64,6 +65,9 @@ _STATES = {
     132: ("NONE", "CLOSED", "COOKIE_WAIT", "COOKIE_ECHOED", "ESTABLISHED", "SHUTDOWN_SENT",
           "SHUTDOWN_RECD", "SHUTDOWN_ACK_SENT", "HEARTBEAT_SENT"),
 }  # fmt: skip
+
+
+_NUMBER = re.compile("0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,10 +273,10 @@ def _take(request: Request, letter: str, name: str, value: str | None) -> None:
 
 
 def _number(text: str, name: str, highest: int = 0xFFFFFFFF) -> int:
-    try:
-        number = int(text, 0)
-    except ValueError:
-        number = -1
+    """A number as C's strtoul reads it: decimal, 0x1f or 017."""
+    number = -1
+    if _NUMBER.fullmatch(text):
+        number = int(text, 8 if text[:1] == "0" and text.isdecimal() else 0)
     if not 0 <= number <= highest:
         refuse(f"{text!r} behind {name} is not a number of 0..{highest}")
     return number
@@ -297,7 +301,7 @@ def _masked(request: Request, text: str) -> Masked:
     _family(request, address.version)
     length: int = address.max_prefixlen
     if slash:
-        if not prefix.isdigit() or int(prefix) > length:
+        if not prefix.isdecimal() or int(prefix) > length:
             fail("Invalid netmask")
         length = int(prefix)
     return Masked(address, (1 << length) - 1 << address.max_prefixlen - length)

@@ -1,0 +1,111 @@
+"""Masquerading on a Host: whose address it is when the way out changes (nf_nat_masquerade.c)."""
+
+import pytest
+from lab import CLIENT, SECOND, SERVER, VIP, datagram, director, frame, reply, request
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+
+from lvscore import Reason, Verdict
+
+DIP, OUTSIDE, THIRD = "172.16.1.3", "172.16.0.3", "172.16.2.3"
+
+
+def three_arms():
+    """The director with one more interface, which leads to the servers' network as well."""
+    host = director()
+    host.add_interface("alt", addresses=[f"{THIRD}/24"], mac="02:00:00:00:12:01")
+    host.add_neighbour("172.16.2.1", SERVER, "alt")
+    return host
+
+
+def sent(host, packet, now, interface="cli"):
+    """(interface, IP packet) that leaves for one that came in; None if nothing does."""
+    out = host.receive(interface, frame(packet, interface), now)
+    assert host.engine._selfcheck() == 0
+    if not out:
+        return None
+    ((name, raw),) = out
+    return name, Ether(raw)[IP]
+
+
+def flows(host):
+    return [entry for entry in host.engine.conntrack("-L").splitlines() if "use=1" in entry]
+
+
+def test_a_flow_that_leaves_by_another_interface_is_dropped_and_ends():
+    host = three_arms()
+    host.engine.add_masquerade(source="172.16.1.0/24")
+    out = IP(src="172.16.1.7", dst="10.9.9.9") / UDP(sport=5000, dport=53)
+    name, packet = sent(host, out, 0, "srv")
+    assert (name, packet.src) == ("cli", OUTSIDE)
+    host.add_route("10.9.0.0/16", via="172.16.2.1")
+    assert sent(host, out, SECOND, "srv") is None
+    assert host.engine.last_reason == Reason.EGRESS_CHANGED
+    assert flows(host) == []
+    name, packet = sent(host, out, 2 * SECOND, "srv")
+    assert (name, packet.src) == ("alt", THIRD)
+
+
+@pytest.mark.parametrize("method", ["masquerade", "route"])
+def test_so_is_a_connection_of_a_service_that_conntrack_knows(method):
+    host = three_arms()
+    engine = host.engine
+    engine.sysctl["net.ipv4.vs.conntrack"] = 1
+    (service,) = engine.services
+    (server,) = service.servers
+    server.remove()
+    service.add_server("172.16.1.7:80", method=method)
+    engine.add_masquerade(source=CLIENT)
+    name, packet = sent(host, request(), 0)
+    assert (name, packet.src) == ("srv", DIP)
+    host.add_route("172.16.1.7/32", via="172.16.2.1")
+    assert sent(host, request(), SECOND) is None
+    assert engine.last_reason == Reason.EGRESS_CHANGED
+    assert flows(host) == []
+    assert len(engine.connections) == 1  # IPVS keeps its own
+    # The next packet begins a flow with the other address.
+    name, packet = sent(host, request(), 2 * SECOND)
+    assert (name, packet.src) == ("alt", THIRD)
+    (line,) = flows(host)
+    assert f"dst={THIRD}" in line
+
+
+def test_one_packet_scheduling_over_two_interfaces():
+    """Its flow is the first datagram's, whichever server the others go to: every other one is of
+    another interface, and ends it."""
+    host = three_arms()
+    engine = host.engine
+    engine.sysctl["net.ipv4.vs.conntrack"] = 1
+    service = engine.add_service("udp", f"{VIP}:53", scheduler="rr", one_packet=True)
+    for address in ("172.16.1.7", "172.16.2.1"):
+        service.add_server(f"{address}:53")
+    engine.add_masquerade(source=CLIENT)
+    seen = []
+    for number in range(6):
+        out = sent(host, datagram(), number * SECOND)
+        seen.append(out and (out[0], out[1].src))
+        assert out or engine.last_reason == Reason.EGRESS_CHANGED
+    one, other = ("srv", DIP), ("alt", THIRD)
+    assert seen in ([one, None] * 3, [other, None] * 3)
+
+
+def test_an_interface_of_a_host_can_be_named_to_explain():
+    host = director()
+    engine = host.engine
+    engine.iptables("-t mangle -A PREROUTING -i cli -j MARK --set-mark 9")
+    engine.add_fwmark_service(9).add_server("172.16.1.7")
+    raw = frame(request(destination="172.16.1.3"))
+    assert "firewall mark 9" not in str(engine.explain(raw))
+    told = engine.explain(raw, ingress="cli")
+    assert told.verdict == Verdict.FORWARD
+    assert Ether(told.frame)[IP].dst == "172.16.1.7"
+    assert engine.explain(raw, ingress="srv").verdict != Verdict.FORWARD
+    assert len(engine.connections) == 0
+    # It says what the Host does then.
+    ((name, out),) = host.receive("cli", raw, 0)
+    assert name == "srv"
+    assert out[14:] == told.frame[14:]
+    # Answers are routed by the Host, too.
+    host.receive("cli", frame(request()), SECOND)
+    told = engine.explain(frame(reply(), "srv"), ingress="srv")
+    assert told.frame[8 + 14] == 63  # TTL
