@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from lvscore.addresses import Address, Network, parse_network
+from lvscore.cli.memory import tell_memory
 from lvscore.cli.setup import Options
 from lvscore.config import Configuration, adopt, reload
 from lvscore.control import DEFAULT_PATH, Beside, ControlServer
@@ -22,6 +23,7 @@ from lvscore.workers import Worker
 
 __all__ = ["Director", "say"]
 
+_MEMORY_INTERVAL = 1  # seconds (ip_vs_ctl.c, DEFENSE_TIMER_PERIOD)
 _MANY_CONNECTIONS = 100  # a listing of them takes as long as to begin another process
 
 
@@ -92,6 +94,7 @@ class Director:
 
     def begin(self) -> None:
         """Wait for the other workers, and let frames come in."""
+        self.live.call_every(_MEMORY_INTERVAL, lambda: tell_memory(self.engine))
         if self.worker is not None:
             self.worker.ready({name: i.group for name, i in self.live.interfaces.items()})
             for interface in self.live.interfaces.values():
