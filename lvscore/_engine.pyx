@@ -21,7 +21,7 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport (
     ALL_PAGES, IPV4, IPV6, LINK_ETHERNET, MAX_CONNECTIONS, MAX_DISPLACEMENT, NIL, NS_PER_TICK,
-    ORIGINAL, PROTOCOL_MARK, PROTOCOL_TCP, REASON_COUNT, REPLY, TICKS_PER_SECOND, VECTOR,
+    ORIGINAL, PROTOCOL_MARK, PROTOCOL_TCP, REASON_COUNT, REPLY, TICKS_PER_SECOND,
     VERDICT_FORWARD,
 )
 from lvscore._core.crc32c cimport SCTP_HEADER, sctp_checksum_write
@@ -44,7 +44,7 @@ from lvscore._core.index cimport (
 )
 from lvscore._core.jiffies cimport Jiffies
 from lvscore._core.lane cimport (
-    Frames, Lane, lanes_forget, lanes_match, lanes_parse, lanes_restrict,
+    Frames, Lane, Vector, lanes_forget, vector_empty, vector_match, vector_parse,
 )
 from lvscore._core.lane_host cimport (
     Ingress, ingress_of, lanes_forward_hosted, lanes_open_hosted,

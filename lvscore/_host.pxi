@@ -256,55 +256,66 @@ cdef void frames_uncount(State* s, const Frames* frames, uint32_t i, uint32_t en
         i += 1
 
 
+cdef uint32_t vector_receive(State* s, FrameBatch batch, const Frames* frames,
+                             const Ingress* ingress, Vector* vector, uint8_t* original,
+                             uint32_t* kept, Received* left) noexcept nogil:
+    """Take a vector's frames, as vector_process does, up to the first that needs more than to be
+    sent on; its index."""
+    cdef Lane* lane = vector.lane
+    cdef Table* table = &s.table[0]
+    cdef uint32_t shadowings = table.shadowings
+    cdef uint32_t first = vector.first
+    cdef uint32_t count = vector.count
+    cdef uint32_t j = 0
+    cdef uint32_t begin
+    if s.tracking and frames.original_length == frames.length:      # captured whole
+        lanes_verify(s, frames, first, lane, count, True)
+    while j < count:
+        if likely(table.shadowings != shadowings, False):
+            shadowings = table.shadowings
+            lanes_forget(lane, j, count)
+        clock_set(s, frames.timestamp[first + j])
+        begin = j
+        j = lanes_forward_hosted(s, frames, ingress, first, j, count, lane)
+        if s.tracking:
+            j = lanes_track_hosted(s, frames, ingress, first, j, count, lane)
+        if j == count or (j > begin and frames.timestamp[first + j] != s.now):
+            continue
+        begin = j
+        table.deferring = True
+        j = lanes_open_hosted(s, frames, ingress, first, j, count, lane)
+        table.deferring = False
+        if j > begin:
+            continue
+        table_settle(table)
+        left[0] = frame_receive(s, batch, first + j, ingress.number, original, kept)
+        if left[0] != SENT_ON:
+            frames_uncount(s, frames, first + j + (left[0] == TO_DO), first + count)
+            break
+        j += 1
+    return first + j
+
+
 cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, uint32_t i,
                              uint32_t interface, uint8_t* original,
                              uint32_t* kept, Received* left) noexcept nogil:
     """Take frames from ``i`` on, vector by vector as batch_process does, up to the first that
     needs more than to be sent on; its index."""
-    cdef Lane lane[16]
     cdef Ingress ingress = ingress_of(s, interface)
-    cdef Table* table = &s.table[0]
-    cdef uint32_t shadowings = table.shadowings
-    cdef uint32_t first = i
-    cdef uint32_t end = i
-    cdef uint32_t begin
-    while i < frames.count:
-        if i == end:
-            table_settle(table)
-            first = i
-            end = i + VECTOR if frames.count - i > VECTOR else frames.count
-            s.bytes += lanes_parse(s, frames, first, end - first, lane, True)
-            s.frames += end - first
-            lanes_restrict(s, lane, end - first)
-            lanes_match(table, frames, first, end - first, lane)
-            if s.tracking and frames.original_length == frames.length:      # captured whole
-                lanes_fetch_windows(&s.entries[0], lane, end - first)
-                lanes_verify(s, frames, first, lane, end - first, True)
-            shadowings = table.shadowings
-        if likely(table.shadowings != shadowings, False):
-            shadowings = table.shadowings
-            lanes_forget(lane, i - first, end - first)
-        clock_set(s, frames.timestamp[i])
-        begin = i
-        i = first + lanes_forward_hosted(s, frames, &ingress, first, i - first, end - first, lane)
+    cdef Vector vector[2]
+    cdef Vector* here = &vector[0]
+    cdef Vector* ahead = &vector[1]
+    vector_empty(here, i)
+    while True:
+        vector_parse(s, frames, here.first + here.count, ahead, True)
+        i = vector_receive(s, batch, frames, &ingress, here, original, kept, left)
+        if i < here.first + here.count or not ahead.count:
+            break
+        here, ahead = ahead, here
+        vector_match(s, frames, here)
         if s.tracking:
-            i = first + lanes_track_hosted(s, frames, &ingress, first, i - first, end - first,
-                                           lane)
-        if i == end or (i > begin and frames.timestamp[i] != s.now):
-            continue
-        begin = i
-        table.deferring = True
-        i = first + lanes_open_hosted(s, frames, &ingress, first, i - first, end - first, lane)
-        table.deferring = False
-        if i > begin:
-            continue
-        table_settle(table)
-        left[0] = frame_receive(s, batch, i, interface, original, kept)
-        if left[0] != SENT_ON:
-            frames_uncount(s, frames, i + 1 if left[0] == TO_DO else i, end)
-            return i
-        i += 1
-    table_settle(table)
+            lanes_fetch_windows(&s.entries[0], here.lane, here.count)
+    table_settle(&s.table[0])
     return i
 
 

@@ -14,7 +14,7 @@ from lvscore._core.bytes cimport (
 from lvscore._core.checksum cimport checksum_change, sum_add, udp_checksum_change
 from lvscore._core.connection cimport (
     Connection4, FLAG_SEEN_REPLY, FLAG_SLOW, FLAG_UNTRANSLATED, Table, connection4,
-    connection4_has, connection_extension, may_wait,
+    connection4_has, connection_extension, may_wait, table_settle,
 )
 from lvscore._core.consts cimport (
     IPV4, IPV6, LINK_ETHERNET, MAX_DISPLACEMENT, NIL, PROTOCOL_TCP, PROTOCOL_UDP, REASON_NONE,
@@ -60,6 +60,14 @@ cdef struct Lane:
     bint verified           # conntrack need not look at its checksum any more
 
 
+# Packets that go through the pipeline side by side.
+cdef struct Vector:
+    uint64_t bytes          # of their frames
+    uint32_t first          # of their frames
+    uint32_t count
+    Lane lane[16]           # VECTOR
+
+
 cdef inline void lane_fill(Lane* lane, const HashKey* key, const Index* index, uint8_t* ip,
                            uint32_t captured, uint32_t wire_length) noexcept nogil:
     """Fill a lane if a packet is plain IPv4 TCP or UDP: no options, no fragment, whole. 20 bytes
@@ -96,8 +104,9 @@ cdef inline void lane_link(Lane* lane, const HashKey* key, const Index* index, u
 
 cdef inline uint64_t lanes_parse(const State* s, const Frames* frames, uint32_t first,
                                  uint32_t count, Lane* lane, bint plain) noexcept nogil:
-    """Parse a vector and have the cache fetch the next one's headers; the bytes of its frames.
-    ``plain``: frames of another link header than plain Ethernet's are not for the short way."""
+    """Parse packets, have the cache fetch their buckets and the headers of as many behind them;
+    the bytes of their frames. ``plain``: frames of another link header than plain Ethernet's are
+    not for the short way."""
     # Frames are bytes, which may alias anything: what does not change is kept in locals.
     cdef HashKey key = s.key
     cdef Index index = s.table[0].index
@@ -123,6 +132,21 @@ cdef inline uint64_t lanes_parse(const State* s, const Frames* frames, uint32_t 
         if likely(j + VECTOR < ahead, True):
             prefetch_write(data + offset[j + VECTOR])
     return total
+
+
+cdef inline void vector_empty(Vector* vector, uint32_t first) noexcept nogil:
+    """A vector of no frames, before the first."""
+    vector.first = first
+    vector.count = 0
+
+
+cdef inline void vector_parse(const State* s, const Frames* frames, uint32_t first,
+                              Vector* vector, bint plain) noexcept nogil:
+    """Parse the frames of a vector that begins at a frame, or at the batch's end."""
+    cdef uint32_t count = frames.count - first
+    vector.first = first
+    vector.count = VECTOR if count > VECTOR else count
+    vector.bytes = lanes_parse(s, frames, first, vector.count, vector.lane, plain)
 
 
 cdef inline void lane_match(const Table* table, Lane* lane) noexcept nogil:
@@ -182,6 +206,18 @@ cdef inline void lanes_restrict(const State* s, Lane* lane, uint32_t count) noex
                               and lane[j].ip[33] & TCP_SYN):
             lane[j].ip = NULL
             lane[j].reference = NIL
+
+
+cdef inline void vector_match(State* s, const Frames* frames, Vector* vector) noexcept nogil:
+    """Find the candidates of a vector, after all that the one before has changed; from now on its
+    frames are counted. An entry that a split has moved since its bucket was fetched is missed, and
+    its packet takes the general way."""
+    cdef Table* table = &s.table[0]
+    s.frames += vector.count
+    s.bytes += vector.bytes
+    table_settle(table)         # of the vector before: its buckets have come
+    lanes_restrict(s, vector.lane, vector.count)
+    lanes_match(table, frames, vector.first, vector.count, vector.lane)
 
 
 cdef inline uint64_t lane_delta(const Lane* lane, const Connection4* c) noexcept nogil:

@@ -62,10 +62,11 @@ cdef extern from *:
     static inline uint32_t lvs_lowest_bit(uint32_t mask) { return (uint32_t)__builtin_ctz(mask); }
     static inline uint32_t lvs_lowest_bit64(uint64_t mask)
     { return (uint32_t)__builtin_ctzll(mask); }
-    /* Without the asm gcc takes a function that only prefetches for one without effect, and
-       drops it. */
+    /* Into the second cache level: what is used only after other work would take the first one's
+       few places for what is on its way. Without the asm gcc takes a function that only prefetches
+       for one without effect, and drops it. */
     static inline void lvs_prefetch(const void *p)
-    { __builtin_prefetch(p, 0, 3); __asm__ volatile ("" : : "r" (p)); }
+    { __builtin_prefetch(p, 0, 2); __asm__ volatile ("" : : "r" (p)); }
     static inline void lvs_prefetch_write(const void *p)
     { __builtin_prefetch(p, 1, 3); __asm__ volatile ("" : : "r" (p)); }
 

@@ -22,7 +22,7 @@ from lvscore._core.consts cimport (
     REASON_NOT_IP, REASON_NOT_UNICAST, REASON_NO_PROTOCOL_HANDLER, REASON_NO_SERVICE,
     REASON_REPLY, REASON_REQUEST, REASON_ROUTED, REASON_SOURCE_ROUTE,
     REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNKNOWN_SERVER_PORT, REASON_UNTRANSLATABLE, REPLY,
-    VECTOR, VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS, VERDICT_STOLEN,
+    VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS, VERDICT_STOLEN,
 )
 from lvscore._core.defragment cimport datagram_emit, fragment_take
 from lvscore._core.director cimport dialog_answer, is_server_port, service_packet
@@ -35,7 +35,7 @@ from lvscore._core.forward cimport (
 from lvscore._core.fragment cimport datagram_discard, datagram_is_whole
 from lvscore._core.icmp cimport icmp_error_process
 from lvscore._core.lane cimport (
-    Frames, Lane, lanes_forget, lanes_forward, lanes_match, lanes_parse, lanes_restrict,
+    Frames, Lane, Vector, lanes_forget, lanes_forward, vector_empty, vector_match, vector_parse,
 )
 from lvscore._core.lane_open cimport lanes_open
 from lvscore._core.lane_track cimport (
@@ -298,22 +298,18 @@ cdef inline void frame_count(State* s, uint32_t length, uint8_t verdict,
     s.reasons[reason] += 1
 
 
-cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
-                                uint32_t count) noexcept nogil:
-    """Take up to VECTOR frames through the pipeline."""
-    cdef Lane lane[16]
+cdef inline void vector_process(State* s, const Frames* frames,
+                                Vector* vector) noexcept nogil:
+    """Have what a vector's packets ask done, in the order of the frames."""
+    cdef Lane* lane = vector.lane
     cdef Table* table = &s.table[0]
     cdef uint32_t shadowings = table.shadowings
+    cdef uint32_t first = vector.first
+    cdef uint32_t count = vector.count
     cdef uint32_t j, k, i, begin
     cdef uint32_t length
     cdef uint8_t* frame
-    s.bytes += lanes_parse(s, frames, first, count, lane, False)
-    s.frames += count
-    lanes_restrict(s, lane, count)
-    table_settle(table)         # of the vector before: its buckets have come, and these are coming
-    lanes_match(table, frames, first, count, lane)
     if s.tracking:
-        lanes_fetch_windows(&s.entries[0], lane, count)
         lanes_keep(s, frames, first, count, lane)
         lanes_verify(s, frames, first, lane, count, False)
     # What looks for more than the packet's own tuple finds all; see table_settle_hash.
@@ -355,17 +351,23 @@ cdef inline void vector_process(State* s, const Frames* frames, uint32_t first,
 
 
 cdef inline void batch_process(State* s, const Frames* frames) noexcept nogil:
-    """Take all frames of a batch through the pipeline, vector by vector."""
-    cdef uint32_t first = 0
-    cdef uint32_t count
+    """Take all frames of a batch through the pipeline: while connections of one vector are fetched,
+    the next one is parsed, and while that one's buckets are fetched, the first is acted upon."""
+    cdef Vector vector[2]
+    cdef Vector* here = &vector[0]
+    cdef Vector* ahead = &vector[1]
     if frames.count and not s.started:
         clock_set(s, frames.timestamp[0])   # 0 is the time of an engine that has none yet
-    while first < frames.count:
-        count = frames.count - first
-        if count > VECTOR:
-            count = VECTOR
-        vector_process(s, frames, first, count)
-        first += count
+    vector_empty(here, 0)
+    while True:
+        vector_parse(s, frames, here.first + here.count, ahead, False)
+        vector_process(s, frames, here)
+        if not ahead.count:
+            break
+        here, ahead = ahead, here
+        vector_match(s, frames, here)
+        if s.tracking:
+            lanes_fetch_windows(&s.entries[0], here.lane, here.count)
     s.table[0].deferring = False
     table_settle(&s.table[0])
 
