@@ -66,7 +66,7 @@ cdef inline bint egress_is_other(const State* s, const Entry* entry, uint32_t k,
     """Whether a request leaves by another interface than its flow was masqueraded for: it would
     carry the wrong address (nf_nat_oif_changed)."""
     cdef const Route* route
-    if not entry.masquerade:
+    if not entry.masquerade or entry.reversed:      # then requests are its answers
         return False
     route = route_find(&s.routes, leaving.family, server_address(s, k, method, leaving))
     return route != NULL and route.interface + 1 != entry.masquerade
@@ -177,7 +177,10 @@ cdef inline bint nfct_redirect(State* s, Table* table, const Packet* packet, con
         entry_window(entries, own)[0] = entries.window[i]
     entry.pool = entry.client = 0
     connection_count(table, j, ORIGINAL, packet.l3_length)
-    return nfct_forget(s, table, i)
+    if nfct_forget(s, table, i):
+        return True
+    connection_end(s, table, j)
+    return False
 
 
 cdef inline uint8_t answer_open(State* s, Table* table, const Packet* packet, const Tuple* t,

@@ -72,7 +72,7 @@ cdef inline int entries_check(const Entries* entries, const Table* table) noexce
     return FAULT_NONE if tracked == chained == entries.count else FAULT_ENTRIES
 
 
-cdef inline int pools_check(State* s) noexcept nogil:
+cdef inline int pools_check(const State* s) noexcept nogil:
     """Every pool, and every client, is used by as many connections as it says, and is found."""
     cdef uint32_t* counted = <uint32_t*>calloc(s.pools.used + 1, sizeof(uint32_t))
     cdef int fault = FAULT_NONE

@@ -70,6 +70,25 @@ def test_so_is_a_connection_of_a_service_that_conntrack_knows(method):
     assert f"dst={THIRD}" in line
 
 
+def test_a_flow_that_the_server_began_is_masqueraded_towards_the_client():
+    """The client's packets are its answers: they may leave by any interface."""
+    host = three_arms()
+    engine = host.engine
+    engine.sysctl["net.ipv4.vs.conntrack"] = 1
+    engine.add_service("udp", f"{OUTSIDE}:53").add_server("172.16.1.7:53")
+    engine.add_masquerade(source=OUTSIDE)
+    asked = datagram(destination=OUTSIDE)
+    answer = IP(src="172.16.1.7", dst=CLIENT) / UDP(sport=53, dport=40000) / b"data"
+    assert sent(host, asked, 0)[0] == "srv"
+    engine.conntrack("-D -p udp")
+    assert sent(host, answer, SECOND, "srv")[0] == "cli"
+    (line,) = flows(host)
+    assert f"src=172.16.1.7 dst={CLIENT}" in line.split("[")[0]
+    assert sent(host, asked, 2 * SECOND)[0] == "srv"
+    host.add_route("172.16.1.7/32", via="172.16.2.1")
+    assert sent(host, asked, 3 * SECOND)[0] == "alt"
+
+
 def test_one_packet_scheduling_over_two_interfaces():
     """Its flow is the first datagram's, whichever server the others go to: every other one is of
     another interface, and ends it."""
