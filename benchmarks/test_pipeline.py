@@ -12,7 +12,7 @@ import limit
 import numpy as np
 import peers
 import pytest
-from traffic import SERVERS, frames, handshake
+from traffic import SERVERS, frames, frames6, handshake, handshake6
 
 import lvscore
 
@@ -27,6 +27,15 @@ def director(connections):
     # The server added last comes first: so connection i is scheduled to server i % SERVERS.
     for i in reversed(range(SERVERS)):
         service.add_server(f"192.168.0.{i + 1}:8080")
+    return engine
+
+
+def director6(connections):
+    """The same for IPv6."""
+    engine = lvscore.Engine(seed=1, max_connections=max(connections, 1024))
+    service = engine.add_service("tcp", "[2001:db8::1]:80", scheduler="rr")
+    for i in reversed(range(SERVERS)):
+        service.add_server(f"[2001:db8:1::{i + 1:x}]:8080")
     return engine
 
 
@@ -69,6 +78,13 @@ def established(connections):
     return engine
 
 
+def established6(connections):
+    """The same over IPv6."""
+    engine = director6(connections)
+    establish(engine, connections, make=handshake6)
+    return engine
+
+
 def at_random(connections, packets, seed=1):
     """Clients and directions of packets: which connection, and whether it is a reply."""
     random = np.random.default_rng(seed)
@@ -80,6 +96,12 @@ def packets_of(connections, packets, seed=1):
     """Packets of established connections, at random."""
     flows, reply = at_random(connections, packets, seed)
     return frames(flows, reply=reply)
+
+
+def packets6_of(connections, packets, seed=1):
+    """The same over IPv6."""
+    flows, reply = at_random(connections, packets, seed)
+    return frames6(flows, reply=reply)
 
 
 def measure(benchmark, process, rounds, connections):
@@ -130,6 +152,27 @@ def test_established(benchmark, connections):
     assert engine.counters["forwarded"] == engine.counters["frames"]
     benchmark.extra_info.update(
         rte_hash_ns=table, ratio_to_rte_hash=table and round(nanoseconds / table, 2)
+    )
+
+
+@pytest.mark.benchmark(group="established, IPv6", timer=time.thread_time)
+@pytest.mark.parametrize("connections", CONNECTIONS[:3])
+def test_established6(benchmark, connections):
+    """The same over IPv6, frames of 84 bytes; beside it IPv4 in the same minute."""
+    rounds = itertools.repeat(packets6_of(connections, PACKETS))
+    engine, other = established6(connections), established(connections)
+    nanoseconds = measure(benchmark, engine.process_batch, rounds, connections)
+    assert engine.counters["forwarded"] == engine.counters["frames"]
+    of_ipv4 = []
+    for _ in range(7):
+        work = batches(aligned(packets_of(connections, PACKETS)))
+        start = time.thread_time()
+        for batch in work:
+            other.process_batch(batch)
+        of_ipv4.append((time.thread_time() - start) * 1e9 / PACKETS)
+    least = float(np.median(of_ipv4))
+    benchmark.extra_info.update(
+        ipv4_ns=round(least, 1), ratio_to_ipv4=round(nanoseconds / least, 2)
     )
 
 

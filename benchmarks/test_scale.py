@@ -12,8 +12,17 @@ import time
 import limit
 import numpy as np
 import pytest
-from test_pipeline import aligned, batches, director, establish, established, measure, packets_of
-from traffic import frames, frames6, handshake
+from test_pipeline import (
+    aligned,
+    batches,
+    director,
+    establish,
+    established,
+    established6,
+    measure,
+    packets_of,
+)
+from traffic import frames, handshake
 
 import lvscore
 from lvscore import _probe
@@ -35,17 +44,6 @@ def traffic(connections, seed=1):
 def run(engine, work):
     for batch in work:
         engine.process_batch(batch)
-
-
-def established6(connections):
-    """An engine with a service of IPv6 that has so many connections."""
-    engine = lvscore.Engine(seed=1, max_connections=connections)
-    service = engine.add_service("tcp", "[2001:db8::1]:80", scheduler="rr")
-    for i in range(64):
-        service.add_server(f"[2001:db8:1::{i + 1:x}]:8080")
-    run(engine, batches(frames6(np.arange(connections), flags=0x02)))
-    assert len(engine.connections) == connections
-    return engine
 
 
 @pytest.mark.benchmark(group="memory", timer=time.thread_time)

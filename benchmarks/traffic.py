@@ -52,15 +52,20 @@ def frames(
     return out
 
 
-def handshake(flows, **kind):
+def handshake(flows, make=frames, size=54, **kind):
     """The frames of a handshake for each flow, as arrays to be sent one after the other."""
     for flags, reply, sequence, acknowledgment in (
         (0x02, False, 0, 0), (0x12, True, 0, 1), (0x10, False, 1, 1),
     ):  # fmt: skip
-        yield frames(
-            flows, 54, flags=flags, reply=reply, sequence=sequence, acknowledgment=acknowledgment,
-            **kind,
+        yield make(
+            flows, size, flags=flags, reply=reply, sequence=sequence,
+            acknowledgment=acknowledgment, **kind,
         )  # fmt: skip
+
+
+def handshake6(flows):
+    """The same over IPv6."""
+    return handshake(flows, frames6, 74)
 
 
 def conversation(flows, size=64, *, reply, **kind):
@@ -88,19 +93,28 @@ def conversation(flows, size=64, *, reply, **kind):
         earlier += total
 
 
-def frames6(flows, size=84, *, flags=0x10):
-    """The same requests over IPv6, from 2001:db8:f:: and following to [2001:db8::1]:80."""
+def frames6(flows, size=84, *, flags=0x10, reply=False, sequence=0, acknowledgment=0):
+    """The same over IPv6: requests from 2001:db8:f:: and following to [2001:db8::1]:80, answers of
+    2001:db8:1::1 and following, port 8080."""
     count = len(flows)
+    reply = np.broadcast_to(reply, count)
     out = np.zeros((count, size), np.uint8)
     words = out.view(">u2")
     out[:, :12] = 2
     words[:, 6], words[:, 7] = 0x86DD, 0x6000
     words[:, 9], words[:, 10] = size - 54, 6 << 8 | 64
-    words[:, 11:14] = 0x2001, 0xDB8, 0xF
-    words[:, 18] = flows // 50_000
-    words[:, 19:21] = 0x2001, 0xDB8
-    words[:, 26] = 1
-    words[:, 27], words[:, 28] = 1024 + flows % 50_000, 80
+    client, port = np.zeros((count, 8), np.uint16), 1024 + flows % 50_000
+    client[:, :3] = 0x2001, 0xDB8, 0xF
+    client[:, 7] = flows // 50_000
+    server = np.zeros((count, 8), np.uint16)
+    server[:, :3] = 0x2001, 0xDB8, 1
+    server[:, 7] = flows % SERVERS + 1
+    virtual = np.array([0x2001, 0xDB8, 0, 0, 0, 0, 0, 1], np.uint16)
+    words[:, 11:19] = np.where(reply[:, None], server, client)
+    words[:, 19:27] = np.where(reply[:, None], client, virtual)
+    words[:, 27], words[:, 28] = np.where(reply, 8080, port), np.where(reply, port, 80)
+    words[:, 29:31] = np.stack(np.divmod(sequence, 0x10000), -1)
+    words[:, 31:33] = np.stack(np.divmod(acknowledgment, 0x10000), -1)
     words[:, 33], words[:, 34] = 0x5000 | flags, 0xFFFF
     sums = words.astype(np.uint32)
     words[:, 35] = 0xFFFF - fold(sums[:, 11:].sum(1) + 6 + size - 54)

@@ -44,8 +44,10 @@ from lvscore._core.index cimport (
 )
 from lvscore._core.jiffies cimport Jiffies
 from lvscore._core.lane cimport (
-    Frames, Lane, Vector, lanes_forget, vector_empty, vector_match, vector_parse,
+    Frames, Lane, Vector, lanes_forget, vector_empty, vector_match,
 )
+from lvscore._core.lane6 cimport lanes6_match, vector_begin
+from lvscore._core.lane6_host cimport lanes6_forward_hosted
 from lvscore._core.lane_host cimport (
     Ingress, ingress_of, lanes_forward_hosted, lanes_open_hosted,
 )
@@ -378,7 +380,8 @@ cdef class EngineCore:
         records += <size_t>s.ftp.used * sizeof(FtpControl) + pools_memory(&s.pools)
         records += <size_t>s.masters.used * sizeof(Master)
         return {"connections": records, "index": index,
-                "engine": sizeof(State) + s.next_hops.used * sizeof(NextHop)}
+                "engine": sizeof(State) + s.next_hops.used * (
+                    sizeof(NextHop) + sizeof(Address))}
 
     def _selfcheck(self):
         """0, or the number of the invariant that does not hold (selfcheck.pxd)."""

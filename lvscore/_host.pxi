@@ -41,7 +41,7 @@ cdef int route_fill(Route* route, object given) except -1:
 cdef void routes_changed(State* s) noexcept:
     """Forget where addresses lead."""
     paths_clear(&s.paths)
-    next_hops_forget(&s.next_hops, &s.table[0])
+    next_hops_forget(&s.next_hops, &s.table[0], &s.table[1])
 
 
 cdef int neighbour_tell(State* s, uint8_t family, const Address* address, uint32_t interface,
@@ -116,8 +116,7 @@ def host_neighbour(EngineCore engine not None, int family, bytes address, uint32
     else:
         neighbour_tell(s, family, &a, interface, mac)
     paths_clear(&s.paths)
-    if family == IPV4:
-        next_hops_resolve(&s.next_hops, &s.routes, interface)
+    next_hops_resolve(&s.next_hops, &s.routes, family, interface)
 
 
 def host_own(EngineCore engine not None, int family, bytes address, int change):
@@ -267,7 +266,7 @@ cdef uint32_t vector_receive(State* s, FrameBatch batch, const Frames* frames,
     cdef uint32_t first = vector.first
     cdef uint32_t count = vector.count
     cdef uint32_t j = 0
-    cdef uint32_t begin
+    cdef uint32_t begin, k
     if s.tracking and frames.original_length == frames.length:      # captured whole
         lanes_verify(s, frames, first, lane, count, True)
     while j < count:
@@ -279,6 +278,11 @@ cdef uint32_t vector_receive(State* s, FrameBatch batch, const Frames* frames,
         j = lanes_forward_hosted(s, frames, ingress, first, j, count, lane)
         if s.tracking:
             j = lanes_track_hosted(s, frames, ingress, first, j, count, lane)
+        if likely(vector.sixes != 0, False) and j < count:
+            k = lanes6_forward_hosted(s, frames, ingress, vector, j)
+            if k > j:
+                j = k
+                continue
         if j == count or (j > begin and frames.timestamp[first + j] != s.now):
             continue
         begin = j
@@ -307,12 +311,14 @@ cdef uint32_t frames_receive(State* s, FrameBatch batch, const Frames* frames, u
     cdef Vector* ahead = &vector[1]
     vector_empty(here, i)
     while True:
-        vector_parse(s, frames, here.first + here.count, ahead, True)
+        vector_begin(s, frames, here.first + here.count, ahead, True)
         i = vector_receive(s, batch, frames, &ingress, here, original, kept, left)
         if i < here.first + here.count or not ahead.count:
             break
         here, ahead = ahead, here
         vector_match(s, frames, here)
+        if likely(here.sixes != 0, False):
+            lanes6_match(s, frames, here)
         if s.tracking:
             lanes_fetch_windows(&s.entries[0], here.lane, here.count)
     table_settle(&s.table[0])

@@ -229,12 +229,13 @@ cdef class NextHops:
     """Where packets of so many connections go that come in by an interface, over ``paths``."""
 
     cdef _next_hop.NextHops hops
-    cdef Table table
+    cdef Table table, none
     cdef Paths paths
 
     def __cinit__(self, Paths paths not None, uint32_t connections):
         self.paths = paths
         memset(&self.table, 0, sizeof(Table))
+        memset(&self.none, 0, sizeof(Table))
         self.table.records = <uint8_t*>calloc(connections, sizeof(Connection4))
         if not _next_hop.next_hops_init(&self.hops) or self.table.records == NULL:
             raise MemoryError()
@@ -265,7 +266,7 @@ cdef class NextHops:
 
     def forget(self):
         self.paths.clear()
-        _next_hop.next_hops_forget(&self.hops, &self.table)
+        _next_hop.next_hops_forget(&self.hops, &self.table, &self.none)
 
     def tell(self, bytes address, mac):
         """Let a neighbour have this link address, or none."""
@@ -280,7 +281,7 @@ cdef class NextHops:
             if not neighbour_put(self.paths.routes, &entry):
                 raise MemoryError()
         self.paths.clear()
-        _next_hop.next_hops_resolve(&self.hops, self.paths.routes, 0)
+        _next_hop.next_hops_resolve(&self.hops, self.paths.routes, IPV4, 0)
 
 
 @cython.final

@@ -36,9 +36,9 @@ CORE_LAYERS = [
     {"defence"},
     {"clock", "director", "icmp", "defragment", "selfcheck"},
     {"conntrack", "lane"},
-    {"lane_open", "lane_track"},
+    {"lane6", "lane_open", "lane_track"},
     {"lane_host", "pipeline"},
-    {"lane_track_host"},
+    {"lane6_host", "lane_track_host"},
 ]
 LAYERS = [
     *({f"_core.{name}" for name in layer} for layer in CORE_LAYERS),

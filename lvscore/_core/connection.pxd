@@ -15,7 +15,8 @@ from libc.string cimport memcpy, memset
 from lvscore._core.bytes cimport rotate32, rotate64
 from lvscore._core.consts cimport IPV4, NIL, ORIGINAL, REPLY
 from lvscore._core.flow cimport (
-    Tuple, addresses_pack, addresses_unpack, ports_key, tuple_hash, tuple_inverse, tuples_answer,
+    Tuple, addresses_pack, addresses_unpack, ports_key, tuple_delta, tuple_hash, tuple_inverse,
+    tuples_answer,
 )
 from lvscore._core.hash cimport HashKey, hash_ipv4
 from lvscore._core.index cimport (
@@ -67,9 +68,10 @@ cdef struct Connection6:
     uint64_t source[2][2]
     uint64_t destination[2][2]
     uint32_t ports[2]
-    uint16_t next_hop[2]    # unused: there is no short way for IPv6
+    uint16_t next_hop[2]
+    uint16_t delta[2]       # what translation adds to the complement of TCP's and UDP's checksum
     Meta meta
-    uint64_t reserved[2]
+    uint32_t reserved[3]
 
 
 # What few connections need.
@@ -244,16 +246,15 @@ cdef inline bint connection4_has(const Connection4* c, uint32_t direction, uint6
             & (ports_key(c.meta.protocol, rotate32(c.ports[other], 16)) == key))
 
 
-cdef inline bint connection6_matches(const Table* table, uint32_t reference,
-                                     const Tuple* t) noexcept nogil:
-    cdef Connection6* c = connection6(table, reference >> 1)
-    cdef uint32_t other = ~reference & 1
-    return ((t.source.word[0] ^ c.destination[other][0])
-            | (t.source.word[1] ^ c.destination[other][1])
-            | (t.destination.word[0] ^ c.source[other][0])
-            | (t.destination.word[1] ^ c.source[other][1])
-            | (rotate32(t.ports, 16) ^ c.ports[other])
-            | (t.protocol ^ c.meta.protocol)) == 0
+cdef inline bint connection6_has(const Connection6* c, uint32_t direction, const uint64_t* source,
+                                 const uint64_t* destination, uint64_t key) noexcept nogil:
+    """The same of IPv6."""
+    cdef uint32_t other = direction ^ 1
+    return ((source[0] ^ c.destination[other][0])
+            | (source[1] ^ c.destination[other][1])
+            | (destination[0] ^ c.source[other][0])
+            | (destination[1] ^ c.source[other][1])
+            | (ports_key(c.meta.protocol, rotate32(c.ports[other], 16)) ^ key)) == 0
 
 
 cdef inline uint32_t table_find4(const Table* table, uint64_t hash, uint64_t addresses,
@@ -277,7 +278,9 @@ cdef inline uint32_t table_find(const Table* table, uint64_t hash, const Tuple* 
     cursor = index_seek(&table.index, hash)
     while True:
         reference = index_next(&table.index, &cursor)
-        if reference == NIL or connection6_matches(table, reference, t):
+        if reference == NIL or connection6_has(
+                connection6(table, reference >> 1), reference & 1, t.source.word,
+                t.destination.word, ports_key(t.protocol, t.ports)):
             return reference
 
 
@@ -454,6 +457,9 @@ cdef inline void connection_fill(Table* table, uint32_t i, const Tuple* original
         memcpy(six.destination[REPLY], &back.destination, 16)
         six.ports[ORIGINAL] = forward.ports
         six.ports[REPLY] = back.ports
+        six.delta[ORIGINAL] = tuple_delta(original, &forward)
+        six.delta[REPLY] = tuple_delta(reply, &back)
+        memset(six.next_hop, 0, sizeof(six.next_hop))
         six.meta.protocol = original.protocol
 
 
@@ -575,11 +581,16 @@ cdef inline uint32_t connection_controls(const Table* table, uint32_t i) noexcep
     return 0
 
 
-cdef inline void connection_count(Table* table, uint32_t i, uint32_t direction,
-                                  uint32_t length) noexcept nogil:
-    """Count a packet of ``length`` bytes."""
-    cdef Meta* meta = table_meta(table, i)
+cdef inline void meta_count(Table* table, Meta* meta, uint32_t i, uint32_t direction,
+                            uint32_t length) noexcept nogil:
+    """Count a packet of ``length`` bytes at a record."""
     meta.packets[direction] += 1
     meta.bytes[direction] += length
     if meta.bytes[direction] < length:
         connection_extension(table, i).bytes_high[direction] += 1
+
+
+cdef inline void connection_count(Table* table, uint32_t i, uint32_t direction,
+                                  uint32_t length) noexcept nogil:
+    """Count a packet of ``length`` bytes."""
+    meta_count(table, table_meta(table, i), i, direction, length)

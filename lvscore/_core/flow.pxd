@@ -9,6 +9,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from lvscore._core.bytes cimport htons, load16, load32, load64, ntohl, rotate32
+from lvscore._core.checksum cimport delta_add_bytes, delta_finish
 from lvscore._core.consts cimport (
     IPV4, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP,
 )
@@ -110,6 +111,12 @@ cdef inline bint tuples_answer(const Tuple* original, const Tuple* reply) noexce
             and forward.source.word[1] == original.source.word[1]
             and forward.destination.word[0] == original.destination.word[0]
             and forward.destination.word[1] == original.destination.word[1])
+
+
+cdef inline uint16_t tuple_delta(const Tuple* old, const Tuple* new) noexcept nogil:
+    """The delta (checksum.pxd) of a tuple's addresses and ports, which lie side by side."""
+    return delta_finish(delta_add_bytes(
+        0, <const uint8_t*>&old.source, <const uint8_t*>&new.source, 2 * sizeof(Address) + 4))
 
 
 cdef inline uint64_t tuple_hash(const HashKey* key, const Tuple* t) noexcept nogil:

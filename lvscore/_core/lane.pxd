@@ -17,8 +17,8 @@ from lvscore._core.connection cimport (
     connection4_has, connection_extension, may_wait, table_settle,
 )
 from lvscore._core.consts cimport (
-    IPV4, IPV6, LINK_ETHERNET, MAX_DISPLACEMENT, NIL, PROTOCOL_TCP, PROTOCOL_UDP, REASON_NONE,
-    REASON_REPLY, REASON_REQUEST, VECTOR, VERDICT_FORWARD,
+    IPV4, LINK_ETHERNET, MAX_DISPLACEMENT, NIL, PROTOCOL_TCP, PROTOCOL_UDP, REASON_REPLY,
+    REASON_REQUEST, VECTOR, VERDICT_FORWARD,
 )
 from lvscore._core.flow cimport Tuple, addresses_unpack, ports_key
 from lvscore._core.hash cimport HashKey, hash_ipv4
@@ -28,7 +28,7 @@ from lvscore._core.rules cimport ANY_INTERFACE, Seen, chain_pass
 from lvscore._core.server cimport SERVER_AVAILABLE, Server
 from lvscore._core.state cimport SYSCTL_EXPIRE_NODEST_CONN, State, is_hosted
 from lvscore._core.track cimport TCP_SYN
-from lvscore._core.wire cimport ETHERTYPE_IPV4, link_parse
+from lvscore._core.wire cimport ETHERTYPE_IPV4
 
 # What the pipeline works on: the arrays of a FrameBatch.
 cdef struct Frames:
@@ -48,12 +48,12 @@ cdef struct Frames:
 
 # One packet of a vector.
 cdef struct Lane:
-    uint64_t addresses
+    uint64_t addresses      # of IPv4
     uint64_t key            # protocol and ports
     uint64_t hash
     uint8_t* ip             # NULL: not for the short way
     const Bucket* bucket    # where its search begins
-    Connection4* connection     # candidate, to be verified,
+    Connection4* connection     # candidate, to be verified (of IPv6 a Connection6),
     uint32_t reference      # and its reference; NIL: there is none
     uint32_t l3_length
     uint16_t tag
@@ -65,7 +65,11 @@ cdef struct Vector:
     uint64_t bytes          # of their frames
     uint32_t first          # of their frames
     uint32_t count
+    uint32_t others         # frames that are not of IPv4 behind plain Ethernet
+    uint32_t sixes          # and of these, packets of IPv6 for the short way
+    uint32_t shadowings6    # that its table had when they were matched
     Lane lane[16]           # VECTOR
+    Lane lane6[16]          # of IPv6, if there are any
 
 
 cdef inline void lane_fill(Lane* lane, const HashKey* key, const Index* index, uint8_t* ip,
@@ -92,21 +96,10 @@ cdef inline void lane_fill(Lane* lane, const HashKey* key, const Index* index, u
     prefetch(lane.bucket)
 
 
-cdef inline void lane_link(Lane* lane, const HashKey* key, const Index* index, uint8_t* frame,
-                           uint32_t length, uint32_t wire_length, int link_type) noexcept nogil:
-    """lane_fill behind another link header than plain Ethernet's."""
-    cdef uint32_t l3
-    cdef uint8_t family
-    if (link_parse(frame, length, link_type, &l3, &family) == REASON_NONE and family != IPV6
-            and length >= l3 + 20):
-        lane_fill(lane, key, index, frame + l3, length - l3, wire_length - l3)
-
-
 cdef inline uint64_t lanes_parse(const State* s, const Frames* frames, uint32_t first,
-                                 uint32_t count, Lane* lane, bint plain) noexcept nogil:
+                                 uint32_t count, Lane* lane, uint32_t* others) noexcept nogil:
     """Parse packets, have the cache fetch their buckets and the headers of as many behind them;
-    the bytes of their frames. ``plain``: frames of another link header than plain Ethernet's are
-    not for the short way."""
+    the bytes of their frames. ``others``: how many are left to lanes_parse_others."""
     # Frames are bytes, which may alias anything: what does not change is kept in locals.
     cdef HashKey key = s.key
     cdef Index index = s.table[0].index
@@ -126,8 +119,8 @@ cdef inline uint64_t lanes_parse(const State* s, const Frames* frames, uint32_t 
         if likely(link_type == LINK_ETHERNET and length[j] >= 34
                   and load16(frame + 12) == htons(ETHERTYPE_IPV4), True):
             lane_fill(&lane[j], &key, &index, frame + 14, length[j] - 14, wire_length[j] - 14)
-        elif not plain:
-            lane_link(&lane[j], &key, &index, frame, length[j], wire_length[j], link_type)
+        else:
+            others[0] += 1
         total += length[j]
         if likely(j + VECTOR < ahead, True):
             prefetch_write(data + offset[j + VECTOR])
@@ -141,38 +134,41 @@ cdef inline void vector_empty(Vector* vector, uint32_t first) noexcept nogil:
 
 
 cdef inline void vector_parse(const State* s, const Frames* frames, uint32_t first,
-                              Vector* vector, bint plain) noexcept nogil:
+                              Vector* vector) noexcept nogil:
     """Parse the frames of a vector that begins at a frame, or at the batch's end."""
     cdef uint32_t count = frames.count - first
     vector.first = first
     vector.count = VECTOR if count > VECTOR else count
-    vector.bytes = lanes_parse(s, frames, first, vector.count, vector.lane, plain)
+    vector.others = 0
+    vector.bytes = lanes_parse(s, frames, first, vector.count, vector.lane, &vector.others)
 
 
-cdef inline void lane_match(const Table* table, Lane* lane) noexcept nogil:
-    """Take the first slot with the right tag as candidate, and fetch its connection."""
+cdef inline bint lane_match(Lane* lane) noexcept nogil:
+    """Take the first slot with the right tag as candidate; False if there is none."""
     cdef const Bucket* bucket = lane.bucket
     cdef const Bucket* last = bucket + MAX_DISPLACEMENT
     cdef uint32_t mask = match_tags(bucket.tag, lane.tag)
     while likely(mask == 0 and bucket.overflow != 0 and bucket != last, False):
         bucket += 1
         mask = match_tags(bucket.tag, lane.tag)
-    if likely(mask != 0, True):
-        lane.reference = bucket.reference[lowest_bit(mask)]
-        lane.connection = connection4(table, lane.reference >> 1)
-        prefetch_write(lane.connection)
+    if likely(mask == 0, False):
+        return False
+    lane.reference = bucket.reference[lowest_bit(mask)]
+    return True
 
 
 cdef inline void lanes_match(const Table* table, const Frames* frames, uint32_t first,
                              uint32_t count, Lane* lane) noexcept nogil:
-    """Find a vector's candidates. What is told of a packet is what holds on the short way; the
-    general way says otherwise."""
+    """Find a vector's candidates, and fetch their connections. What is told of a packet is what
+    holds on the short way; the general way says otherwise."""
     cdef uint8_t* verdict = frames.verdict + first
     cdef uint8_t* reason = frames.reason + first
     cdef uint64_t j
     for j in range(count):
         if likely(lane[j].ip != NULL, True):
-            lane_match(table, &lane[j])
+            if likely(lane_match(&lane[j]), True):
+                lane[j].connection = connection4(table, lane[j].reference >> 1)
+                prefetch_write(lane[j].connection)
             verdict[j] = VERDICT_FORWARD
             reason[j] = <uint8_t>(REASON_REQUEST + (lane[j].reference & 1))
 

@@ -35,8 +35,9 @@ from lvscore._core.forward cimport (
 from lvscore._core.fragment cimport datagram_discard, datagram_is_whole
 from lvscore._core.icmp cimport icmp_error_process
 from lvscore._core.lane cimport (
-    Frames, Lane, Vector, lanes_forget, lanes_forward, vector_empty, vector_match, vector_parse,
+    Frames, Lane, Vector, lanes_forget, lanes_forward, vector_empty, vector_match,
 )
+from lvscore._core.lane6 cimport lanes6_forward, lanes6_match, vector_begin
 from lvscore._core.lane_open cimport lanes_open
 from lvscore._core.lane_track cimport (
     lanes_fetch_windows, lanes_keep, lanes_track, lanes_verify,
@@ -328,6 +329,13 @@ cdef inline void vector_process(State* s, const Frames* frames,
             break
         if s.tracking and j > begin:
             continue            # lanes_track may go on here
+        if likely(vector.sixes != 0, False):
+            k = lanes6_forward(s, frames, vector, j)
+            if k > j:
+                j = k
+                if likely(j == count, True):
+                    break
+                continue
         i = first + j
         if frames.timestamp[i] != s.now:
             clock_set(s, frames.timestamp[i])
@@ -360,12 +368,14 @@ cdef inline void batch_process(State* s, const Frames* frames) noexcept nogil:
         clock_set(s, frames.timestamp[0])   # 0 is the time of an engine that has none yet
     vector_empty(here, 0)
     while True:
-        vector_parse(s, frames, here.first + here.count, ahead, False)
+        vector_begin(s, frames, here.first + here.count, ahead, False)
         vector_process(s, frames, here)
         if not ahead.count:
             break
         here, ahead = ahead, here
         vector_match(s, frames, here)
+        if likely(here.sixes != 0, False):
+            lanes6_match(s, frames, here)
         if s.tracking:
             lanes_fetch_windows(&s.entries[0], here.lane, here.count)
     s.table[0].deferring = False

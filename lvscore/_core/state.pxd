@@ -258,6 +258,7 @@ cdef inline bint state_copy(State* s, const State* other) noexcept nogil:
     memset(&s.services, 0, sizeof(Services))
     memset(&s.routes, 0, sizeof(Routes))
     s.next_hops.hop = NULL
+    s.next_hops.address6 = NULL
     memset(&s.fragments, 0, sizeof(Fragments))
     memset(&s.dialogs, 0, sizeof(Dialogs))
     s.ftp.control = NULL

@@ -1,0 +1,325 @@
+"""IPv6 beside IPv4 in batches: a batch leaves as where no packet takes the short way."""
+
+import functools
+import struct
+
+import features
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from packets import SECOND, checksums_good, flow, ones_sum, tcp, udp
+from test_batches import generally
+
+import lvscore
+from lvscore import Reason, Verdict
+
+CLIENT = {4: "10.0.0.9", 6: "2001:db8:f::9"}
+VIP = {4: "172.16.1.100", 6: "2001:db8::100"}
+SERVERS = {4: ("172.16.1.7", "172.16.1.8"), 6: ("2001:db8:1::7", "2001:db8:1::8")}
+FAMILIES = (4, 6)
+
+
+def endpoint(address, port):
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def made(**settings):
+    """Servers that services share, so that answers of several connections look alike."""
+    engine = lvscore.Engine(seed=1)
+    for name, value in settings.items():
+        engine.sysctl[f"net.ipv4.vs.{name}"] = value
+    for family in FAMILIES:
+        for port in (80, 81):
+            for protocol in ("tcp", "udp"):
+                service = engine.add_service(protocol, endpoint(VIP[family], port), scheduler="rr")
+                for server in SERVERS[family]:
+                    service.add_server(endpoint(server, 8080))
+    return engine
+
+
+def outcomes(engine, frames, times, size=64, link_type=1, wire=None):
+    """(verdict, reason, frame) of each frame, in batches of so many."""
+    out = []
+    for first in range(0, len(frames), size):
+        part = frames[first : first + size]
+        offsets = [sum(map(len, part[:n])) for n in range(len(part))]
+        batch = lvscore.FrameBatch(
+            bytearray(b"".join(part)), offsets, [len(frame) for frame in part],
+            times[first : first + size], link_type=link_type,
+            original_lengths=wire and wire[first : first + size],
+        )  # fmt: skip
+        engine.process_batch(batch)
+        out += [
+            (Verdict(int(batch.verdict[i])), Reason(int(batch.reason[i])), bytes(batch[i]))
+            for i in range(len(batch))
+        ]
+    return out
+
+
+def both(frames, times=None, make=made, change=None, **kind):
+    """The outcomes, which are the same frame by frame the general way, and in batches of any size
+    the short way; and the engine of the largest batches. ``change``: what is done to the engine
+    before the second half."""
+    times = [0] * len(frames) if times is None else times
+    half = len(frames) // 2 if change else len(frames)
+    wire = kind.pop("wire", None)
+
+    def run(engine, size):
+        out = []
+        for number, part in enumerate((slice(0, half), slice(half, None))):
+            if number and change:
+                change(engine)
+            out += outcomes(
+                engine, frames[part], times[part], size, wire=wire and wire[part], **kind
+            )
+        return out, features.state_of(engine)
+
+    expected = run(generally(make()), 1)
+    for size in (1, 64):
+        whole = make()
+        assert run(whole, size) == expected
+    return expected[0], whole
+
+
+@functools.cache
+def packet(family, kind, there, client, port, server):
+    """A frame; ``kind`` is of TCP its flags, or "udp"."""
+    ends = CLIENT[family], client, VIP[family], port
+    if not there:
+        ends = SERVERS[family][server], 8080, CLIENT[family], client
+    return bytes(udp(*ends, b"12345") if kind == "udp" else tcp(*ends, kind, b"odd"))
+
+
+def with_header(frame, number, header):
+    """The frame of IPv6 with an extension header."""
+    length = struct.unpack_from(">H", frame, 18)[0] + len(header)
+    return b"".join([
+        frame[:18], struct.pack(">HB", length, number), frame[21:54], frame[20:21], header[1:],
+        frame[54:],
+    ])  # fmt: skip
+
+
+def with_bytes(frame, at, value):
+    return frame[:at] + value + frame[at + len(value) :]
+
+
+def checksum_at(frame):
+    return 54 + (16 if frame[20] == 6 else 6)
+
+
+def odd(frame, kind):
+    """A frame of IPv6 that is not quite as the others."""
+    if kind == "padded":
+        return frame + bytes(6)
+    if kind == "hop-by-hop":
+        return with_header(frame, 0, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
+    if kind == "destination options":
+        return with_header(frame, 60, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
+    if kind == "atomic fragment":
+        return with_header(frame, 44, bytes(8))
+    if kind == "fragment":
+        return with_header(frame, 44, bytes([0, 0, 0, 1, 0, 0, 0, 7]))
+    if kind == "no checksum":
+        return with_bytes(frame, checksum_at(frame), b"\0\0")
+    if kind == "checksum of all ones":
+        return with_bytes(frame, checksum_at(frame), b"\xff\xff")
+    if kind == "too long":
+        return with_bytes(frame, 18, struct.pack(">H", len(frame)))
+    if kind == "jumbogram":
+        return with_bytes(frame, 18, b"\0\0")
+    if kind == "header cut by its length":
+        return with_bytes(frame, 18, b"\0\7")
+    if kind == "version 4":
+        return with_bytes(frame, 14, b"\x45")
+    if kind == "traffic class and flow label":
+        return with_bytes(frame, 14, b"\x6a\xbc\xde\xf1")
+    if kind == "announced as IPv4":
+        return with_bytes(frame, 12, b"\x08\x00")
+    if kind == "hop limit 0":
+        return with_bytes(frame, 21, b"\0")
+    if kind == "VLAN":
+        return frame[:12] + b"\x81\0\0\3" + frame[12:]
+    assert kind == "data offset 0"
+    return with_bytes(frame, 66, b"\0")
+
+
+ODD = [
+    "padded", "hop-by-hop", "destination options", "atomic fragment", "fragment", "no checksum",
+    "checksum of all ones", "too long", "jumbogram", "header cut by its length", "version 4",
+    "traffic class and flow label", "announced as IPv4", "hop limit 0", "VLAN", "data offset 0",
+]  # fmt: skip
+
+OPENING = [("S", True), ("SA", False), ("A", True)]
+
+
+def conversation(client=4000, port=80, server=1):
+    """What begins a connection of TCP and one of UDP; rr takes the last server first."""
+    frames = [packet(6, flags, there, client, port, server) for flags, there in OPENING]
+    return frames + [packet(6, "udp", there, client, port, server) for there in (True, False)]
+
+
+def test_established_packets_are_translated():
+    frames = conversation()
+    frames += [packet(6, "A", n % 3 > 0, 4000, 80, 1) for n in range(40)]
+    frames += [packet(6, "udp", n % 3 > 0, 4000, 80, 1) for n in range(40)]
+    out, engine = both(frames)
+    client, vip, server = CLIENT[6], VIP[6], SERVERS[6][1]
+    for n, (verdict, _, frame) in enumerate(out):
+        there = flow(frames[n])[0] == client
+        expected = (client, 4000, server, 8080) if there else (vip, 80, client, 4000)
+        assert (verdict, flow(frame)) == (Verdict.FORWARD, expected)
+        assert checksums_good(frame)
+        assert frame[21] == frames[n][21]
+    assert engine.reasons[Reason.NEW_CONNECTION] == 2
+    assert engine.reasons[Reason.REPLY] == 2 + 28
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_packets_of_a_connection(kind):
+    plain = [packet(6, "A", there, 4000, 80, 1) for there in (True, False)]
+    plain += [packet(6, "udp", there, 4000, 80, 1) for there in (True, False)]
+    frames = conversation()
+    for frame in plain:
+        frames += [*plain, odd(frame, kind), *plain]
+    both(frames)
+
+
+@pytest.mark.parametrize("cut", ["snapped", "short"])
+def test_packets_cut_anywhere(cut):
+    """The last byte that is there is the last of the buffer."""
+    frames, wire = conversation(), []
+    for there in (True, False):
+        for kind in "A", "udp":
+            whole = packet(6, kind, there, 4000, 80, 1)
+            for length in range(len(whole) + 1):
+                frames += [whole[:length], whole]
+                wire += [len(whole) if cut == "snapped" else length, len(whole)]
+    wire = [len(frame) for frame in conversation()] + wire
+    out, _ = both(frames, wire=wire)
+    assert sum(reason in (Reason.REQUEST, Reason.REPLY) for _, reason, _ in out) >= 240
+    for length in range(len(whole)):
+        single = made()
+        outcomes(single, conversation(), [0] * 5)
+        outcomes(single, [whole[:length]], [0])
+
+
+@pytest.mark.parametrize(
+    ("link_type", "header"),
+    [(101, b""), (113, bytes(14) + b"\x86\xdd"), (276, b"\x86\xdd" + bytes(18)),
+     (0, b"\x1e\0\0\0"), (229, b""), (228, b"")],
+)  # fmt: skip
+def test_other_link_headers(link_type, header):
+    frames = conversation() + [packet(6, "A", n % 3 > 0, 4000, 80, 1) for n in range(20)]
+    frames = [header + frame[14:] for frame in frames]
+    frames += [frame[: len(header) + n] for n in range(70) for frame in frames[5:7]]
+    out, _ = both(frames, link_type=link_type)
+    if link_type != 228:
+        assert [verdict for verdict, _, _ in out[:25]] == [Verdict.FORWARD] * 25
+
+
+def test_a_reply_behind_a_newer_connection_in_the_same_vector():
+    def one_server():
+        engine = lvscore.Engine(seed=1)
+        for port in (80, 81):
+            service = engine.add_service("udp", endpoint(VIP[6], port), scheduler="rr")
+            service.add_server(endpoint(SERVERS[6][0], 8080))
+        return engine
+
+    first, second = (packet(6, "udp", True, 4000, port, 0) for port in (80, 81))
+    reply = packet(6, "udp", False, 4000, 80, 0)
+    out, _ = both([first] * 20 + [reply, second, reply, reply], make=one_server)
+    assert [flow(frame)[1] for _, _, frame in out[20:]] == [80, 4000, 81, 81]
+
+
+def test_checksums_that_become_zero():
+    """Of UDP all ones are sent, of TCP zero is: every checksum that a last word can lead to."""
+    frames, wanted = conversation(), []
+    for kind in "A", "udp":
+        whole = bytearray(packet(6, kind, True, 4000, 80, 1))
+        at = checksum_at(whole)
+        out = bytes(outcomes(made(), [*frames, bytes(whole)], [0] * (len(frames) + 1))[-1][2])
+        delta = ones_sum(struct.pack(">HH", 0xFFFF - int.from_bytes(out[at : at + 2]),
+                                     int.from_bytes(whole[at : at + 2])))  # fmt: skip
+        # The checksum that the translation makes 0, and its neighbours.
+        for value in (delta - 1, delta, delta + 1):
+            wanted.append(with_bytes(bytes(whole), at, struct.pack(">H", value % 0x10000)))
+    out, _ = both(frames + wanted)
+    sums = [int.from_bytes(frame[checksum_at(frame) :][:2]) for _, _, frame in out[len(frames) :]]
+    assert 0 in sums[:3]
+    assert 0xFFFF in sums[3:]
+    assert 0 not in sums[3:]
+
+
+def test_bytes_beyond_32_bits():
+    """A datagram of which only the headers were captured counts as it was."""
+    whole = with_bytes(packet(6, "udp", True, 4000, 80, 1), 18, struct.pack(">H", 65_000))[:62]
+    count = 70_000
+    engine = made()
+    for _ in range(2):
+        batch = lvscore.FrameBatch(
+            bytearray(whole * (count // 2)), [62 * n for n in range(count // 2)],
+            [62] * (count // 2), [0] * (count // 2), original_lengths=[65_054] * (count // 2),
+        )  # fmt: skip
+        engine.process_batch(batch)
+    [connection] = engine.connections
+    assert connection.bytes_in == count * 65_040 > 2**32
+
+
+FRAMES = st.tuples(
+    st.sampled_from([4, 6, 6]),
+    st.sampled_from(["S", "SA", "A", "A", "A", "FA", "R", "udp", "udp"]),
+    st.sampled_from([True, True, False]),
+    st.sampled_from([4000, 4001, 4002]),
+    st.sampled_from([80, 81]),
+    st.sampled_from([0, 1]),
+)
+
+
+@given(
+    st.lists(st.tuples(FRAMES, st.sampled_from([None] * 3 * len(ODD) + ODD)), max_size=60),
+    st.lists(st.sampled_from([0] * 12 + [1, 70 * SECOND, 400 * SECOND]), min_size=60, max_size=60),
+    st.sampled_from(["nothing", "weight 0", "removed", "service removed"]),
+    st.booleans(),
+)
+def test_mixed_batches(drawn, steps, change, expire_nodest):
+    frames, times, now = [], [], 0
+    for (kind, oddity), step in zip(drawn, steps, strict=False):
+        frame = packet(*kind)
+        frames.append(odd(frame, oddity) if oddity and kind[0] == 6 else frame)
+        now += step
+        times.append(now)
+
+    def changed(engine):
+        for protocol in "tcp", "udp":
+            service = engine.find_service(protocol, endpoint(VIP[6], 80))
+            if change == "weight 0":
+                service.edit_server(endpoint(SERVERS[6][0], 8080), weight=0)
+            elif change == "removed":
+                service.remove_server(endpoint(SERVERS[6][0], 8080))
+            elif change == "service removed":
+                service.remove()
+
+    both(frames, times, make=lambda: made(expire_nodest_conn=expire_nodest), change=changed)
+
+
+def test_templates_and_helpers_take_the_general_way():
+    """Persistent services of IPv6, beside those of IPv4: what a template needs to know is told."""
+
+    def persistent():
+        engine = lvscore.Engine(seed=1)
+        for family in FAMILIES:
+            for protocol in "tcp", "udp":
+                service = engine.add_service(
+                    protocol, endpoint(VIP[family], 80), scheduler="rr", persistence=30
+                )
+                for server in SERVERS[family]:
+                    service.add_server(endpoint(server, 8080))
+        return engine
+
+    frames = []
+    for client in range(4000, 4010):
+        for family in FAMILIES:
+            for server in (0, 1):
+                frames += [packet(family, f, t, client, 80, server) for f, t in OPENING]
+                frames += [packet(family, "udp", t, client, 80, server) for t in (True, False)] * 2
+    both(frames, [n * SECOND // 7 for n in range(len(frames))], make=persistent)
