@@ -231,6 +231,19 @@ def test_a_reply_behind_a_newer_connection_in_the_same_vector():
     assert [flow(frame)[1] for _, _, frame in out[20:]] == [80, 4000, 81, 81]
 
 
+def test_a_syn_that_leaves_its_server():
+    """With expire_nodest_conn a server of weight 0 loses its connections to the next SYN."""
+
+    def drained(engine):
+        service = engine.find_service("tcp", endpoint(VIP[6], 80))
+        service.edit_server(endpoint(SERVERS[6][1], 8080), weight=0)
+
+    syn = packet(6, "S", True, 4000, 80, 1)
+    out, _ = both([syn] * 8, make=lambda: made(expire_nodest_conn=1), change=drained)
+    assert {flow(frame)[2] for _, _, frame in out[:4]} == {SERVERS[6][1]}
+    assert {flow(frame)[2] for _, _, frame in out[4:]} == {SERVERS[6][0]}
+
+
 def test_checksums_that_become_zero():
     """Of UDP all ones are sent, of TCP zero is: every checksum that a last word can lead to."""
     frames, wanted = conversation(), []

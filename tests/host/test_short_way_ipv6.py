@@ -215,24 +215,33 @@ LONG = {
 }
 
 
-@given(st.lists(st.sampled_from([*CHANGES] + ["request", "reply"] * 9), max_size=40))
-def test_changes_between_packets(steps):
-    """The short way, which keeps where packets go, against the general one, which does not."""
+def changed(changes):
+    """Let packets of both directions come before and after each change, the short way, which keeps
+    where packets go, and the general one, which does not."""
     results = []
     for general in False, True:
         host = generally(made()) if general else made()
         one_by_one(host, framed(OPENING))
         out, done = [], set()
-        for step in steps:
-            if step in LONG:
-                name, data = LONG[step]
-                out.append(leaving(host, lvscore.FrameBatch.of([data] * 3, [1] * 3), name, 1))
-            elif step not in done:
-                done.update([step] if step in ONCE else [])
+        for change in ["", *changes]:
+            if change and change not in done:
+                done.update([change] if change in ONCE else [])
                 with contextlib.suppress(lvscore.NotFoundError):
-                    CHANGES[step](host)
+                    CHANGES[change](host)
+            for name, data in LONG.values():
+                out.append(leaving(host, lvscore.FrameBatch.of([data] * 3, [1] * 3), name, 1))
         results.append((out, host.engine.counters, host.engine.reasons))
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_counts_from_the_next_packet_on(change):
+    changed([change])
+
+
+@given(st.lists(st.sampled_from([*CHANGES]), max_size=12))
+def test_changes_between_packets(changes):
+    changed(changes)
 
 
 @st.composite
