@@ -11,13 +11,15 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
+from threading import Thread
+
 from lvscore._core.bytes cimport htons, load16, load_be16, ntohs
 from lvscore._core.clock cimport clock_set, state_expire
 from lvscore._core.connection cimport (
     Extension, FLAG_ASSURED, FLAG_EXTENDED, FLAG_NO_CPORT, FLAG_SEEN_REPLY, FLAG_SERVICE,
     FLAG_TEMPLATE, FLAG_TRACKED, Meta, Table, connection_control, connection_extension,
     connection_fill, connection_helper, connection_method, connection_tuple, table_find,
-    table_free_put, table_meta, table_populate, table_settle,
+    table_free_put, table_meta, table_settle,
 )
 from lvscore._core.consts cimport (
     ALL_PAGES, IPV4, IPV6, LINK_ETHERNET, MAX_CONNECTIONS, MAX_DISPLACEMENT, NIL, NS_PER_TICK,
@@ -70,6 +72,9 @@ from lvscore._core.pipeline cimport (
 )
 from lvscore._core.port_pool cimport (
     MAX_POOL_EVENTS, POOL_LEVELS, Pool, PoolEvent, Pools, pool_head, pool_look, pools_memory,
+)
+from lvscore._core.prefault cimport (
+    connections_ahead, connections_populate, table_needs_memory, table_populated,
 )
 from lvscore._core.route cimport (
     Interface, MAX_INTERFACES, MAX_ROUTES, NO_INTERFACE, Neighbour, ROUTE_UNICAST, Route,
@@ -155,14 +160,22 @@ cdef tuple estimate(const Estimator* e):
             tuple([estimator_rate(e, k) for k in range(5)]))
 
 
+def engine_populate(EngineCore engine not None, uint32_t family, uint32_t connections):
+    """Take the memory of so many connections of table ``family``, while packets are processed."""
+    with nogil:
+        connections_populate(engine.state, family, connections)
+
+
 cdef class EngineCore:
     """What the compiled side offers; use :class:`lvscore.Engine`."""
 
     cdef State* state
     cdef bint busy
+    cdef object populating      # the thread that takes memory ahead, or None
 
     def __cinit__(self, *args, **kwargs):
         self.state = NULL
+        self.populating = None
 
     def __init__(self, max_connections, seed):
         if self.state != NULL:
@@ -189,6 +202,30 @@ cdef class EngineCore:
         if self.state == NULL:
             raise ConfigError("the engine was not initialised: call super().__init__()")
         return self.state
+
+    cdef inline int grow(self) except -1:
+        """After packets: have the memory taken that a growing table needs next."""
+        if table_needs_memory(&self.state.table[0]) or table_needs_memory(&self.state.table[1]):
+            self.populate_ahead()
+        return 0
+
+    cdef int populate_ahead(self) except -1:
+        """Let a thread take the memory that a growing table needs next, one thread at a time."""
+        cdef uint32_t f, connections
+        if self.populating is not None and self.populating.is_alive():
+            return 0
+        for f in range(TEMPLATES):
+            if table_needs_memory(&self.state.table[f]):
+                connections = connections_ahead(&self.state.table[f])
+                table_populated(&self.state.table[f], connections)
+                self.populating = Thread(target=engine_populate, args=(self, f, connections),
+                                         name="lvscore-populate", daemon=True)
+                try:
+                    self.populating.start()
+                except RuntimeError:    # no more threads: memory comes as it is touched
+                    self.populating = None
+                return 0
+        return 0
 
     # Packets
 
@@ -225,6 +262,7 @@ cdef class EngineCore:
             verdict = frame_process(s, <uint8_t*>view.buf, <uint32_t>view.len, time, link,
                                     firewall_mark, &s.last_reason)
             PyBuffer_Release(&view)
+        self.grow()
         return VERDICTS[verdict]
 
     def process_batch(self, FrameBatch batch not None):
@@ -243,6 +281,7 @@ cdef class EngineCore:
         with nogil:
             batch_process(s, &frames)
         self.busy = False
+        self.grow()
 
     def expire(self, now):
         """Move the time to ``now`` (ns) and remove what has expired; how many were removed."""
@@ -343,8 +382,12 @@ cdef class EngineCore:
     def prefault(self, connections, int family=4):
         """Take the memory of so many connections now, so that no packet waits for its first touch.
 
+        Without it, a thread takes a growing table's memory some way ahead of its connections,
+        which very many new ones in very little time overtake.
+
         Args:
-            connections: how many; 98 bytes each with IPv4, 162 with IPv6.
+            connections: how many; 98 bytes each with IPv4, 162 with IPv6, and more where NAT
+                rules track them.
             family: 4 or 6.
 
         Raises:
@@ -362,8 +405,9 @@ cdef class EngineCore:
             raise LimitError(f"{connections} connections; max_connections is {s.max_connections}")
         count = connections
         with nogil:
-            if not table_populate(&s.table[family == IPV6], count):
+            if not connections_populate(s, family == IPV6, count):
                 raise MemoryError(f"no memory for {count} connections")
+        table_populated(&s.table[family == IPV6], count)
 
     def memory_usage(self):
         """Bytes in use: by ``connections``, their ``index``, and the ``engine`` itself."""

@@ -158,6 +158,7 @@ def host_receive(EngineCore engine not None, bytearray frame not None, uint32_t 
                              mark, &reason)
     s.forward.ingress = NO_INTERFACE
     frame_count(s, length, verdict, reason)
+    engine.grow()
     s.last_reason = reason
     if s.forward.egress == NO_INTERFACE:
         return (VERDICTS[verdict], REASONS[reason], -1, b"", False, 0, 0,
@@ -356,6 +357,7 @@ def host_receive_batch(EngineCore engine not None, FrameBatch batch not None,
         s.forward.partial = False
         s.forward.segment_size = 0
     engine.busy = False
+    engine.grow()
     if i >= batch.count:
         return None
     verdict, reason = batch.verdict[i], batch.reason[i]

@@ -52,6 +52,7 @@ STAGES = {
     "nfct_postrouting": "engine/test_full_nat.py",
     "persistence": "engine/test_persistence.py",
     "pipeline": "engine/test_batches.py",
+    "prefault": "engine/test_limits.py",
     "progress": "engine/test_rules.py",
     "related": "engine/test_icmp.py",
     "rule_ftp": "engine/test_rules_ftp.py",

@@ -27,7 +27,7 @@ CORE_LAYERS = [
     {"path", "rules"},
     {"next_hop", "unique_tuple"},
     {"state"},
-    {"lifetime", "related", "tunnel"},
+    {"lifetime", "prefault", "related", "tunnel"},
     {"progress"},
     {"early_drop", "nat", "nfct"},
     {"nfct_postrouting"},

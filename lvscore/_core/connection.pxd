@@ -44,6 +44,7 @@ cdef enum ConnectionFlag:
 
 cdef enum:
     PENDING = 16
+    POPULATE_FROM = 16384   # records; a smaller table takes its memory as it is touched
     METHOD_SHIFT = 12       # the forwarding method, in the highest bits of the flags
 
 
@@ -102,6 +103,7 @@ cdef struct Table:
     uint32_t meta_offset
     uint32_t limit          # records
     uint32_t used           # records that were ever used
+    uint32_t populate_at    # of them, when more memory is to be taken; see prefault.pxd
     uint32_t free           # list of records, through their timers
     uint32_t freed[4]       # the first of them, as a ring; see table_free_put
     uint32_t freed_count
@@ -128,6 +130,7 @@ cdef inline bint table_init(Table* table, uint8_t family, uint32_t limit) noexce
     memset(table, 0, sizeof(Table))
     table.family = family
     table.limit = limit
+    table.populate_at = POPULATE_FROM
     table.free = NIL
     memset(table.freed, 0xFF, sizeof(table.freed))
     table.extensions_free = NIL
@@ -153,7 +156,7 @@ cdef inline bint table_reserve(Table* table) noexcept nogil:
     return True
 
 
-cdef inline bint table_populate(Table* table, uint32_t connections) noexcept nogil:
+cdef inline bint table_populate(const Table* table, uint32_t connections) noexcept nogil:
     """Take the memory of so many connections now; False if it ends."""
     return (memory_populate(table.records, <size_t>connections * table.record_size)
             and index_populate(&table.index, 2 * connections))

@@ -14,7 +14,7 @@ from lvscore._core.flow cimport (
     Tuple, address_equal, ports_destination, ports_make, ports_source, tuple_hash,
 )
 from lvscore._core.hash cimport HashKey
-from lvscore._core.machine cimport memory_release, memory_reserve
+from lvscore._core.machine cimport memory_populate, memory_release, memory_reserve
 from lvscore._core.tcp_window cimport TcpWindow
 
 cdef enum:
@@ -78,6 +78,14 @@ cdef inline bint entries_reserve(Entries* entries) noexcept nogil:
     entries.head = <uint32_t*>memory_reserve(entries.heads * sizeof(uint32_t))
     return (entries.entry and entries.window and entries.entry_of and entries.record_of
             and entries.head)
+
+
+cdef inline bint entries_populate(const Entries* entries, uint32_t records) noexcept nogil:
+    """Take the memory of the entries of so many connections; False if it ends."""
+    return (memory_populate(entries.entry, <size_t>records * sizeof(Entry))
+            and memory_populate(entries.window, <size_t>records * sizeof(TcpWindow))
+            and memory_populate(entries.entry_of, <size_t>records * sizeof(uint32_t))
+            and memory_populate(entries.record_of, <size_t>records * sizeof(uint32_t)))
 
 
 cdef inline void entries_free(Entries* entries) noexcept nogil:

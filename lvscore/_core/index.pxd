@@ -76,7 +76,7 @@ cdef inline size_t index_used(const Index* index) noexcept nogil:
     return (<size_t>index.base + index.split + SPARE_BUCKETS) * sizeof(Bucket)
 
 
-cdef inline bint index_populate(Index* index, uint64_t entries) noexcept nogil:
+cdef inline bint index_populate(const Index* index, uint64_t entries) noexcept nogil:
     """Take the memory now that so many entries will need; False if it ends."""
     cdef size_t buckets = index.base
     while buckets < index.limit and buckets * FULL_PER_BUCKET < entries:

@@ -91,15 +91,22 @@ cdef extern from *:
             madvise(start + LVS_HUGE_PAGE, size - LVS_HUGE_PAGE, MADV_HUGEPAGE);
         return start;
     }
-    /* Take pages now that would be taken when first touched; 0 if memory ends. */
+    /* Take pages now that would be taken when first touched; 0 if memory ends. Another thread may
+       write to them meanwhile, and map memory: the kernel holds that off during a call, so there
+       is one for each large page. */
     static inline int lvs_populate(void *start, size_t size)
     {
         uint8_t *page = (uint8_t *)start, *end = page + size;
     #if defined(MADV_POPULATE_WRITE)
-        if (madvise(start, size, MADV_POPULATE_WRITE) == 0) return 1;
-        if (errno == ENOMEM || errno == EHWPOISON) return 0;
+        for (; page < end; page += LVS_HUGE_PAGE) {
+            size_t rest = (size_t)(end - page);
+            if (madvise(page, rest < LVS_HUGE_PAGE ? rest : LVS_HUGE_PAGE, MADV_POPULATE_WRITE)) {
+                if (errno == ENOMEM || errno == EHWPOISON) return 0;
+                break;          /* a kernel before 5.14 */
+            }
+        }
     #endif
-        for (; page < end; page += 4096) *(volatile uint8_t *)page = *(volatile uint8_t *)page;
+        for (; page < end; page += 4096) __atomic_fetch_add(page, 0, __ATOMIC_RELAXED);
         return 1;
     }
     static inline void lvs_release(void *start, size_t size)

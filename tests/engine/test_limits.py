@@ -1,5 +1,6 @@
 """Time, bounds, errors and threads."""
 
+import re
 import resource
 import threading
 from pathlib import Path
@@ -332,6 +333,73 @@ def test_prefault_takes_the_memory_of_connections_at_once(family, size):
     assert resident() - before > 0.9 * 300_000 * size
     assert engine._selfcheck() == 0
     assert len(engine.connections) == 0
+
+
+def records_resident(limit):
+    """Of the memory reserved for the records of IPv4 connections, so many bytes are there."""
+    size = (limit + 1) * 64
+    end = start = None
+    total = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            start, end = (int(x, 16) for x in found.groups())
+        elif line.startswith("Rss:") and end - start == -(-size // 4096) * 4096 - (2 << 20):
+            total += int(line.split()[1]) << 10  # behind the first 2 MiB, which are no large pages
+    return total
+
+
+def opened(engine, connections):
+    """Let so many clients open a connection, and the thread that takes memory ahead be done."""
+    first = len(engine.connections)
+    buffer, offsets, lengths = flood(connections, first)
+    engine.process_batch(
+        lvscore.FrameBatch(buffer, offsets, lengths, numpy.zeros(connections, int))
+    )
+    assert len(engine.connections) == first + connections
+    for thread in threading.enumerate():
+        if thread.name == "lvscore-populate":
+            thread.join()
+
+
+def test_a_growing_table_has_memory_ahead_of_its_connections():
+    limit = 345_678  # no other mapping is as long
+    engine = dns(max_connections=limit)
+    opened(engine, 16_000)
+    assert records_resident(limit) == 0
+    opened(engine, 30_000)
+    assert records_resident(limit) >= (46_000 * 5 // 4 + 32_768) * 64 - (4 << 20)
+    opened(engine, 54_000)
+    assert records_resident(limit) >= (100_000 * 5 // 4 + 32_768) * 64 - (4 << 20)
+    assert engine._selfcheck() == 0
+
+
+def test_a_table_whose_memory_is_there_takes_no_more():
+    limit = 345_679
+    engine = dns(max_connections=limit)
+    engine.prefault(100_000)
+    before = records_resident(limit)
+    opened(engine, 80_000)
+    assert records_resident(limit) == before > 80_000 * 64 - (2 << 20)
+
+
+def test_memory_is_taken_ahead_up_to_the_limit():
+    limit = 54_321
+    engine = dns(max_connections=limit)
+    opened(engine, 50_000)
+    assert records_resident(limit) == -(-(limit + 1) * 64 // 4096) * 4096 - (2 << 20)
+    opened(engine, limit - 50_000)
+    assert engine._selfcheck() == 0
+
+
+def test_packets_take_memory_where_no_thread_can_be_had(monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    engine = dns()
+    opened(engine, 30_000)
+    opened(engine, 30_000)
+    assert engine._selfcheck() == 0
 
 
 def test_prefault_refuses_what_there_cannot_be():
