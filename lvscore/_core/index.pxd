@@ -15,7 +15,8 @@ from libc.string cimport memcpy
 
 from lvscore._core.consts cimport MAX_DISPLACEMENT, NIL
 from lvscore._core.machine cimport (
-    lowest_bit, match_tags, memory_populate, memory_release, memory_reserve,
+    lowest_bit, match_tags, memory_populate, memory_release, memory_reserve, prefetch,
+    prefetch_later,
 )
 
 cdef enum:
@@ -23,6 +24,7 @@ cdef enum:
     MIN_BUCKETS = 256       # the 16 kept bits begin at bit 8 of the hash
     MAX_BUCKETS = 16777216  # and end at bit 23: a split beyond would lose entries
     SPARE_BUCKETS = 64      # behind the last, for its overflow
+    FAR_BUCKETS = 8192      # 512 KiB
     FULL_PER_BUCKET = 4     # entries per bucket at which splitting begins: load 0.57
     SPLITS_PER_INSERT = 4   # measured: fewer let overflow chains grow long
 
@@ -110,6 +112,14 @@ cdef inline uint32_t index_home(const Index* index, uint64_t hash) noexcept nogi
     cdef uint32_t home = <uint32_t>hash & (2 * index.base - 1)
     # Not by a branch: between two doublings it would go either way at random.
     return home - (index.base & (0 - <uint32_t>(home >= index.base + index.split)))
+
+
+cdef inline void index_fetch(const Index* index, const Bucket* bucket) noexcept nogil:
+    """Have the cache fetch a bucket for after other work."""
+    if index.base > FAR_BUCKETS:        # more than the second level holds: it comes from memory
+        prefetch_later(bucket)
+    else:
+        prefetch(bucket)
 
 
 cdef inline Cursor index_seek(const Index* index, uint64_t hash) noexcept nogil:

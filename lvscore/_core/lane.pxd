@@ -22,8 +22,8 @@ from lvscore._core.consts cimport (
 )
 from lvscore._core.flow cimport Tuple, addresses_unpack, ports_key
 from lvscore._core.hash cimport HashKey, hash_ipv4
-from lvscore._core.index cimport Bucket, Index, hash_tag, index_home
-from lvscore._core.machine cimport likely, lowest_bit, match_tags, prefetch, prefetch_write
+from lvscore._core.index cimport Bucket, Index, hash_tag, index_fetch, index_home
+from lvscore._core.machine cimport likely, lowest_bit, match_tags, prefetch_write
 from lvscore._core.rules cimport ANY_INTERFACE, Seen, chain_pass
 from lvscore._core.server cimport SERVER_AVAILABLE, Server
 from lvscore._core.state cimport SYSCTL_EXPIRE_NODEST_CONN, State, is_hosted
@@ -93,7 +93,7 @@ cdef inline void lane_fill(Lane* lane, const HashKey* key, const Index* index, u
     lane.hash = hash_ipv4(key, lane.addresses, lane.key)
     lane.tag = hash_tag(lane.hash)
     lane.bucket = &index.bucket[index_home(index, lane.hash)]
-    prefetch(lane.bucket)
+    index_fetch(index, lane.bucket)
 
 
 cdef inline uint64_t lanes_parse(const State* s, const Frames* frames, uint32_t first,

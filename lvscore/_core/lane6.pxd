@@ -19,11 +19,11 @@ from lvscore._core.consts cimport (
 )
 from lvscore._core.flow cimport ports_key
 from lvscore._core.hash cimport HashKey, hash_ipv6
-from lvscore._core.index cimport Index, hash_tag, index_home
+from lvscore._core.index cimport Index, hash_tag, index_fetch, index_home
 from lvscore._core.lane cimport (
     Frames, Lane, Vector, lane_fill, lane_match, lanes_forget, lanes_told, vector_parse,
 )
-from lvscore._core.machine cimport likely, prefetch, prefetch_write
+from lvscore._core.machine cimport likely, prefetch_write
 from lvscore._core.server cimport SERVER_AVAILABLE, Server
 from lvscore._core.state cimport SYSCTL_EXPIRE_NODEST_CONN, State
 from lvscore._core.track cimport TCP_SYN
@@ -51,7 +51,7 @@ cdef inline void lane6_fill(Lane* lane, const HashKey* key, const Index* index, 
     lane.hash = hash_ipv6(key, address, &address[2], lane.key)
     lane.tag = hash_tag(lane.hash)
     lane.bucket = &index.bucket[index_home(index, lane.hash)]
-    prefetch(lane.bucket)
+    index_fetch(index, lane.bucket)
 
 
 cdef inline bint lanes6_may(const State* s) noexcept nogil:

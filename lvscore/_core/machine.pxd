@@ -62,10 +62,13 @@ cdef extern from *:
     static inline uint32_t lvs_lowest_bit(uint32_t mask) { return (uint32_t)__builtin_ctz(mask); }
     static inline uint32_t lvs_lowest_bit64(uint64_t mask)
     { return (uint32_t)__builtin_ctzll(mask); }
-    /* Into the second cache level: what is used only after other work would take the first one's
-       few places for what is on its way. Without the asm gcc takes a function that only prefetches
-       for one without effect, and drops it. */
+    /* Without the asm gcc takes a function that only prefetches for one without effect, and
+       drops it. */
     static inline void lvs_prefetch(const void *p)
+    { __builtin_prefetch(p, 0, 3); __asm__ volatile ("" : : "r" (p)); }
+    /* Into the second cache level only, which leaves the first one's few places for what is on
+       its way to what is needed sooner. */
+    static inline void lvs_prefetch_later(const void *p)
     { __builtin_prefetch(p, 0, 2); __asm__ volatile ("" : : "r" (p)); }
     static inline void lvs_prefetch_write(const void *p)
     { __builtin_prefetch(p, 1, 3); __asm__ volatile ("" : : "r" (p)); }
@@ -118,6 +121,7 @@ cdef extern from *:
     uint32_t lowest_bit "lvs_lowest_bit"(uint32_t mask) noexcept nogil
     uint32_t lowest_bit64 "lvs_lowest_bit64"(uint64_t mask) noexcept nogil
     void prefetch "lvs_prefetch"(const void* p) noexcept nogil
+    void prefetch_later "lvs_prefetch_later"(const void* p) noexcept nogil
     void prefetch_write "lvs_prefetch_write"(const void* p) noexcept nogil
     void* memory_reserve "lvs_reserve"(size_t size) noexcept nogil
     bint memory_populate "lvs_populate"(void* start, size_t size) noexcept nogil
