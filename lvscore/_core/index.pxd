@@ -110,8 +110,8 @@ cdef inline uint16_t hash_tag(uint64_t hash) noexcept nogil:
 cdef inline uint32_t index_home(const Index* index, uint64_t hash) noexcept nogil:
     """The bucket that an entry belongs to."""
     cdef uint32_t home = <uint32_t>hash & (2 * index.base - 1)
-    # Not by a branch: between two doublings it would go either way at random.
-    return home - (index.base & (0 - <uint32_t>(home >= index.base + index.split)))
+    cdef uint32_t before = home - index.base    # by a conditional move: either may be at random
+    return before if home >= index.base + index.split else home
 
 
 cdef inline void index_fetch(const Index* index, const Bucket* bucket) noexcept nogil:

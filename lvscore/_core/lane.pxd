@@ -115,7 +115,6 @@ cdef inline uint64_t lanes_parse(const State* s, const Frames* frames, uint32_t 
     for j in range(count):
         frame = data + offset[j]
         lane[j].ip = NULL
-        lane[j].reference = NIL
         if likely(link_type == LINK_ETHERNET and length[j] >= 34
                   and load16(frame + 12) == htons(ETHERTYPE_IPV4), True):
             lane_fill(&lane[j], &key, &index, frame + 14, length[j] - 14, wire_length[j] - 14)
@@ -152,6 +151,7 @@ cdef inline bint lane_match(Lane* lane) noexcept nogil:
         bucket += 1
         mask = match_tags(bucket.tag, lane.tag)
     if likely(mask == 0, False):
+        lane.reference = NIL
         return False
     lane.reference = bucket.reference[lowest_bit(mask)]
     return True
@@ -171,6 +171,8 @@ cdef inline void lanes_match(const Table* table, const Frames* frames, uint32_t 
                 prefetch_write(lane[j].connection)
             verdict[j] = VERDICT_FORWARD
             reason[j] = <uint8_t>(REASON_REQUEST + (lane[j].reference & 1))
+        else:
+            lane[j].reference = NIL
 
 
 cdef inline void lanes_forget(Lane* lane, uint32_t first, uint32_t count) noexcept nogil:
