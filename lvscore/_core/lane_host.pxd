@@ -137,15 +137,11 @@ cdef inline void lane_send(const Lane* lane, uint8_t* frame, const Connection4* 
                            const uint8_t* link, bint partial) noexcept nogil:
     """Rewrite a packet, which has one hop less to go, and its frame; a partial checksum goes on
     being one (partial_write)."""
-    cdef uint8_t* field
-    cdef uint16_t sum
-    if partial:
-        field = lane.ip + (36 if lane.key >> 32 == PROTOCOL_TCP else 26)
-        sum = load16(field)
-        lane_rewrite(lane, c, htons(0xFEFF))
+    cdef uint8_t* field = lane.ip + (36 if lane.key >> 32 == PROTOCOL_TCP else 26)
+    cdef uint16_t sum = load16(field)
+    lane_rewrite(lane, c, htons(0xFEFF))
+    if likely(partial, False):
         store16(field, sum_fold(sum + delta_finish(lane_delta(lane, c))))
-    else:
-        lane_rewrite(lane, c, htons(0xFEFF))
     lane.ip[8] -= 1
     memcpy(frame, link, 12)
 
