@@ -15,7 +15,7 @@ from lvscore._core.flow cimport Address
 from lvscore._core.forward cimport address_is_broadcast, address_is_martian
 from lvscore._core.lane cimport Frames, Lane, Vector, lanes_told
 from lvscore._core.lane6 cimport lane6_connection, lane6_rewrite, lane6_serve, lanes6_renew
-from lvscore._core.lane_host cimport ETHERNET_HEADER, Ingress
+from lvscore._core.lane_host cimport ETHERNET_HEADER, Ingress, lane_fits
 from lvscore._core.machine cimport likely
 from lvscore._core.next_hop cimport NextHop, next_hop_number
 from lvscore._core.offload cimport VNET_HEADER, VNET_NEEDS_CSUM
@@ -29,16 +29,6 @@ cdef inline bint lane6_arrives(const Ingress* ingress, const Lane* lane) noexcep
     """Whether a frame is addressed to this host, and its packet has a hop left to go."""
     return ((load64(lane.ip - ETHERNET_HEADER) ^ ingress.mac) & ingress.mac_mask == 0
             and lane.ip[7] > 1)
-
-
-cdef inline bint lane6_fits(const Lane* lane, uint32_t mtu, uint32_t segment_size) noexcept nogil:
-    """Whether a packet, or each segment of a super-frame, is no longer than the MTU."""
-    cdef uint32_t header = 48
-    if not segment_size:
-        return lane.l3_length <= mtu
-    if lane.key >> 32 == PROTOCOL_TCP:
-        header = 40 + <uint32_t>(lane.ip[52] >> 4) * 4
-    return header + segment_size <= mtu
 
 
 cdef inline void lane6_send(const Lane* lane, const Connection6* c, const uint8_t* link,
@@ -143,7 +133,7 @@ cdef inline uint32_t lanes6_forward_hosted(State* s, const Frames* frames, const
         to = &s.next_hops.hop[c.next_hop[lane[i].reference & 1]]
         if likely(to.ingress != ingress.number + 1, False):
             to = lane6_learn(s, ingress, &lane[i], c)
-        if likely(to == NULL or not lane6_fits(&lane[i], to.mtu, segment_size), False):
+        if likely(to == NULL or not lane_fits(&lane[i], 40, to.mtu, segment_size), False):
             break
         lane6_serve(s, &lane[i], &c.meta)
         lane6_send(&lane[i], c, to.link, partial)

@@ -123,14 +123,15 @@ cdef inline bint lane_learn(State* s, const Ingress* ingress, const Lane* lane) 
     return to != NULL and next_hop_set(&s.next_hops, c, direction, ingress.number, to)
 
 
-cdef inline bint lane_fits(const Lane* lane, uint32_t mtu, uint32_t segment_size) noexcept nogil:
+cdef inline bint lane_fits(const Lane* lane, uint32_t ip_header, uint32_t mtu,
+                           uint32_t segment_size) noexcept nogil:
     """Whether a packet, or each segment of a super-frame, is no longer than the MTU."""
-    cdef uint32_t header = 28
+    cdef uint32_t header = 8
     if not segment_size:
         return lane.l3_length <= mtu
     if lane.key >> 32 == PROTOCOL_TCP:
-        header = 20 + <uint32_t>(lane.ip[32] >> 4) * 4
-    return header + segment_size <= mtu
+        header = <uint32_t>(lane.ip[ip_header + 12] >> 4) * 4
+    return ip_header + header + segment_size <= mtu
 
 
 cdef inline void lane_send(const Lane* lane, uint8_t* frame, const Connection4* c,
@@ -175,7 +176,7 @@ cdef inline uint64_t lanes_send(State* s, const Frames* frames, const Ingress* i
         to = &s.next_hops.hop[c.next_hop[lane[i].reference & 1]]
         if likely(to.ingress != ingress.number + 1, False):
             break
-        if likely(not lane_fits(&lane[i], to.mtu, segment_size), False):
+        if likely(not lane_fits(&lane[i], 20, to.mtu, segment_size), False):
             break
         lane_serve(s, &lane[i], c)
         lane_send(&lane[i], frame, c, to.link, partial)
@@ -221,7 +222,7 @@ cdef inline const Path* opening_path(State* s, const Ingress* ingress, const Lan
     if (~ends & ingress.needs[ORIGINAL] or not lane_arrives(ingress, frame)
             or ~s.services.server[opening.server].flags & ingress.server[ORIGINAL]
             or (ingress.rp_filter and not path_reverses(ingress, client))
-            or not lane_fits(lane, server.mtu, segment_size)):
+            or not lane_fits(lane, 20, server.mtu, segment_size)):
         return NULL
     return server
 

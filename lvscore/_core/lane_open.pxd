@@ -4,7 +4,7 @@ service, one without persistence whose server is masqueraded.
 What does not fit takes the general way, as if it had not been here.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from lvscore._core.bytes cimport htons, load16, rotate32

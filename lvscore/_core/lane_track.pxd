@@ -9,7 +9,7 @@ from libc.string cimport memset
 from lvscore._core.bytes cimport htonl, htons, load16, load32, load_be16
 from lvscore._core.checksum cimport sum_bytes, sum_fold
 from lvscore._core.connection cimport (
-    Connection4, FLAG_ASSURED, FLAG_EXTENDED, FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SERVICE,
+    FLAG_ASSURED, FLAG_EXTENDED, FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SERVICE,
     FLAG_TRACKED, FLAG_UNTRANSLATED, Meta, connection4_has,
 )
 from lvscore._core.consts cimport IPV4, NIL, PROTOCOL_TCP, PROTOCOL_UDP

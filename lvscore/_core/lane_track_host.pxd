@@ -65,7 +65,8 @@ cdef inline bint lane_leaves(const State* s, const Frames* frames, const Ingress
     cdef uint32_t number = lane.connection.next_hop[lane.reference & 1]
     return (lane_arrives(ingress, lane.ip - ETHERNET_HEADER)
             and s.next_hops.hop[number].ingress == ingress.number + 1
-            and lane_fits(lane, s.next_hops.hop[number].mtu, segment_size_of(frames, lane)))
+            and lane_fits(lane, 20, s.next_hops.hop[number].mtu,
+                          segment_size_of(frames, lane)))
 
 
 cdef inline uint64_t lanes_leave(const State* s, const Frames* frames, const Ingress* ingress,

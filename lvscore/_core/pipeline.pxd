@@ -6,7 +6,7 @@ of the frames, so that a batch does exactly what its frames do one by one. Estab
 TCP and UDP takes the short way in the last step; all else goes through packet_process.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from lvscore._core.clock cimport clock_set
 from lvscore._core.conntrack cimport (
@@ -20,7 +20,7 @@ from lvscore._core.consts cimport (
     LINK_RAW, NIL, ORIGINAL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
     REASON_BAD_IP_OPTION, REASON_BAD_SOURCE, REASON_NONE,
     REASON_NOT_IP, REASON_NOT_UNICAST, REASON_NO_PROTOCOL_HANDLER, REASON_NO_SERVICE,
-    REASON_REPLY, REASON_REQUEST, REASON_ROUTED, REASON_SOURCE_ROUTE,
+    REASON_ROUTED, REASON_SOURCE_ROUTE,
     REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNKNOWN_SERVER_PORT, REASON_UNTRANSLATABLE, REPLY,
     VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS, VERDICT_STOLEN,
 )
@@ -43,7 +43,7 @@ from lvscore._core.lane_track cimport (
     lanes_fetch_windows, lanes_keep, lanes_track, lanes_verify,
 )
 from lvscore._core.lookup cimport table_find_portless
-from lvscore._core.machine cimport likely, prefetch_write
+from lvscore._core.machine cimport likely
 from lvscore._core.nfct cimport answer_service, redirected_flow, service_seen
 from lvscore._core.quote cimport icmp_is_cut, icmp_is_error, icmp_is_redirect
 from lvscore._core.route cimport address_is_local
