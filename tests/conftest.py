@@ -1,6 +1,7 @@
 """Shared by all tests. In CI a skip is a failure, but for captures that are not ours to copy."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from hypothesis import settings
 # Helpers stand beside the tests that use them and are imported by name.
 for folder in ("engine", "io", "core", "cli", "host", "stateful", "cases", "rfc", "nft"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
+
+# A shell starts what it puts into the background with SIGINT ignored, and that is inherited.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Compiled with sanitizers everything takes ten times as long.
 settings.register_profile("brief", max_examples=15, deadline=None)
