@@ -27,7 +27,7 @@ from lvscore.nat import CHAINS
 if TYPE_CHECKING:
     from lvscore.engine import Engine
 
-__all__ = ["dump", "load", "parse", "save"]
+__all__ = ["dump", "is_snapshot", "load", "parse", "save"]
 
 _FORMAT = 2
 _TITLE = b"lvscore snapshot "
@@ -44,6 +44,18 @@ def save(engine: "Engine", path: str | os.PathLike[str]) -> None:
         replace_file(os.fspath(path), dump(engine), mode=0o600)
     except OSError as error:
         raise SnapshotError(f"{os.fspath(path)}: {error.strerror or error}") from None
+
+
+def is_snapshot(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as a saved engine does, of whatever version, or is empty.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(_TITLE)) in (_TITLE, b"")
 
 
 def load(kind: type[_Loaded], path: str | os.PathLike[str], now: int | None = None) -> _Loaded:

@@ -15,6 +15,7 @@ from lvscore.control import call
 from lvscore.engine import Engine
 from lvscore.errors import ControlError, SnapshotError
 from lvscore.model import Outcome
+from lvscore.snapshot import is_snapshot
 
 __all__ = ["HANDOVER", "StateFile", "hand_over", "take_over"]
 
@@ -75,16 +76,24 @@ class StateFile:
         path: the file; its folder is made if it is not there.
 
     Raises:
-        SnapshotError: the folder cannot be made.
+        SnapshotError: the folder cannot be made, or the file is another's, which would be lost.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._saving = 0
+        if not path:
+            raise SnapshotError("'' is no file for the state: expected a path")
         try:
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            strange = os.path.exists(path) and not is_snapshot(path)
         except OSError as error:
             raise SnapshotError(f"{path}: {error.strerror or error}") from None
+        if strange:
+            raise SnapshotError(
+                f"{path}: is there, and no saved engine of lvscore: it would be lost; "
+                "expected another file"
+            )
 
     def load(self, now: int) -> Engine | None:
         """The engine that was saved, its time not later than ``now``; None: there is no file yet.
@@ -92,7 +101,8 @@ class StateFile:
         Raises:
             SnapshotError: the file cannot be read.
         """
-        return _load(self.path, now) if Path(self.path).exists() else None
+        there = os.path.exists(self.path) and os.path.getsize(self.path) > 0
+        return _load(self.path, now) if there else None
 
     def save_beside(self, engine: Engine) -> None:
         """Begin to save, unless that begun before is not done yet."""

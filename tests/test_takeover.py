@@ -2,6 +2,7 @@
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 from packets import CLIENT, SECOND, VIP, udp
@@ -97,6 +98,30 @@ def test_a_state_file(engine, tmp_path):
     path.write_text("x")
     with pytest.raises(SnapshotError, match="not a saved engine"):
         state.load(10)
+
+
+@pytest.mark.parametrize("what", ["text", "folder", "device"])
+def test_a_state_file_that_is_something_else(engine, tmp_path, what):
+    path = tmp_path / what
+    if what == "text":
+        path.write_text("-A -t 172.16.1.100:80")
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path = Path("/dev/null")
+    with pytest.raises(SnapshotError, match=f"{path}: is there, and no saved engine"):
+        StateFile(str(path))
+    with pytest.raises(SnapshotError, match="'' is no file"):
+        StateFile("")
+
+
+def test_an_empty_state_file_is_as_good_as_none(engine, tmp_path):
+    path = tmp_path / "state"
+    path.touch()
+    state = StateFile(str(path))
+    assert state.load(10) is None
+    state.save(engine)
+    assert StateFile(str(path)).load(10) is not None
 
 
 def test_the_clock_was_set_back_meanwhile(engine, tmp_path):
