@@ -308,6 +308,8 @@ def _listen(path: str, replace: bool) -> socket.socket:
 
 
 def _check_path(path: str, replace: bool) -> None:
+    if not path:
+        raise ControlError(errno.EINVAL, "expected the path of a socket", "''")
     if len(f"{path}.{os.getpid()}".encode()) > _LONGEST_PATH:
         raise ControlError(errno.ENAMETOOLONG, "the path of a socket has at most 100 bytes", path)
     try:

@@ -15,7 +15,14 @@ from lvscore.model import Outcome
 if TYPE_CHECKING:
     from lvscore.engine import Engine
 
-__all__ = ["PROGRAMS", "Outcome", "execute", "lists_connections", "reads_standard_input"]
+__all__ = [
+    "PROGRAMS",
+    "Outcome",
+    "execute",
+    "lists_connections",
+    "reads_standard_input",
+    "tells_of_itself",
+]
 
 _IPVSADM = ("ipvsadm", "ipvsadm-save", "ipvsadm-restore")
 _IPTABLES = ("iptables", "ip6tables")
@@ -24,6 +31,13 @@ _RESTORE = {"iptables-restore": 4, "ip6tables-restore": 6}
 _CONNTRACK_LISTS = [["-L"], ["--dump"], ["-G"], ["--get"], ["-C"], ["--count"]]
 PROGRAMS = (*_IPVSADM, "conntrack", *_IPTABLES, "nft", *_SAVE, *_RESTORE)
 """The names under which :func:`execute` knows a program."""
+_NETFILTER = (*_IPTABLES, *_SAVE, *_RESTORE)
+# Scripts ask for these before they use a program; they are those of the language spoken here.
+_VERSIONS = {
+    "conntrack": ("-V", "conntrack v1.4.7 (conntrack-tools)"),
+    "nft": ("-v", "nftables v1.0.6 (Lester Gooch #5)"),
+    **{program: ("-V", f"{program} v1.8.9 (nf_tables)") for program in _NETFILTER},
+}
 
 
 def execute(engine: "Engine", argv: Sequence[str], stdin: str = "") -> Outcome:
@@ -35,6 +49,9 @@ def execute(engine: "Engine", argv: Sequence[str], stdin: str = "") -> Outcome:
         stdin: what the program reads, see :func:`reads_standard_input`.
     """
     program, *words = argv or [""]
+    option, version = _VERSIONS.get(program, ("", ""))
+    if words in ([option], ["--version"]) and version:
+        return Outcome(0, f"{version}\n")
     if program in _IPVSADM:
         return ipvsadm.execute(engine, argv, stdin)
     if program == "conntrack":
@@ -69,6 +86,14 @@ def _saved(engine: "Engine", program: str, words: list[str]) -> str:
         else:
             raise CommandError(f"{program}: option {word} is not available")
     return iptables.save(engine, _SAVE[program], table=table, counters=counters)
+
+
+def tells_of_itself(argv: Sequence[str]) -> bool:
+    """Whether a program is only asked for its version or its help: an engine has no part in it."""
+    program, *words = argv
+    if program == "ipvsadm":
+        return words[:1] in (["-h"], ["--help"], ["-v"], ["--version"])
+    return program in _VERSIONS and words in ([_VERSIONS[program][0]], ["--version"])
 
 
 def reads_standard_input(argv: Sequence[str]) -> bool:

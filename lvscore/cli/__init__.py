@@ -17,6 +17,7 @@ from lvscore.cli.explain import explain
 from lvscore.cli.programs import as_program, commands
 from lvscore.cli.replay import replay
 from lvscore.cli.run import run
+from lvscore.cli.streams import prepare, put
 from lvscore.errors import CaptureError, LvscoreError
 
 __all__ = ["cli", "main"]
@@ -37,10 +38,12 @@ for command in commands():
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    prepare()
     try:
         own = as_program(sys.argv)
         status = cli.main(prog_name="lvscore", standalone_mode=False) or 0 if own is None else own
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            put("")
     except click.ClickException as error:
         status = _fail(error.format_message(), 2)
     except click.Abort:
@@ -48,7 +51,7 @@ def main() -> NoReturn:
     except BrokenPipeError:
         status = _quiet()
     except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
+        name = "" if error.filename is None else f"{error.filename or repr(error.filename)}: "
         status = _fail(f"{name}{error.strerror or error}", 1)
     except CaptureError as error:
         status = _fail(str(error), 1)

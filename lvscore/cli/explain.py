@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from lvscore.cli.setup import Options, engine_options
+from lvscore.cli.streams import put
 from lvscore.errors import ConfigError
 from lvscore.io import open_pcap
 
@@ -28,7 +29,8 @@ def explain(source: str, frame: int, **options: Any) -> None:
                 count += 1
                 if count == frame:
                     now = int(batch.timestamp[index])
-                    print(engine.explain(batch[index], now, link_type=batch.link_type))
+                    told = engine.explain(batch[index], now, link_type=batch.link_type)
+                    put(f"{told}\n")
                     return
             engine.process_batch(batch)
     raise ConfigError(f"--frame {frame}: {source} has {count} frames")

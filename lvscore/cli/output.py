@@ -1,6 +1,6 @@
 """What a run is summed up with, as text and as one JSON object."""
 
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from lvscore import iptables, ipvsadm
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from lvscore.model import Statistics
     from lvscore.report import Report
 
-__all__ = ["print_summary", "summary"]
+__all__ = ["format_summary", "summary"]
 
 
-def print_summary(engine: "Engine", report: "Report", file: TextIO) -> None:
-    """Print the tables as ipvsadm does, the rules, what was dropped and why, and the totals."""
+def format_summary(engine: "Engine", report: "Report") -> str:
+    """The tables as ipvsadm prints them, the rules, what was dropped and why, and the totals."""
     blocks = []
     if engine.services:
         blocks.append(ipvsadm.format_listing(engine))
@@ -24,7 +24,7 @@ def print_summary(engine: "Engine", report: "Report", file: TextIO) -> None:
     if report.drops:
         blocks.append(_drops(report))
     blocks.append(f"{report}\n")
-    file.write("\n".join(blocks))
+    return "\n".join(blocks)
 
 
 def _connections(engine: "Engine") -> str:

@@ -3,16 +3,16 @@
 Started under a program's own name, through a symbolic link, lvscore is that program.
 """
 
-import sys
 from pathlib import Path
 
 import click
 
 from lvscore import config, control
+from lvscore.cli.streams import put, read_input
 from lvscore.engine import Engine
 from lvscore.errors import ConfigError
 from lvscore.model import Outcome
-from lvscore.programs import PROGRAMS, execute, reads_standard_input
+from lvscore.programs import PROGRAMS, execute, reads_standard_input, tells_of_itself
 
 __all__ = ["as_program", "commands"]
 
@@ -25,10 +25,14 @@ it works on a file instead, which holds what -c of the other commands takes: it 
 the command changed it, it is replaced as a whole, without the comments it had."""
 
 
+class _InputError(Exception):
+    """The file that a program is to read is not there, in the words of nft."""
+
+
 def as_program(argv: list[str]) -> int | None:
     """Be the program under whose name lvscore was started; None: it was started as lvscore."""
     name = Path(argv[0]).name
-    return None if name not in PROGRAMS else _show(_ask([name, *argv[1:]], None))
+    return None if name not in PROGRAMS else _carry_out([name, *argv[1:]], None, None)
 
 
 def commands() -> list[click.Command]:
@@ -38,8 +42,7 @@ def commands() -> list[click.Command]:
 
 def _command(name: str) -> click.Command:
     def run(words: tuple[str, ...], control: str | None, rules: str | None) -> int:
-        argv = [name, *words]
-        return _show(_ask(argv, control) if rules is None else _on_file(argv, rules))
+        return _carry_out([name, *words], control, rules)
 
     return click.Command(
         name,
@@ -53,6 +56,19 @@ def _command(name: str) -> click.Command:
         help=_HELP.format(name=name),
         hidden=name not in _SHOWN,
     )
+
+
+def _carry_out(argv: list[str], path: str | None, rules: str | None) -> int:
+    if tells_of_itself(argv):
+        outcome = execute(Engine(max_connections=1, seed=0), argv)
+    else:
+        try:
+            outcome = _ask(argv, path) if rules is None else _on_file(argv, rules)
+        except _InputError as error:
+            outcome = Outcome(1, "", f"{error}\n")
+    put(outcome.stdout)
+    click.echo(outcome.stderr, nl=False, err=True)
+    return outcome.status
 
 
 def _ask(argv: list[str], path: str | None) -> Outcome:
@@ -77,14 +93,11 @@ def _on_file(argv: list[str], rules: str) -> Outcome:
 def _with_input(argv: list[str]) -> tuple[list[str], str]:
     """The words, and what the program reads: standard input, or the file of ``nft -f``."""
     if argv[0] == "nft" and argv[-2:-1] == ["-f"] and argv[-1] != "-":
+        could_not = f'internal:0:0-0: Error: Could not open file "{argv[-1]}": '
         try:
             return [*argv[:-1], "-"], Path(argv[-1]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"nft -f: {argv[-1]}: {error}") from None
-    return argv, sys.stdin.read() if reads_standard_input(argv) else ""
-
-
-def _show(outcome: Outcome) -> int:
-    click.echo(outcome.stdout, nl=False)
-    click.echo(outcome.stderr, nl=False, err=True)
-    return outcome.status
+        except OSError as error:
+            raise _InputError(f"{could_not}{error.strerror or error}") from None
+        except UnicodeDecodeError as error:
+            raise _InputError(f"{could_not}byte {error.start} is not UTF-8 text") from None
+    return argv, read_input() if reads_standard_input(argv) else ""

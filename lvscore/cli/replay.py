@@ -9,9 +9,10 @@ from typing import Any, TextIO
 
 import click
 
-from lvscore.cli.output import print_summary, summary
+from lvscore.cli.output import format_summary, summary
 from lvscore.cli.progress import Progress
 from lvscore.cli.setup import Options, engine_options
+from lvscore.cli.streams import put
 from lvscore.errors import CaptureError, ConfigError
 from lvscore.io import create_pcap, open_pcap
 from lvscore.report import Report
@@ -37,7 +38,7 @@ def replay(source: str, output: str, as_json: bool, no_progress: bool, **options
     place: what was translated before an error or Ctrl-C is there, as a valid capture.
     """
     engine = Options(**options).engine()
-    _check_distinct(source, output)
+    _check_distinct(output, source, options["config_file"])
     report_to = sys.stderr if output == "-" else sys.stdout
     error: CaptureError | None = None
     with ExitStack() as stack:
@@ -58,19 +59,19 @@ def replay(source: str, output: str, as_json: bool, no_progress: bool, **options
     return 130 if report.interrupted else 0
 
 
-def _print(engine: Any, report: Report, file: TextIO, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(summary(engine, report)), file=file)
-    else:
-        print_summary(engine, report, file)
-    file.flush()
+def _print(engine: Any, report: Report, file: TextIO | None, as_json: bool) -> None:
+    text = f"{json.dumps(summary(engine, report))}\n" if as_json else format_summary(engine, report)
+    put(text, file)
 
 
-def _check_distinct(source: str, output: str) -> None:
-    try:
-        read = os.fstat(0) if source == "-" else os.stat(source)
-        written = os.fstat(1) if output == "-" else os.stat(output)
-    except (OSError, ValueError):
-        return  # one of them is not there, which opening it will tell better
-    if os.path.samestat(read, written) and stat.S_ISREG(read.st_mode):
-        raise ConfigError(f"OUT {output} is the file IN, which would be lost: expected another")
+def _check_distinct(output: str, source: str, rules: str | None) -> None:
+    for path, standard, what in ((source, 0, "IN"), (rules, None, "-c FILE")):
+        try:
+            read = os.fstat(0) if path == "-" and standard == 0 else os.stat(path or "")
+            written = os.fstat(1) if output == "-" else os.stat(output)
+        except (OSError, ValueError):
+            continue  # one of them is not there, which opening it will tell better
+        if os.path.samestat(read, written) and stat.S_ISREG(read.st_mode):
+            raise ConfigError(
+                f"OUT {output} is the file {what}, which would be lost: expected another"
+            )

@@ -6,8 +6,11 @@ from typing import Any
 
 import click
 
+from lvscore.addresses import parse_network
 from lvscore.cli.director import Director, say
 from lvscore.cli.setup import Options, engine_options
+from lvscore.cli.streams import put
+from lvscore.config import located
 from lvscore.control import DEFAULT_PATH, ControlServer
 from lvscore.errors import ConfigError, ControlError
 from lvscore.io.interface import BACKENDS, MODES
@@ -82,13 +85,16 @@ def run(
         "backend": backend, "mode": mode, "control": control, "state": state, "workers": workers,
         "inside": inside or None, "shield": shield or None,
     }  # fmt: skip
+    for text in inside:
+        with located(f"--inside {text!r}"):
+            parse_network(text)
     given = Options(**options)
     director = Director(given, own)
     if director.configuration.workers > 1:
         return _run_workers(director, given, own, takeover)
     _work(director, takeover)
     director.end()
-    print(director.engine.ipvsadm("-L -n"), end="")
+    put(director.engine.ipvsadm("-L -n"))
     return 0
 
 
@@ -132,5 +138,5 @@ def _run_workers(director: Director, given: Options, own: dict[str, Any], takeov
         status = workers.run(server)
         if status == 0:
             with suppress(ControlError):  # they may have been ended as well
-                print(workers.execute(["ipvsadm", "-L", "-n"]).stdout, end="")
+                put(workers.execute(["ipvsadm", "-L", "-n"]).stdout)
     return status

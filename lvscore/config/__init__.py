@@ -7,7 +7,6 @@ changed to (:func:`reload`).
 """
 
 import os
-from pathlib import Path
 
 from lvscore.config import toml
 from lvscore.config.configuration import (
@@ -49,9 +48,10 @@ def load(path: str | os.PathLike[str]) -> Configuration:
     """
     name = os.fspath(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with open(name, encoding="utf-8") as file:
+            text = file.read()
     except OSError as error:
-        raise ConfigError(f"{name}: {error.strerror or error}") from None
+        raise ConfigError(f"{name or repr(name)}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name}: byte {error.start} is not UTF-8 text") from None
     return toml.parse(text, name) if name.endswith(".toml") else parse(text, name)

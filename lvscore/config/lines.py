@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from lvscore import iptables, ipvsadm, nft
 from lvscore._files import replace_file
 from lvscore.config.configuration import Command, Configuration, located
-from lvscore.errors import ConfigError
+from lvscore.errors import CommandError, ConfigError
+from lvscore.ipvsadm.grammar import TRY_HELP
 from lvscore.ipvsadm.restore import parse_words
 from lvscore.model import Timeouts
 
@@ -71,8 +72,20 @@ def parse(text: str, name: str = "configuration") -> Configuration:
             elif words[0] in ("iptables", "ip6tables") or words[0].startswith("-t"):
                 commands.append(Command(where, iptables.parse(iptables.split(line))))
             else:
-                commands.append(Command(where, parse_words(words)))
+                commands.append(Command(where, _ipvsadm(words)))
     return Configuration(name, tuple(commands))
+
+
+def _ipvsadm(words: list[str]) -> ipvsadm.Command:
+    try:
+        return parse_words(words)
+    except CommandError as error:
+        if str(error) != TRY_HELP:
+            raise
+        begin = " ".join(words[:2])
+        raise CommandError(
+            f"{begin!r} begins no line of ipvsadm -S, iptables or nft", error.status
+        ) from None
 
 
 def save(engine: "Engine") -> str:

@@ -138,6 +138,8 @@ def _services(name: str, file: Table) -> list[Command]:
             one = _table(f"{inner}: ", server, _SERVER)
             if "real-server" not in one:
                 raise ConfigError(f"{inner}: expected real-server")
+            if one.get("l-threshold", 0) > one.get("u-threshold", 0):
+                _wrong(f"{inner}: l-threshold", one["l-threshold"], "no more than u-threshold")
             words = ["-a", *selector, "--real-server", one["real-server"], *_server_words(one)]
             commands.append(Command(inner, _command(inner, words)))
     return commands

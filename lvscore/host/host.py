@@ -405,6 +405,8 @@ class Host:
 
     def _towards(self, gateway: Address, interface: str | None) -> str:
         """The interface whose wire a gateway is on."""
+        if any(gateway == a.ip for known in self._interfaces.values() for a in known.addresses):
+            raise ConfigError(f"gateway {gateway} is this host's own address: expected another's")
         for known in self._interfaces.values():
             if interface in (None, known.name) and any(
                 gateway in address.network for address in known.addresses

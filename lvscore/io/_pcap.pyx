@@ -139,7 +139,8 @@ cdef class PcapReader:
             if size == 0:
                 if self.end or self.input.truncated:
                     self.failure = TruncatedCapture(
-                        f"{self.input.name}: the capture ends inside the record at offset "
+                        f"{self.input.name}: the capture ends inside the "
+                        f"{'record' if self.base else 'header'} at offset "
                         f"{self.base}: {self.end} bytes of at least {wanted}", self.base)
                 return False
             self.end += size

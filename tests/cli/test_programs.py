@@ -137,9 +137,32 @@ def test_nft_on_a_director(director, run_cli, tmp_path):
     assert (status, out) == (1, "")
     assert errors == "Error: drop is not available\nadd rule ip x y drop\n                ^^^^\n"
     assert len(engine.rules) == 1
-    status, _, errors = run_cli("nft", "--control", path, "-f", tmp_path / "none")
-    assert status == 2
-    assert "No such file" in errors
+
+
+def test_the_file_of_nft_is_not_there(run_cli, tmp_path):
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    for name, why in (("none", "No such file or directory"), ("bytes", "byte 0 is not UTF-8 text")):
+        file = tmp_path / name
+        said = f'internal:0:0-0: Error: Could not open file "{file}": {why}\n'
+        assert run_cli("nft", "-f", file) == (1, "", said)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("ipvsadm -v", "ipvsadm v1.31"),
+        ("ipvsadm -h", "ipvsadm v1.31"),
+        ("conntrack -V", "conntrack v1.4.7 "),
+        ("iptables --version", "iptables v1.8.9 "),
+        ("iptables-save -V", "iptables-save v1.8.9 "),
+        ("nft -v", "nftables v1.0.6 "),
+    ],
+)
+def test_what_needs_no_director(run_cli, words, said, monkeypatch, tmp_path):
+    monkeypatch.setenv("LVSCORE_CONTROL", str(tmp_path / "none"))
+    status, out, errors = run_cli(*words.split())
+    assert (status, errors) == (0, "")
+    assert out.startswith(said)
 
 
 def test_nft_on_a_file(run_cli, rules):

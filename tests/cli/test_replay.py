@@ -152,6 +152,8 @@ def test_a_truncated_capture(run_cli, requests, rules, tmp_path, destinations):
         (["replay", "{dir}", "-o", "{out}"], 1, "Is a directory"),
         (["replay", "{bad}", "-o", "{out}"], 1, "bad.rules"),
         (["replay", "{in}", "-o", "{dir}/none/out"], 1, "none/out: No such file"),
+        (["replay", "{in}", "-o", ""], 1, "'': No such file"),
+        (["replay", "{in}", "-o", "{out}", "-c", ""], 2, "'': No such file"),
         (["explain", "{in}", "--frame", "5"], 2, "has 4 frames"),
         (["explain", "{in}", "--frame", "0"], 2, "--frame"),
         (["bogus"], 2, "bogus"),

@@ -15,6 +15,8 @@ from lvscore.cli import cli
         (["--interface", "eth7"], "NAME=ADDRESS/LENGTH"),
         (["--interface", "nosuch0=172.16.1.3/24"], "no such network interface"),
         (["--interface", "a=172.16.1.3/24", "--route", "default=10.0.0.1"], "cannot be reached"),
+        (["--interface", "a=172.16.1.3/24", "--route", "default=172.16.1.3"], "own address"),
+        (["--inside", "172.16.1.0/33"], "--inside '172.16.1.0/33': "),
     ],
 )
 def test_a_wrong_option_is_told(options, said):

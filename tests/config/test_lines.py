@@ -61,6 +61,7 @@ def test_a_block_of_iptables_save():
         ("iptables -A INPUT -j DROP", "table filter is not available: expected -t nat"),
         ("-t nat -A PREROUTING -j DNAT --to x", "'x' is not an IPv4 or IPv6 address"),
         ("-t nat -A PREROUTING 'x", "cannot split"),
+        ("-Q", "'-Q' begins no line of ipvsadm -S, iptables or nft"),
     ],
 )
 def test_a_bad_line_applies_nothing(line, message):

@@ -135,9 +135,10 @@ SERVER = SERVICE + '[[service.server]]\nreal-server = "1.2.3.5:80"\n'
         (SERVICE + "[[service.server]]", "d.toml: service 1.2.3.4:80, server 1: expected real-"),
         (SERVER + "weight = -1", "d.toml: service 1.2.3.4:80, server 1.2.3.5:80: weight = -1: exp"),
         (SERVER + "forward = 'nat'", 'server 1.2.3.5:80: forward = "nat": expected one of masq'),
-        (SERVER + "l-threshold = 1", "server 1.2.3.5:80: Numerical result out of range"),
+        (SERVER + "l-threshold = 1", "server 1.2.3.5:80: l-threshold = 1: expected no more than"),
         ("[ipvsadm]\nlines = '''\n-A -t 1.2.3.4\n'''", "d.toml: ipvsadm.lines:1: Zero port"),
         ("[iptables]\nlines = '-t nat -A X'", "d.toml: iptables.lines:1: "),
+        ("[nft]\nlines = 'list ruleset'", "d.toml: nft.lines:1: 'list ruleset' begins no line of"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_and_nothing_is_left(tmp_path, text, said):

@@ -68,6 +68,7 @@ def test_every_truncation(order, magic):
         else:
             assert type(error) is TruncatedCapture
             assert error.offset == (done[-1] if done else 0)
+            assert ("inside the record at" in str(error)) == bool(done)
 
 
 def test_the_error_comes_once():
