@@ -12,6 +12,9 @@ from scapy.packet import Packet, Raw
 
 import lvscore
 
+# Without link addresses scapy would ask the network for them.
+ETHER = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+
 
 def translate(engine: lvscore.Engine, packets: Iterable[Packet]) -> Iterator[Packet]:
     """Yield what leaves the engine for each packet that it sends on."""
@@ -30,9 +33,9 @@ def main() -> None:
     engine.add_service("tcp", "[2001:db8::1]:80").add_server("[2001:db8:1::7]:8080")
     client, server = "10.0.0.9", "172.16.1.7"
     packets = [
-        Ether() / IP(src=client, dst="172.16.1.100") / UDP(sport=4000, dport=53) / Raw(b"ask"),
-        Ether() / IP(src=server, dst=client) / UDP(sport=5353, dport=4000) / Raw(b"answer"),
-        Ether() / IPv6(src="2001:db8:a::9", dst="2001:db8::1") / TCP(sport=4000, dport=80),
+        ETHER / IP(src=client, dst="172.16.1.100") / UDP(sport=4000, dport=53) / Raw(b"ask"),
+        ETHER / IP(src=server, dst=client) / UDP(sport=5353, dport=4000) / Raw(b"answer"),
+        ETHER / IPv6(src="2001:db8:a::9", dst="2001:db8::1") / TCP(sport=4000, dport=80),
     ]
     for before, after in zip(packets, translate(engine, packets), strict=True):
         print(before.summary(), "\n    ->", after.summary())

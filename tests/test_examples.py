@@ -25,7 +25,7 @@ def run(example: Path, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, str(example)], cwd=folder, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
