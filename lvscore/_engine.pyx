@@ -1,12 +1,11 @@
 """The compiled engine: owns the state and the boundary to Python (memory, GIL, errors)."""
 
-from cpython.buffer cimport (
-    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer, Py_buffer,
-)
+from cpython.buffer cimport PyBuffer_Release, Py_buffer
 from cpython.bytearray cimport (
     PyByteArray_AS_STRING, PyByteArray_CheckExact, PyByteArray_GET_SIZE,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.long cimport PyLong_CheckExact
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
@@ -113,8 +112,9 @@ from lvscore._core.tcp_window cimport TcpWindow
 from lvscore._core.wheel cimport (
     NO_EVENT, PAST, WHEEL_SLOTS, wheel_next_event, wheel_put,
 )
-from lvscore._frames cimport FrameBatch
+from lvscore._frames cimport FrameBatch, get_writable
 
+from lvscore._arguments import integer
 from lvscore.constants import Reason, Verdict
 from lvscore.errors import ConcurrencyError, ConfigError, LimitError, SnapshotError
 from lvscore.sysctl import ENGINE_SETTINGS
@@ -166,6 +166,16 @@ def engine_populate(EngineCore engine not None, uint32_t family, uint32_t connec
         connections_populate(engine.state, family, connections)
 
 
+cdef inline int64_t nanoseconds(object now) except? -1:
+    """The time that was given. A float is none: time.time() counts seconds, and would pass."""
+    if not PyLong_CheckExact(now):
+        number = integer(now)
+        if number is None:
+            raise ConfigError(f"now={now!r} is not an integer, in nanoseconds")
+        now = number
+    return now
+
+
 cdef class EngineCore:
     """What the compiled side offers; use :class:`lvscore.Engine`."""
 
@@ -180,12 +190,13 @@ cdef class EngineCore:
     def __init__(self, max_connections, seed):
         if self.state != NULL:
             raise ConfigError("an engine is initialised once")
-        if not isinstance(max_connections, int) or not 1 <= max_connections <= MAX_CONNECTIONS:
+        number = integer(max_connections)
+        if number is None or not 1 <= number <= MAX_CONNECTIONS:
             raise ConfigError(
                 f"max_connections={max_connections!r} is not in 1..{MAX_CONNECTIONS}")
         self.state = <State*>calloc(1, sizeof(State))
         if self.state == NULL or not state_init(
-                self.state, max_connections, int.from_bytes(seed[:8], "little"),
+                self.state, number, int.from_bytes(seed[:8], "little"),
                 int.from_bytes(seed[8:16], "little")):
             raise MemoryError(f"no address space for {max_connections} connections")
 
@@ -244,10 +255,11 @@ cdef class EngineCore:
 
         Raises:
             ConcurrencyError: the engine is at work in another thread.
+            ConfigError: ``frame`` is no writable buffer, or ``now`` no integer.
         """
         cdef State* s = self.enter()
         cdef Py_buffer view
-        cdef int64_t time = now
+        cdef int64_t time = nanoseconds(now)
         cdef int link = link_type
         cdef uint32_t firewall_mark = mark
         cdef uint8_t verdict
@@ -258,7 +270,7 @@ cdef class EngineCore:
                                     <uint32_t>PyByteArray_GET_SIZE(frame), time, link,
                                     firewall_mark, &s.last_reason)
         else:
-            PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+            get_writable(frame, &view, "frame")
             verdict = frame_process(s, <uint8_t*>view.buf, <uint32_t>view.len, time, link,
                                     firewall_mark, &s.last_reason)
             PyBuffer_Release(&view)
@@ -286,7 +298,7 @@ cdef class EngineCore:
     def expire(self, now):
         """Move the time to ``now`` (ns) and remove what has expired; how many were removed."""
         cdef State* s = self.enter()
-        cdef int64_t time = now
+        cdef int64_t time = nanoseconds(now)
         cdef uint64_t before = s.expired
         emitted_clear(&s.emitted)
         clock_set(s, time)
@@ -437,7 +449,7 @@ cdef class EngineCore:
         cdef State* s = self.enter()
         cdef State* copy
         cdef Trace trace
-        cdef int64_t time = now
+        cdef int64_t time = nanoseconds(now)
         cdef uint8_t reason = 0
         cdef uint8_t verdict
         cdef TraceStep* step

@@ -4,6 +4,9 @@ from cpython.buffer cimport Py_buffer
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 
+cdef int get_writable(object buffer, Py_buffer* view, str name) except -1
+
+
 cdef class FrameBatch:
     cdef:
         uint8_t* data               # start of the buffer

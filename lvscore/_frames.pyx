@@ -2,11 +2,14 @@
 
 cimport cython
 from cpython.buffer cimport (
-    PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release,
-    PyObject_GetBuffer,
+    PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.string cimport strchr
 
+import re
+
+from lvscore._arguments import whole_number
 from lvscore.errors import ConfigError
 
 __all__ = ["FrameBatch"]
@@ -76,6 +79,25 @@ cdef int refuse_overlap(object offsets, object lengths) except -1:
     return 0
 
 
+cdef int get_writable(object buffer, Py_buffer* view, str name) except -1:
+    """Fill ``view`` with the bytes of ``buffer``, which frames are rewritten in.
+
+    Raises:
+        ConfigError: it is no writable, contiguous memory, or has Python's objects in it.
+    """
+    try:
+        PyObject_GetBuffer(buffer, view, PyBUF_ND | PyBUF_FORMAT | PyBUF_WRITABLE)
+    except (TypeError, BufferError, ValueError) as error:   # NumPy raises ValueError
+        raise ConfigError(f"{name} must be writable, contiguous memory, as a bytearray, not "
+                          f"{type(buffer).__name__}: {error}") from error
+    # PEP 3118; names of fields, which may have any letters, are between colons.
+    if (view.format != NULL and strchr(view.format, c"O") != NULL
+            and b"O" in re.sub(b":[^:]*:", b"", view.format)):
+        PyBuffer_Release(view)
+        raise ConfigError(f"{name} must be bytes, not an array of Python objects")
+    return 0
+
+
 # A batch that is garbage in a cycle must let go of its buffer by PyBuffer_Release alone: what
 # Cython would clear there is the buffer's owner, which then goes while it is exported.
 @cython.no_gc_clear
@@ -110,8 +132,7 @@ cdef class FrameBatch:
 
         if self.bound or self.offset != NULL:
             raise ConfigError("a FrameBatch is bound once; make another for another buffer")
-        if not isinstance(link_type, int) or not 0 <= link_type <= MAX_LINK_TYPE:
-            raise ConfigError(f"link_type must be in 0..{MAX_LINK_TYPE}, not {link_type!r}")
+        link_type = whole_number(link_type, "link_type", 0, MAX_LINK_TYPE)
         arrays = []
         for name, values, kind in (("offsets", offsets, numpy.uint64),
                                    ("lengths", lengths, numpy.uint32),
@@ -138,11 +159,7 @@ cdef class FrameBatch:
                 + ", ".join(str(a.size) for a in arrays))
         if arrays[0].size > MAX_FRAMES:
             raise ConfigError(f"{arrays[0].size} frames are more than a batch's {MAX_FRAMES}")
-        try:
-            PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE)
-        except (TypeError, BufferError) as error:
-            raise ConfigError("buffer must be writable, contiguous memory, not "
-                              f"{type(buffer).__name__}: {error}") from error
+        get_writable(buffer, &self.view, "buffer")
         self.bound = True
         self.data = <uint8_t*>self.view.buf
         self.data_length = self.view.len
@@ -254,6 +271,9 @@ cdef class FrameBatch:
             position += len(frame)
         return cls(bytearray(b"".join(frames)), offsets, [len(frame) for frame in frames],
                    timestamps, link_type=link_type)
+
+    def __repr__(self):
+        return f"<FrameBatch of {self.count} frames, link type {self.link_type}>"
 
     def __len__(self):
         return self.count

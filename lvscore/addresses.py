@@ -4,6 +4,7 @@ Everywhere in lvscore an endpoint is the text ``"address:port"`` (``"[v6]:port"`
 accepted as text is also accepted as :class:`Endpoint` or as the objects of :mod:`ipaddress`.
 """
 
+import re
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -14,6 +15,7 @@ from ipaddress import (
 )
 from typing import NamedTuple
 
+from lvscore._arguments import integer
 from lvscore.errors import AddressError
 
 __all__ = [
@@ -38,6 +40,7 @@ Network = IPv4Network | IPv6Network
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 _ALIASES = {"ipv6-icmp": 58, "icmp6": 58}
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
+_PORT = re.compile("[0-9]{1,9}")
 
 
 class Endpoint(NamedTuple):
@@ -78,16 +81,17 @@ def parse_protocol(protocol: str | int) -> int:
     Raises:
         AddressError: the protocol is not one that lvscore handles.
     """
-    if isinstance(protocol, int) and not isinstance(protocol, bool):
-        if protocol in _NAMES:
-            return protocol
-    elif isinstance(protocol, str):
+    if isinstance(protocol, str):
         name = protocol.lower()
         number = PROTOCOLS.get(name, _ALIASES.get(name))
         if number is not None:
             return number
         if name.isdigit() and int(name) in _NAMES:
             return int(name)
+    elif not isinstance(protocol, bool):
+        number = integer(protocol)
+        if number is not None and number in _NAMES:
+            return number
     raise AddressError(f"unknown protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
 
 
@@ -120,11 +124,8 @@ def _refuse(value: object) -> str:
 def parse_port(text: str | int, *, whole: str | None = None) -> int:
     """Return a port number 0..65535; ``whole`` is the text to name in the error."""
     shown = text if whole is None else whole
-    try:
-        port = int(text) if isinstance(text, int) or (text.isascii() and text.isdigit()) else -1
-    except ValueError:
-        port = -1
-    if not 0 <= port <= 65535:
+    port = int(text) if isinstance(text, str) and _PORT.fullmatch(text) else integer(text)
+    if port is None or not 0 <= port <= 65535:
         raise AddressError(f"{shown!r}: port {text} is not in 0..65535")
     return port
 
@@ -141,7 +142,7 @@ def parse_ports(value: "str | int | range | tuple[int, int] | PortRange") -> Por
         first, last = value.start, value.stop - 1
     elif isinstance(value, tuple):
         first, last = value
-    elif isinstance(value, int):
+    elif not isinstance(value, str):
         first = last = value
     else:
         text = value.replace(":", "-")

@@ -13,6 +13,7 @@ from lvscore.addresses import (
     protocol_name,
 )
 from lvscore.constants import State
+from lvscore.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,6 +99,16 @@ class Connections:
     def __len__(self) -> int:
         return _engine.connections_count(self._engine, self._templates)
 
+    def __repr__(self) -> str:
+        kind = "templates" if self._templates else "connections"
+        return f"<{len(self)} {kind} of {self._engine!r}>"
+
+    def __contains__(self, key: object) -> bool:
+        """Whether there is a connection (protocol, source, destination), or this one as it is."""
+        if isinstance(key, Connection):
+            return any(key == other for other in self)
+        return isinstance(key, tuple) and len(key) == 3 and self.find(*key) is not None
+
     def __iter__(self) -> Iterator[Connection]:
         """Iterate over a consistent copy, as :class:`Connection` tuples."""
         return (_connection(self._engine, row) for row in self.snapshot())
@@ -154,6 +165,8 @@ class Connections:
         ],
     ) -> Connection:
         """``engine.connections["tcp", "10.0.0.9:40000", "172.16.1.100:80"]``, or KeyError."""
+        if not isinstance(key, tuple) or len(key) != 3:
+            raise ConfigError(f"[{key!r}]: expected [protocol, source, destination]")
         found = self.find(*key)
         if found is None:
             raise KeyError(key)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from lvscore import _engine
+from lvscore._arguments import integer
 from lvscore.addresses import (
     Address,
     Endpoint,
@@ -262,18 +263,20 @@ class Director(_engine.EngineCore):
 
 
 def _mark_key(mark: int, family: int) -> ServiceKey:
-    if isinstance(mark, bool) or not isinstance(mark, int) or not 1 <= mark <= 0xFFFFFFFF:
+    number = None if isinstance(mark, bool) else integer(mark)
+    if number is None or not 1 <= number <= 0xFFFFFFFF:
         raise ConfigError(f"mark {mark!r} is not in 1..4294967295")
     if family not in (4, 6):
         raise ConfigError(f"family {family!r} is neither 4 nor 6")
-    return ServiceKey(family, MARK, IPv4Address(mark), 0)
+    return ServiceKey(family, MARK, IPv4Address(number), 0)
 
 
 def _options(
     key: ServiceKey, persistence: int, netmask: NetmaskLike | None, one_packet: bool, engine: str
 ) -> tuple[int, int, bytes, int]:
     """The options as the core takes them."""
-    if isinstance(persistence, bool) or not isinstance(persistence, int):
+    seconds = None if isinstance(persistence, bool) else integer(persistence)
+    if seconds is None:
         raise ConfigError(f"persistence {persistence!r} is not a number of seconds")
     if persistence and not 1 <= persistence <= MAX_PERSISTENCE:
         raise ConfigError(f"persistence {persistence} is not in 1..{MAX_PERSISTENCE} seconds")
@@ -284,7 +287,7 @@ def _options(
     if engine not in PERSISTENCE_ENGINES:
         raise ConfigError(f"unknown persistence engine {engine!r}: expected 'sip'")
     flags = (_PERSISTENT if persistence else 0) | (_ONE_PACKET if one_packet else 0)
-    return flags, persistence, _netmask(netmask, key.family), PERSISTENCE_ENGINES.index(engine)
+    return flags, seconds, _netmask(netmask, key.family), PERSISTENCE_ENGINES.index(engine)
 
 
 def _netmask(netmask: NetmaskLike | None, family: int) -> bytes:
@@ -316,6 +319,8 @@ def _scheduler(name: str, flags: tuple[str, ...]) -> tuple[int, int]:
         raise ConfigError(f"unknown scheduler {name!r}: expected one of {', '.join(SCHEDULERS)}")
     known: Mapping[str, int] = SCHEDULER_FLAGS.get(name, {})
     bits = 0
+    if isinstance(flags, str):
+        raise ConfigError(f"scheduler flags {flags!r}: expected a tuple of names")
     for flag in flags:
         if flag not in known and flag not in ANY_SCHEDULER_FLAGS:
             expected = f"expected one of {', '.join(known)}" if known else "it has none"

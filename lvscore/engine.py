@@ -1,12 +1,14 @@
 """The engine: virtual services, NAT rules and the connections made by them."""
 
 import os
+from collections.abc import Callable
 from typing import Self
 
 from lvscore import _engine
+from lvscore._arguments import integer
 from lvscore.connections import Connections
 from lvscore.director import Director
-from lvscore.errors import ConfigError, NotFoundError
+from lvscore.errors import ConfigError, LvscoreError, NotFoundError
 from lvscore.explain import Explanation, explain
 from lvscore.helpers import Helpers
 from lvscore.model import Timeouts, TimerWheel
@@ -40,24 +42,32 @@ class Engine(Director, RuleEngine):
             from the operating system, which protects the table against flooding.
 
     Raises:
-        ConfigError: ``max_connections`` is not in 1..33554432, or the seed is too long.
+        ConfigError: ``max_connections`` is not in 1..33554432, or the seed is none, or too long.
+
+    ``copy.deepcopy`` and pickle make an engine that does with every packet what this one would
+    have done, as :meth:`save` and :meth:`load` do; a Host is not copied with it.
     """
 
     def __init__(self, *, max_connections: int = 1_048_576, seed: int | bytes | None = None):
-        if seed is None:
-            key = os.urandom(16)
-        elif isinstance(seed, int):
-            if not 0 <= seed < 1 << 128:
-                raise ConfigError(f"seed {seed} is not in 0..2**128-1")
-            key = seed.to_bytes(16, "little")
-        elif len(seed) <= 16:
-            key = bytes(seed).ljust(16, b"\0")
-        else:
-            raise ConfigError(f"seed has {len(seed)} bytes; expected at most 16")
-        super().__init__(max_connections, key)
+        super().__init__(max_connections, _key(seed))
         self._route_tables = RouteTables()
         self._pool_events_taken = 0
         self._nft_ruleset: object = None  # lvscore.nft's own
+
+    def __repr__(self) -> str:
+        try:
+            what = (
+                f"{len(self.services)} services, {len(self.rules)} rules, "
+                f"{len(self.connections)} connections"
+            )
+        except LvscoreError as error:  # at work in another thread
+            what = str(error)
+        return f"<{type(self).__name__}: {what}>"
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[type[Self], bytes]]:
+        from lvscore.snapshot import dump, parse
+
+        return parse, (type(self), b"".join(dump(self)))
 
     @property
     def routes(self) -> Routes:
@@ -104,9 +114,10 @@ class Engine(Director, RuleEngine):
 
     @available_memory.setter
     def available_memory(self, value: int | None) -> None:
-        if value is not None and (not isinstance(value, int) or not 0 <= value < 2**63):
+        count = 0 if value is None else integer(value)
+        if count is None or not 0 <= count < 2**63:
             raise ConfigError(f"available_memory={value!r} is not a number of bytes, or None")
-        _engine.available_pages_set(self, None if value is None else value // _PAGE)
+        _engine.available_pages_set(self, None if value is None else count // _PAGE)
 
     @property
     def connections(self) -> Connections:
@@ -198,7 +209,12 @@ class Engine(Director, RuleEngine):
         if ingress is not None and (number is None or not _engine.interface_present(self, number)):
             raise NotFoundError(f"no Host has an interface {ingress}")
         return explain(
-            self, bytes(frame), self.now if now is None else now, link_type, mark, number
+            self,
+            memoryview(frame).tobytes(),
+            self.now if now is None else now,
+            link_type,
+            mark,
+            number,
         )
 
     # Its file
@@ -292,3 +308,17 @@ class Engine(Director, RuleEngine):
         from lvscore.conntrack import run
 
         return run(self, command)
+
+
+def _key(seed: object) -> bytes:
+    """The 16 bytes that a seed stands for."""
+    if seed is None:
+        return os.urandom(16)
+    if isinstance(seed, bytes | bytearray | memoryview):
+        if len(seed) > 16:
+            raise ConfigError(f"seed has {len(seed)} bytes; expected at most 16")
+        return bytes(seed).ljust(16, b"\0")
+    number = integer(seed)
+    if number is None or not 0 <= number < 1 << 128:
+        raise ConfigError(f"seed {seed!r} is neither in 0..2**128-1 nor bytes")
+    return number.to_bytes(16, "little")

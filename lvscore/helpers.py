@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from lvscore import _engine
+from lvscore._arguments import whole_number
 from lvscore.errors import ConfigError, DuplicateError, NotFoundError
 
 if TYPE_CHECKING:
@@ -73,12 +74,9 @@ class Helpers:
             raise ConfigError(f"no helper {name!r}; there is 'ftp'")
         if name in self:
             raise DuplicateError(f"helper {name} is on, for ports {self[name]}")
-        given = tuple(dict.fromkeys(ports))
+        given = tuple(dict.fromkeys(whole_number(port, "port", 1, 65535) for port in ports))
         if not 1 <= len(given) <= _MOST_PORTS:
             raise ConfigError(f"{len(given)} ports; expected 1..{_MOST_PORTS}")
-        for port in given:
-            if not isinstance(port, int) or not 1 <= port <= 65535:
-                raise ConfigError(f"port {port!r} is not in 1..65535")
         _engine.ftp_ports_set(self._engine, given)
 
     def remove(self, name: str) -> None:

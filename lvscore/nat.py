@@ -333,6 +333,8 @@ class RuleEngine(_engine.EngineCore):
         return counters.get(rule.number, (0, 0))
 
     def _chain_of(self, rule: Rule) -> list[Rule]:
+        if not isinstance(rule, Rule):
+            raise NotFoundError(f"no such rule: {rule!r}; expected one of engine.rules")
         chain = self._chains.get((rule.table, rule.chain), [])
         if all(other.number != rule.number for other in chain):
             raise NotFoundError(f"no such rule: {rule}")

@@ -7,6 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from lvscore import _engine
+from lvscore._arguments import integer
 from lvscore.addresses import Address, PortRange, protocol_name
 from lvscore.errors import ConfigError
 
@@ -132,6 +133,7 @@ class PortPools:
 
     @quota.setter
     def quota(self, value: int | None) -> None:
-        if value is not None and (not isinstance(value, int) or not 1 <= value < 1 << 32):
+        quota = 0 if value is None else integer(value)
+        if quota is None or not (value is None or 1 <= quota < 1 << 32):
             raise ConfigError(f"quota={value!r} is not in 1..2**32-1, or None")
-        _engine.pools_quota_set(self._engine, value or 0)
+        _engine.pools_quota_set(self._engine, quota)

@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
 from lvscore import _engine
+from lvscore._arguments import integer
 from lvscore.addresses import Address, Endpoint, parse_endpoint, protocol_name
 from lvscore.errors import ConfigError, DuplicateError, NotFoundError
 from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS, Rate, Statistics, Tunnel
@@ -435,16 +436,14 @@ class Service:
 
 def _checked(weight: int, upper: int, lower: int) -> tuple[int, int, int]:
     """Return what ipvsadm would take as weight and thresholds."""
-    for name, value in (
-        ("weight", weight),
-        ("upper_threshold", upper),
-        ("lower_threshold", lower),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 2147483647:
+    names = ("weight", "upper_threshold", "lower_threshold")
+    for name, value in zip(names, (weight, upper, lower), strict=True):
+        number = None if isinstance(value, bool) else integer(value)
+        if number is None or not 0 <= number <= 2147483647:
             raise ConfigError(f"{name} {value!r} is not in 0..2147483647")
     if lower > upper:
         raise ConfigError(f"lower_threshold {lower} is greater than upper_threshold {upper}")
-    return weight, upper, lower
+    return int(weight), int(upper), int(lower)
 
 
 def _tunnel(method: str, tunnel: Tunnel | None) -> tuple[int, int, int]:
@@ -454,6 +453,8 @@ def _tunnel(method: str, tunnel: Tunnel | None) -> tuple[int, int, int]:
             raise ConfigError(f"a tunnel goes with the method 'tunnel', not with {method!r}")
         return 0, 0, 0
     tunnel = Tunnel() if tunnel is None else tunnel
+    if not isinstance(tunnel, Tunnel):
+        raise ConfigError(f"tunnel {tunnel!r}: expected a lvscore.Tunnel")
     if tunnel.type not in _TUNNEL_TYPES:
         raise ConfigError(
             f"unknown tunnel type {tunnel.type!r}: expected one of {', '.join(_TUNNEL_TYPES)}"

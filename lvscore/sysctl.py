@@ -1,9 +1,11 @@
 """Kernel settings by the kernel's names, as mappings that know every name they have."""
 
+import difflib
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from lvscore._arguments import integer
 from lvscore.errors import ConfigError, NotFoundError
 
 __all__ = [
@@ -142,7 +144,9 @@ class Sysctl(MutableMapping[str, int]):
         for prefix in _PREFIXES:
             if f"{prefix}{name}" in self._settings:
                 return f"{prefix}{name}"
-        raise NotFoundError(f"no setting {name!r} here")
+        near = difflib.get_close_matches(str(name).replace("/", "."), self._settings, 1, 0.8)
+        hint = f"; there is {near[0]}" if near else ""
+        raise NotFoundError(f"no setting {name!r} here{hint}")
 
     def __getitem__(self, name: str) -> int:
         return self._read(self._name(name))
@@ -150,13 +154,25 @@ class Sysctl(MutableMapping[str, int]):
     def __setitem__(self, name: str, value: int) -> None:
         full = self._name(name)
         setting = self._settings[full]
-        if not isinstance(value, int) or not setting.low <= value <= setting.high:
+        number = integer(value)
+        if number is None or not setting.low <= number <= setting.high:
             raise ConfigError(f"{name}={value!r} is not in {setting.low}..{setting.high}")
-        self._write(full, int(value))
+        self._write(full, number)
 
     def __delitem__(self, name: str) -> None:
         full = self._name(name)
         self[full] = self._settings[full].default
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A setting's value, or ``default`` where there is no such setting."""
+        try:
+            return self[name]
+        except NotFoundError:
+            return default
+
+    def __repr__(self) -> str:
+        changed = {name: self[name] for name in self if self[name] != self._settings[name].default}
+        return f"<Sysctl: {len(self)} settings, not as by default: {changed}>"
 
     def __contains__(self, name: object) -> bool:
         return any(f"{prefix}{name}" in self._settings for prefix in _PREFIXES)

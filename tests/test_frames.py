@@ -33,6 +33,8 @@ BUFFERS = [
     lambda: memoryview(bytearray(120))[10:110],
     lambda: np.zeros(100, np.uint8),
     lambda: np.zeros((10, 10), np.int8),
+    lambda: np.zeros(5, [("O", "u4"), ("frame", "u1", 16)]),
+    lambda: np.zeros(25, np.float32),
     lambda: array.array("B", bytes(100)),
     lambda: mmap.mmap(-1, 100),
 ]
@@ -62,7 +64,7 @@ def test_buffers_and_arrays(make, kind):
     assert batch.offset.tolist() == [40, 0, 100]
     assert batch.original_length.tolist() == [60, 1500, 0]
     batch[1][:] = b"0123456789"
-    assert bytes(memoryview(buffer).cast("B")[:10]) == b"0123456789"
+    assert memoryview(buffer).tobytes()[:10] == b"0123456789"
     assert batch[-1].nbytes == 0
     assert batch[-3].nbytes == 60
 
@@ -140,6 +142,12 @@ def test_an_empty_frame_overlaps_nothing():
     [
         ((b"read-only", [0], [1], [0]), {}, "writable"),
         ((memoryview(bytearray(10))[::2], [0], [1], [0]), {}, "contiguous"),
+        ((np.zeros(20, np.uint8)[::2], [0], [1], [0]), {}, "contiguous"),
+        ((np.zeros(20, np.uint8)[::-1], [0], [1], [0]), {}, "contiguous"),
+        ((np.asfortranarray(np.zeros((4, 5), np.uint8)), [0], [1], [0]), {}, "contiguous"),
+        ((np.frombuffer(b"read-only", np.uint8), [0], [1], [0]), {}, "read-only"),
+        ((np.array([None] * 4), [0], [1], [0]), {}, "Python objects"),
+        ((np.zeros(4, [("B", "u1"), ("x", "O")]), [0], [1], [0]), {}, "Python objects"),
         (("text", [0], [1], [0]), {}, "str"),
         ((None, [], [], []), {}, "NoneType"),
         ((bytearray(9), [0], [1, 2], [0]), {}, "equally long"),
@@ -164,6 +172,12 @@ def test_an_empty_frame_overlaps_nothing():
 def test_refused(arguments, options, message):
     with pytest.raises(ConfigError, match=message):
         FrameBatch(*arguments, **options)
+
+
+def test_numbers_of_numpy_and_how_it_is_shown():
+    batch = FrameBatch(bytearray(9), [np.int8(0)], [np.uint64(9)], [0], link_type=np.uint16(101))
+    assert batch.link_type == 101
+    assert repr(batch) == "<FrameBatch of 1 frames, link type 101>"
 
 
 def test_of_refused():

@@ -44,6 +44,7 @@ LAYERS = [
     *({f"_core.{name}" for name in layer} for layer in CORE_LAYERS),
     {"_files", "_fork", "constants", "report"},
     {"errors"},
+    {"_arguments"},
     {"_frames", "addresses", "sysctl"},
     {
         "_engine",

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from lvscore import _engine
+from lvscore._arguments import integer
 from lvscore._frames import FrameBatch
 from lvscore.addresses import Address, Network, parse_address, parse_network
 from lvscore.errors import (
@@ -62,6 +63,14 @@ class Host:
         self._settings = HostSettings(self._update)
         self._machine = Machine(engine, self._settings)
         self._update()
+
+    def __repr__(self) -> str:
+        return f"<Host with {', '.join(self._interfaces) or 'no interfaces'}, of {self.engine!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Host is not copied: copy its engine, and give the copy a Host of its own"
+        )
 
     # Configuration
 
@@ -433,9 +442,10 @@ def _interface_address(text: str) -> IPv4Interface | IPv6Interface:
 
 
 def _mtu(mtu: int) -> int:
-    if not isinstance(mtu, int) or not _MIN_MTU <= mtu <= _MAX_MTU:
+    number = integer(mtu)
+    if number is None or not _MIN_MTU <= number <= _MAX_MTU:
         raise ConfigError(f"mtu={mtu!r} is not in {_MIN_MTU}..{_MAX_MTU}")
-    return mtu
+    return number
 
 
 def _mac(mac: str | bytes) -> bytes:
@@ -444,5 +454,8 @@ def _mac(mac: str | bytes) -> bytes:
     except ValueError:
         packed = b""
     if len(packed) != 6 or packed[0] & 1:
-        raise ConfigError(f"mac={mac!r} is not the link address of one interface")
+        raise ConfigError(
+            f"mac={mac!r} is not the link address of one interface: expected one as "
+            "'02:00:00:00:00:01', and no group's"
+        )
     return packed

@@ -1,25 +1,11 @@
 """Arguments that sources and sinks share, checked."""
 
-import operator
-from typing import SupportsIndex, cast
-
 import numpy as np
 import numpy.typing as npt
 
 from lvscore.errors import ConfigError
 
-__all__ = ["selection", "whole_number"]
-
-
-def whole_number(value: object, name: str, least: int, most: int) -> int:
-    """``value`` as an int, or a ConfigError that says what ``name`` may be."""
-    try:
-        number = operator.index(cast(SupportsIndex, value))
-    except TypeError:
-        number = least - 1
-    if not least <= number <= most:
-        raise ConfigError(f"{name} must be an integer in {least}..{most}, not {value!r}")
-    return number
+__all__ = ["selection"]
 
 
 def selection(select: object, count: int) -> npt.NDArray[np.uint8]:

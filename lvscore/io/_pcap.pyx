@@ -14,6 +14,7 @@ from libc.string cimport memmove, memset
 from lvscore._frames cimport FrameBatch
 from lvscore.io cimport _pcap_format as fmt
 
+from lvscore._arguments import whole_number
 from lvscore.constants import LinkType
 from lvscore.errors import (
     CaptureError,
@@ -22,7 +23,6 @@ from lvscore.errors import (
     TruncatedCapture,
     UnsupportedLinkType,
 )
-from lvscore.io._arguments import whole_number
 from lvscore.io._stream import Input
 
 cdef extern from "<stdlib.h>" nogil:

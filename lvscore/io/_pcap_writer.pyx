@@ -12,9 +12,10 @@ import os
 import struct
 import zlib
 
+from lvscore._arguments import whole_number
 from lvscore.constants import LinkType
 from lvscore.errors import CaptureError, ConcurrencyError, ConfigError, UnsupportedLinkType
-from lvscore.io._arguments import selection, whole_number
+from lvscore.io._arguments import selection
 from lvscore.io._stream import Output
 
 __all__ = ["PcapWriter"]

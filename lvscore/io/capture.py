@@ -74,7 +74,9 @@ def create_pcap(
         if same:
             raise ConfigError(f"{name} cannot be written while it is read")
     if link_type is None:
-        link_type = LinkType.ETHERNET if like is None else like.link_type
+        link_type = LinkType.ETHERNET if like is None else getattr(like, "link_type", None)
+        if link_type is None:
+            raise ConfigError(f"like={like!r} is no source: expected one with a link_type")
     if format is None:
         format = getattr(like, "format", "pcap")
     if nanosecond is None:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from lvscore._arguments import whole_number
 from lvscore._frames import FrameBatch
 from lvscore.constants import LinkType
 from lvscore.errors import ConfigError
-from lvscore.io._arguments import selection, whole_number
+from lvscore.io._arguments import selection
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

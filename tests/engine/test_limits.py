@@ -294,8 +294,9 @@ def test_buffers_of_any_kind():
         engine.process(buffer, 0)
         outcomes.append(bytes(buffer))
     assert outcomes[0] == outcomes[1] == outcomes[2] != bytes(frame)
-    with pytest.raises(BufferError):
-        engine.process(bytes(frame), 0)
+    for wrong in (bytes(frame), "text", None, numpy.frombuffer(frame, numpy.uint8)[::2]):
+        with pytest.raises(lvscore.ConfigError, match=f"not {type(wrong).__name__}: "):
+            engine.process(wrong, 0)
 
 
 def test_snapshot_iteration_and_find_agree():
