@@ -16,7 +16,7 @@ done
 [ -d ../shared/captures ] && ln -sfn "$(cd .. && pwd)/shared" build/shared
 cd "$folder"
 LVSCORE_SANITIZE=address,undefined "$python" setup.py -q build_ext --inplace
-[ $# -gt 0 ] || set -- -n 2 tests/core tests/engine tests/host/test_short_way.py tests/host/test_short_way_ipv6.py tests/host/test_short_way_rules.py \
+[ $# -gt 0 ] || set -- -n 2 tests/core tests/engine tests/host/test_short_way.py tests/host/test_short_way_rules.py \
     -k "core or sweep or batches or services or icmp or fragments or short_way"
 # Without PYTHONMALLOC=malloc an overrun inside a bytes object stays hidden.
 export LVSCORE_HYPOTHESIS=brief PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1

@@ -41,7 +41,7 @@ STAGES = {
     "icmp": "engine/test_icmp.py",
     "lane": "engine/test_batches.py",
     "lane6": "engine/test_batches_ipv6.py",
-    "lane6_host": "host/test_short_way_ipv6.py",
+    "lane6_host": "host/test_short_way.py",
     "lane_open": "engine/test_opening.py",
     "lane_host": "host/test_short_way.py",
     "lane_track": "engine/test_batches_rules.py",

@@ -6,14 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab import CLI, CLIENT, OTHER, ROUTER, SERVER, SRV, frame
 from scapy.layers.inet import IP, TCP, UDP
-from test_short_way import leaving
+from short_way import generally, known, leaving, offloaded
 
 import lvscore
 from lvscore import Reason
-from lvscore._probe_frame import vnet_header_before
 
 FRONT, BACK, SECOND = "172.16.0.3", "172.16.1.7", 10**9
-GENERAL = "-t mangle -A PREROUTING -s 1.2.3.4 -j MARK --set-mark 1"
 
 
 def router(*, general=False):
@@ -32,9 +30,7 @@ def router(*, general=False):
     )
     host.engine.iptables(f"-t nat -A PREROUTING -d {FRONT} -p udp --dport 53 -j DNAT --to {BACK}")
     host.engine.iptables("-t nat -A POSTROUTING -s 172.16.1.0/24 -o cli -j MASQUERADE")
-    if general:
-        host.engine.iptables(GENERAL)
-    return host
+    return generally(host) if general else host
 
 
 def segment(reply, flags, ahead=0, acked=0, size=0, ttl=64, **fields):
@@ -96,7 +92,7 @@ def played(steps, *, general):
             batch = lvscore.FrameBatch.of([step[1]] * 2, [now * SECOND] * 2)
             out.append(leaving(host, batch, step[0], now * SECOND))
     engine = host.engine
-    return out, engine.counters, engine.reasons, engine.conntrack("-L"), engine.next_deadline()
+    return out, *known(host), engine.conntrack("-L"), engine.next_deadline()
 
 
 def compared(steps):
@@ -185,16 +181,6 @@ def test_segments_leave_translated_by_the_other_interface():
     assert "ASSURED" in listing
 
 
-def partial(packet):
-    """The segment with a checksum that is left to the interface, behind its virtio_net_hdr."""
-    packet = IP(bytes(packet))
-    total = sum(int.from_bytes(bytes(packet)[k : k + 2], "big") for k in range(12, 20, 2))
-    total += 6 + packet.len - 20
-    total = (total & 0xFFFF) + (total >> 16)
-    packet[TCP].chksum = (total & 0xFFFF) + (total >> 16)
-    return packet
-
-
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3000), st.sampled_from([0, 500, 1448]),
                           st.booleans()), min_size=1, max_size=12))  # fmt: skip
 def test_offloads(taken):
@@ -207,16 +193,8 @@ def test_offloads(taken):
         out = []
         for reply, size, cut, left in taken:
             name, data = segment(reply, "A", size=size)
-            kind = 1 if cut and left else 0
-            if left:
-                data = data[:14] + bytes(partial(data[14:]))
-            header = bytes([left, kind]) + b"".join(
-                value.to_bytes(2, "little") for value in (54, cut if kind else 0, 34, 16)
-            )
-            batch = lvscore.FrameBatch(bytearray(header + data), [10], [len(data)], [1])
-            vnet_header_before(batch)
-            out.append((leaving(host, batch, name, 1), bytes(batch[0])))
-        results.append((out, host.engine.counters, host.engine.reasons))
+            out.append(offloaded(host, name, IP(data[14:]), cut, left, 1))
+        results.append((out, known(host)))
     assert results[0] == results[1]
 
 

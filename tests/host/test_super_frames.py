@@ -6,7 +6,7 @@ from lab import CLI, ROUTER, SERVER, VIP, director, frame, reply, request
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
-from test_short_way import leaving, one_by_one
+from short_way import leaving, one_by_one
 
 import lvscore
 from lvscore import _engine
