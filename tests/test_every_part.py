@@ -40,7 +40,7 @@ STAGES = {
     "helper": "engine/test_ftp.py",
     "icmp": "engine/test_icmp.py",
     "lane": "engine/test_batches.py",
-    "lane6": "engine/test_batches_ipv6.py",
+    "lane6": "engine/test_batches_families.py",
     "lane6_host": "host/test_short_way.py",
     "lane_open": "engine/test_opening.py",
     "lane_host": "host/test_short_way.py",

@@ -55,17 +55,6 @@ def shadowing_engine():
     return engine
 
 
-def test_a_reply_behind_a_newer_connection_in_the_same_vector():
-    first, second = udp(CLIENT, 4000, VIP, 80), udp(CLIENT, 4000, VIP, 81)
-    reply = udp(RS1, 8080, CLIENT, 4000)
-    frames = [first] * 20 + [reply, second, reply, reply]
-    outcome = both(shadowing_engine, frames)
-    # The newest connection answers: port 81 behind its first packet, port 80 before it.
-    assert int.from_bytes(outcome[20][2][34:36], "big") == 80
-    assert int.from_bytes(outcome[22][2][34:36], "big") == 81
-    assert int.from_bytes(outcome[23][2][34:36], "big") == 81
-
-
 def rule_engine():
     engine = lvscore.Engine(seed=1)
     engine.add_dnat(to=RS1, destination=VIP)
