@@ -10,17 +10,26 @@ import time
 import pytest
 from test_pipeline import (
     CONNECTIONS,
+    HANDSHAKES,
     PACKETS,
+    add_service,
     establish,
     measure,
     measure_beside_limit,
     packets6_of,
+    real_server,
 )
-from traffic import SERVERS, handshake6
+from traffic import SERVERS
 
 import lvscore
 
 MAC = bytes([2] * 6)
+# The arm to clients, the one to servers, the clients' network and its gateway.
+NETWORKS = {
+    4: ("10.0.0.1/24", "192.168.0.254/24", "11.0.0.0/8", "10.0.0.2"),
+    6: ("2001:db8::1/64", "2001:db8:1::ffff/64", "2001:db8:f::/64", "2001:db8::2"),
+}
+FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
 
 def receiver(host):
@@ -33,39 +42,21 @@ def receiver(host):
     return receive
 
 
-def established(connections):
+def established(connections, family=4):
     """A director with an arm to clients and one to servers, and so many connections."""
+    front, back, clients, gateway = NETWORKS[family]
     host = lvscore.Host(lvscore.Engine(seed=1, max_connections=max(connections, 1024)))
-    host.add_interface("eth0", addresses=["10.0.0.1/24"], mac=MAC)
-    host.add_interface("eth1", addresses=["192.168.0.254/24"], mac=MAC[:5] + b"\3")
-    host.add_route("11.0.0.0/8", via="10.0.0.2")
-    host.add_neighbour("10.0.0.2", "02:00:00:00:00:10", "eth0")
-    host.sysctl["net.ipv4.ip_forward"] = 1
+    host.add_interface("eth0", addresses=[front], mac=MAC)
+    host.add_interface("eth1", addresses=[back], mac=MAC[:5] + b"\3")
+    host.add_route(clients, via=gateway)
+    host.add_neighbour(gateway, "02:00:00:00:00:10", "eth0")
+    host.sysctl[FORWARDING[family]] = 1
     for name in "all", "eth0":
         host.sysctl[f"net.ipv4.conf.{name}.send_redirects"] = 0
-    service = host.engine.add_service("tcp", "10.0.0.1:80", scheduler="rr")
-    for i in reversed(range(SERVERS)):
-        service.add_server(f"192.168.0.{i + 1}:8080")
-        host.add_neighbour(f"192.168.0.{i + 1}", f"02:00:00:00:01:{i:02x}", "eth1")
-    establish(host.engine, connections, process=receiver(host))
-    return host
-
-
-def established6(connections):
-    """The same over IPv6."""
-    host = lvscore.Host(lvscore.Engine(seed=1, max_connections=max(connections, 1024)))
-    host.add_interface("eth0", addresses=["2001:db8::1/64"], mac=MAC)
-    host.add_interface("eth1", addresses=["2001:db8:1::ffff/64"], mac=MAC[:5] + b"\3")
-    host.add_route("2001:db8:f::/64", via="2001:db8::2")
-    host.add_neighbour("2001:db8::2", "02:00:00:00:00:10", "eth0")
-    host.sysctl["net.ipv6.conf.all.forwarding"] = 1
-    for name in "all", "eth0":
-        host.sysctl[f"net.ipv4.conf.{name}.send_redirects"] = 0
-    service = host.engine.add_service("tcp", "[2001:db8::1]:80", scheduler="rr")
-    for i in reversed(range(SERVERS)):
-        service.add_server(f"[2001:db8:1::{i + 1:x}]:8080")
-        host.add_neighbour(f"2001:db8:1::{i + 1:x}", f"02:00:00:00:01:{i:02x}", "eth1")
-    establish(host.engine, connections, make=handshake6, process=receiver(host))
+    add_service(host.engine, family)
+    for i in range(SERVERS):
+        host.add_neighbour(real_server(family, i), f"02:00:00:00:01:{i:02x}", "eth1")
+    establish(host.engine, connections, make=HANDSHAKES[family], process=receiver(host))
     return host
 
 
@@ -80,7 +71,7 @@ def test_host(benchmark, connections):
 @pytest.mark.benchmark(group="host, IPv6", timer=time.thread_time)
 @pytest.mark.parametrize("connections", CONNECTIONS[:3])
 def test_host6(benchmark, connections):
-    host = established6(connections)
+    host = established(connections, 6)
     rounds = itertools.repeat(packets6_of(connections, PACKETS))
     measure(benchmark, receiver(host), rounds, connections)
     assert host.engine.counters["forwarded"] == host.engine.counters["frames"]

@@ -19,23 +19,26 @@ import lvscore
 PACKETS = 1_000_000
 BATCH = 1024
 CONNECTIONS = [1_000, 65_536, 1_000_000, 10_000_000]
+HANDSHAKES = {4: handshake, 6: handshake6}
 
 
-def director(connections):
-    engine = lvscore.Engine(seed=1, max_connections=max(connections, 1024))
-    service = engine.add_service("tcp", "10.0.0.1:80", scheduler="rr")
+def real_server(family, i):
+    """The address of real server ``i``, as traffic.py has it."""
+    return f"192.168.0.{i + 1}" if family == 4 else f"2001:db8:1::{i + 1:x}"
+
+
+def add_service(engine, family=4):
+    """The virtual service that traffic.py asks for, with its servers."""
+    virtual = {4: "10.0.0.1", 6: "2001:db8::1"}[family]
+    service = engine.add_service("tcp", (virtual, 80), scheduler="rr")
     # The server added last comes first: so connection i is scheduled to server i % SERVERS.
     for i in reversed(range(SERVERS)):
-        service.add_server(f"192.168.0.{i + 1}:8080")
-    return engine
+        service.add_server((real_server(family, i), 8080))
 
 
-def director6(connections):
-    """The same for IPv6."""
+def director(connections, family=4):
     engine = lvscore.Engine(seed=1, max_connections=max(connections, 1024))
-    service = engine.add_service("tcp", "[2001:db8::1]:80", scheduler="rr")
-    for i in reversed(range(SERVERS)):
-        service.add_server(f"[2001:db8:1::{i + 1:x}]:8080")
+    add_service(engine, family)
     return engine
 
 
@@ -71,18 +74,16 @@ def establish(engine, connections, make=handshake, process=None):
     assert len(engine.connections) == connections
 
 
-def established(connections):
+def established(connections, family=4):
     """A director with so many established connections."""
-    engine = director(connections)
-    establish(engine, connections)
+    engine = director(connections, family)
+    establish(engine, connections, make=HANDSHAKES[family])
     return engine
 
 
 def established6(connections):
     """The same over IPv6."""
-    engine = director6(connections)
-    establish(engine, connections, make=handshake6)
-    return engine
+    return established(connections, 6)
 
 
 def at_random(connections, packets, seed=1):

@@ -166,8 +166,8 @@ def odd(family, kind):
         return "srv", frame(packet, "srv", SERVER)
     if kind == "request too long":
         return "cli", frame(ask(family, size=1600))
-    if kind == "as long as may be":
-        return "cli", frame(ask(family, size=1500 - len(plain)))
+    if kind in ("as long as may be", "a byte too long"):
+        return "cli", frame(ask(family, size=1500 - len(plain) + (kind != "as long as may be")))
     if kind == "options" and family == 4:
         return "cli", frame(IP(src=client, dst=vip, options=b"\x07\x07\x04\0\0\0\0\0") / plain[TCP])
     if kind == "options":
@@ -197,8 +197,8 @@ def odd(family, kind):
 ODD = [
     "for another station", "broadcast frame", "in a VLAN", "at the other arm",
     "reply at the other arm", "loopback", "loopback, new", "own source", "too long",
-    "request too long", "as long as may be", "options", "hop limit 1", "hop limit 2",
-    "hop limit of reply 1", "hop limit of reply 2", "new connection", "new datagram",
+    "request too long", "as long as may be", "a byte too long", "options", "hop limit 1",
+    "hop limit 2", "hop limit of reply 1", "hop limit of reply 2", "new connection", "new datagram",
     "new datagram without checksum", "datagram without checksum", "fin", "rst", "cut",
 ]  # fmt: skip
 ODD_OF = {
