@@ -4,7 +4,6 @@ Everywhere in lvscore an endpoint is the text ``"address:port"`` (``"[v6]:port"`
 accepted as text is also accepted as :class:`Endpoint` or as the objects of :mod:`ipaddress`.
 """
 
-import re
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -17,6 +16,7 @@ from typing import NamedTuple
 
 from lvscore._arguments import integer
 from lvscore.errors import AddressError
+from lvscore.integers import parse_decimal
 
 __all__ = [
     "PROTOCOLS",
@@ -40,7 +40,6 @@ Network = IPv4Network | IPv6Network
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 _ALIASES = {"ipv6-icmp": 58, "icmp6": 58}
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
-_PORT = re.compile("[0-9]{1,9}")
 
 
 class Endpoint(NamedTuple):
@@ -83,11 +82,9 @@ def parse_protocol(protocol: str | int) -> int:
     """
     if isinstance(protocol, str):
         name = protocol.lower()
-        number = PROTOCOLS.get(name, _ALIASES.get(name))
-        if number is not None:
+        number = PROTOCOLS.get(name, _ALIASES.get(name, parse_decimal(name, 0, 0xFF)))
+        if number in _NAMES:
             return number
-        if name.isdigit() and int(name) in _NAMES:
-            return int(name)
     elif not isinstance(protocol, bool):
         number = integer(protocol)
         if number is not None and number in _NAMES:
@@ -124,7 +121,7 @@ def _refuse(value: object) -> str:
 def parse_port(text: str | int, *, whole: str | None = None) -> int:
     """Return a port number 0..65535; ``whole`` is the text to name in the error."""
     shown = text if whole is None else whole
-    port = int(text) if isinstance(text, str) and _PORT.fullmatch(text) else integer(text)
+    port = parse_decimal(text, 0, 65535) if isinstance(text, str) else integer(text)
     if port is None or not 0 <= port <= 65535:
         raise AddressError(f"{shown!r}: port {text} is not in 0..65535")
     return port
@@ -212,6 +209,8 @@ def parse_network(value: str | Address | Network) -> Network:
         return value
     if isinstance(value, IPv4Address | IPv6Address):
         return ip_network(value)
+    if not isinstance(value, str):
+        raise AddressError(f"expected a prefix as text or ipaddress object, not {value!r}")
     try:
         return ip_network(value, strict=False)
     except ValueError:

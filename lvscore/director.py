@@ -14,6 +14,7 @@ from lvscore.addresses import (
     protocol_name,
 )
 from lvscore.errors import ConfigError, DuplicateError, NotFoundError
+from lvscore.integers import parse_decimal
 from lvscore.model import SCHEDULER_FLAGS, SCHEDULERS, Rate, Statistics
 from lvscore.services import (
     ANY_SCHEDULER_FLAGS,
@@ -298,8 +299,10 @@ def _netmask(netmask: NetmaskLike | None, family: int) -> bytes:
         if not 0 <= netmask <= bits:
             raise ConfigError(f"netmask {netmask}: a prefix length is in 0..{bits}")
         return ((1 << bits) - (1 << bits - netmask)).to_bytes(bits // 8, "big")
-    if isinstance(netmask, str) and netmask.isdigit():
-        return _netmask(int(netmask), family)
+    if isinstance(netmask, str):
+        length = parse_decimal(netmask, 0, 2**32)
+        if length is not None:
+            return _netmask(length, family)
     mask = parse_address(netmask)
     if mask.version != family:
         raise ConfigError(f"netmask {mask} is not one of IPv{family}")

@@ -157,7 +157,7 @@ def test_flush_one_chain():
         ("-t nat -A PREROUTING -p tcp -j CT --helper ftp", "not for table nat"),
         ("-t raw -A PREROUTING -j DNAT --to 1.1.1.1", "not for table raw"),
         ("-t mangle -A PREROUTING -j MARK", "needs one of --set-mark"),
-        ("-t mangle -A PREROUTING -j MARK --set-mark 99999999999", "not in 0..2**32-1"),
+        ("-t mangle -A PREROUTING -j MARK --set-mark 99999999999", "in 0..2**32-1"),
         ("-t mangle -A POSTROUTING -j MARK --set-mark 1", "chain 'POSTROUTING' is not available"),
         ("-t mangle -A PREROUTING -j DNAT --to 1.1.1.1", "not for table mangle"),
         ("-t nat -A PREROUTING -j MARK --set-mark 1", "not for table nat"),

@@ -1,6 +1,5 @@
 """conntrack's command lines: words to a request (conntrack-tools, src/conntrack.c)."""
 
-import re
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import NoReturn
@@ -9,6 +8,7 @@ from lvscore.addresses import Address
 from lvscore.conntrack.entries import PROTOCOL_NUMBERS, WITH_PORTS
 from lvscore.conntrack.formats import Style
 from lvscore.errors import CommandError
+from lvscore.integers import parse_decimal, parse_unsigned
 
 __all__ = ["TITLE", "Masked", "Nat", "Request", "fail", "parse", "refuse"]
 
@@ -65,9 +65,6 @@ _STATES = {
     132: ("NONE", "CLOSED", "COOKIE_WAIT", "COOKIE_ECHOED", "ESTABLISHED", "SHUTDOWN_SENT",
           "SHUTDOWN_RECD", "SHUTDOWN_ACK_SENT", "HEARTBEAT_SENT"),
 }  # fmt: skip
-
-
-_NUMBER = re.compile("0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,13 +270,15 @@ def _take(request: Request, letter: str, name: str, value: str | None) -> None:
 
 
 def _number(text: str, name: str, highest: int = 0xFFFFFFFF) -> int:
-    """A number as C's strtoul reads it: decimal, 0x1f or 017."""
-    number = -1
-    if _NUMBER.fullmatch(text):
-        number = int(text, 8 if text[:1] == "0" and text.isdecimal() else 0)
-    if not 0 <= number <= highest:
+    number = parse_unsigned(text, highest)
+    if number is None:
         refuse(f"{text!r} behind {name} is not a number of 0..{highest}")
     return number
+
+
+def _decimal(text: str, highest: int, complaint: str) -> int:
+    number = parse_decimal(text, 0, highest)
+    return fail(complaint) if number is None else number
 
 
 def _family(request: Request, family: int) -> None:
@@ -301,9 +300,7 @@ def _masked(request: Request, text: str) -> Masked:
     _family(request, address.version)
     length: int = address.max_prefixlen
     if slash:
-        if not prefix.isdecimal() or int(prefix) > length:
-            fail("Invalid netmask")
-        length = int(prefix)
+        length = _decimal(prefix, length, "Invalid netmask")
     return Masked(address, (1 << length) - 1 << address.max_prefixlen - length)
 
 
@@ -323,9 +320,7 @@ def _protocol(text: str) -> int:
     name = {"ipv6-icmp": "icmpv6"}.get(text.lower(), text.lower())
     if name in PROTOCOL_NUMBERS:
         return PROTOCOL_NUMBERS[name]
-    if name.isdecimal() and int(name) < 256:
-        return int(name)
-    fail(f"`{text}' unsupported protocol")
+    return _decimal(name, 0xFF, f"`{text}' unsupported protocol")
 
 
 def _words_of(text: str, known: tuple[str, ...]) -> frozenset[str]:
@@ -369,9 +364,8 @@ def _nat(request: Request, text: str, letter: str) -> Nat:
     _family(request, address.version)
     if port is None:
         return Nat(address)
-    if not port.isdecimal() or int(port) > 0xFFFF:
-        fail(f"Invalid port `{port}'" if port else "No port specified after `:'")
-    return Nat(address, int(port))
+    complaint = f"Invalid port `{port}'" if port else "No port specified after `:'"
+    return Nat(address, _decimal(port, 0xFFFF, complaint))
 
 
 def _check(request: Request, given: set[str]) -> None:

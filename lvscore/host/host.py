@@ -1,5 +1,6 @@
 """The Host: frames in per interface, frames out per interface, and time with them."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Host"]
 
+_MAC = re.compile("(?:[0-9a-fA-F]{2}:?){5}[0-9a-fA-F]{2}")
 _MIN_MTU, _MAX_MTU = 68, 65535
 MODULES = frozenset(("sctp", "ip_vs_ftp"))
 
@@ -449,10 +451,10 @@ def _mtu(mtu: int) -> int:
 
 
 def _mac(mac: str | bytes) -> bytes:
-    try:
-        packed = bytes.fromhex(mac.replace(":", "")) if isinstance(mac, str) else bytes(mac)
-    except ValueError:
-        packed = b""
+    if isinstance(mac, str):
+        packed = bytes.fromhex(mac.replace(":", "")) if _MAC.fullmatch(mac) else b""
+    else:
+        packed = bytes(mac) if isinstance(mac, bytes | bytearray | memoryview) else b""
     if len(packed) != 6 or packed[0] & 1:
         raise ConfigError(
             f"mac={mac!r} is not the link address of one interface: expected one as "

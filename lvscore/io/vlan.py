@@ -3,6 +3,8 @@
 import socket
 import struct
 
+from lvscore.integers import parse_decimal
+
 __all__ = ["port_of", "vlan_filter"]
 
 _LD, _AND, _JEQ, _RET = 0x20, 0x54, 0x15, 0x06  # classic BPF (linux/filter.h)
@@ -19,10 +21,8 @@ def port_of(name: str) -> tuple[str, int]:
     """
     parent, _, number = name.rpartition(".")
     there = {known for _, known in socket.if_nameindex()}
-    if name in there or parent not in there or not number.isdecimal():
-        return name, 0
-    vlan = int(number)
-    return (parent, vlan) if 0 < vlan < 4095 else (name, 0)
+    vlan = parse_decimal(number, 1, 4094)
+    return (name, 0) if name in there or parent not in there or vlan is None else (parent, vlan)
 
 
 def vlan_filter(vlan: int) -> bytes:

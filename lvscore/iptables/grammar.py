@@ -17,6 +17,7 @@ from lvscore.addresses import (
     protocol_name,
 )
 from lvscore.errors import CommandError, ConfigError
+from lvscore.integers import parse_decimal, parse_unsigned
 from lvscore.model import TARGETS, Mark, Multiport, Rule
 from lvscore.nat import CHAINS
 
@@ -311,11 +312,12 @@ class _Reader:
         elif option == "insert":
             self.number = 1
         if option in ("insert", "delete", "replace", "list-rules", "list", "zero") and (
-            self.words and self.words[0].isdecimal()
+            self.words and (number := parse_decimal(self.words[0], 0, 2**31 - 1)) is not None
         ):
-            self.number = int(self.words.pop(0))
+            self.number = number
             if self.number == 0:
                 fail(f"rule number 0 with --{option}: expected 1 or more")
+            del self.words[0]
 
     # The rule
 
@@ -452,8 +454,9 @@ def _protocol(text: str) -> int | None:
         return None
     if name in PROTOCOLS:
         return PROTOCOLS[name]
-    if name.isascii() and name.isdigit() and int(name) < 256:
-        return int(name)
+    number = parse_decimal(name, 1, 0xFF)
+    if number is not None:
+        return number
     fail(f"unknown protocol {text!r}: expected a number or one of {', '.join(PROTOCOLS)}")
 
 
@@ -475,17 +478,15 @@ def _port(text: str, protocol: int, whole: str) -> int:
     if not text.isascii() or not text.isdigit():
         try:
             return socket.getservbyname(text, protocol_name(protocol))
-        except OSError:
+        except (OSError, ValueError):
             fail(f"{whole!r} is not a port or a range of ports")
     return parse_port(text, whole=whole)
 
 
 def _mark(text: str) -> Mark:
     value, slash, mask = text.partition("/")
-    try:
-        mark = Mark(int(value, 0), int(mask, 0) if slash else 0xFFFFFFFF)
-    except ValueError:
-        fail(f"{text!r} is not a mark: expected value or value/mask")
-    if not all(0 <= number < 1 << 32 for number in mark):
-        fail(f"mark {text!r} is not in 0..2**32-1")
-    return mark
+    number = parse_unsigned(value, 0xFFFFFFFF)
+    bits = parse_unsigned(mask, 0xFFFFFFFF) if slash else 0xFFFFFFFF
+    if number is None or bits is None:
+        fail(f"{text!r} is not a mark: expected value or value/mask, in 0..2**32-1")
+    return Mark(number, bits)

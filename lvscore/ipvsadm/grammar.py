@@ -337,9 +337,9 @@ class _Words:
 
     def _netmask(self, text: str) -> Address | int:
         if self.service and self.service.family == 6:
-            leading = re.match(r"\s*[+-]?[0-9]+", text)  # as atoi does
-            length = int(leading[0]) if leading else 0
-            return length if 1 <= length <= 128 else _fail("illegal ipv6 netmask specified")
+            leading = re.match(r"\s*[+-]?[0-9]+", text, re.ASCII)  # as atoi does
+            length = parse_number(leading[0], 1, 128) if leading else None
+            return _fail("illegal ipv6 netmask specified") if length is None else length
         mask = parse_ipv4(text)
         return _fail("illegal virtual server persistent mask specified") if mask is None else mask
 

@@ -59,7 +59,7 @@ def parse_words(words: Sequence[str]) -> Command:
 def _unsigned(words: list[str]) -> list[str]:
     """Words with marks as ``-f`` takes them: ``-S`` prints those of 2**31 and more negative."""
     for i in range(1, len(words)):
-        if words[i - 1] == "-f" and re.fullmatch(r"-\d+", words[i]):
+        if words[i - 1] == "-f" and re.fullmatch("-[0-9]{1,10}", words[i]):
             words[i] = str(int(words[i]) % 2**32)
     return words
 

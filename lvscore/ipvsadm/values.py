@@ -4,10 +4,12 @@ Ports may be written and are listed by name (the services database); addresses a
 only, because an answer from the network must not decide what an engine does.
 """
 
+import re
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from lvscore.addresses import Address, Endpoint
+from lvscore.integers import parse_decimal
 
 __all__ = [
     "FORWARD",
@@ -29,18 +31,18 @@ FORWARD = {"masquerade": "Masq", "route": "Route", "tunnel": "Tunnel", "local": 
 """The names of the forwarding methods in listings."""
 
 PROTOCOLS = {"tcp": TCP, "udp": UDP, "sctp": SCTP}
+_BLANKS = " \t\n\v\f\r"  # isspace(3)
 _DATABASE_NAMES = {number: name for name, number in PROTOCOLS.items()}
 
 
 def parse_number(text: str, low: int, high: int) -> int | None:
-    """Return a decimal number in ``low..high``, or ``None``; leading blanks are allowed."""
-    digits = text.lstrip()
-    if digits[:1] in ("+", "-"):
-        digits = digits[1:]
-    if not (digits.isascii() and digits.isdigit()) or len(digits) > 20:
-        return None
-    number = int(text)
-    return number if low <= number <= high else None
+    """Return a decimal number in ``low..high``, or ``None``; leading blanks are allowed, and a
+    sign."""
+    digits = text.lstrip(_BLANKS)
+    if digits[:1] == "-":
+        number = parse_decimal(digits[1:], -high, -low)
+        return None if number is None else -number
+    return parse_decimal(digits.removeprefix("+"), low, high)
 
 
 def parse_ipv4(text: str) -> IPv4Address | None:
@@ -48,10 +50,8 @@ def parse_ipv4(text: str) -> IPv4Address | None:
 
     What stands behind a blank does not matter, as with glibc.
     """
-    if not text or text[0].isspace():
-        return None
     try:
-        return IPv4Address(socket.inet_aton(text.split(maxsplit=1)[0]))
+        return IPv4Address(socket.inet_aton(re.split(f"[{_BLANKS}]", text, maxsplit=1)[0]))
     except (OSError, UnicodeError, ValueError):
         return None
 

@@ -4,6 +4,7 @@ import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from lvscore.addresses import Address, AddressRange, PortRange
+from lvscore.integers import parse_unsigned
 from lvscore.model import Mark
 from lvscore.nft.model import Action, Match, NftRule, Span, protocol_number
 from lvscore.nft.parser import Parser
@@ -343,21 +344,19 @@ class Expressions(Parser):
         return Span(low, high, -1 if dash else None)
 
     def _port(self, token: Token, text: str) -> int:
-        if text.isdecimal() and text.isascii():
-            if int(text) > 0xFFFF:
-                self.fail(token, "Service out of range")
-            return int(text)
+        number = parse_unsigned(text, _ALL)
+        if number is not None and number > 0xFFFF:
+            self.fail(token, "Service out of range")
+        if number is not None:
+            return number
         try:
             return socket.getservbyname(text)
         except (OSError, ValueError):
             self.fail(token, f"Could not resolve service: {text!r}")
 
     def _mark_value(self, token: Token, text: str) -> int:
-        try:
-            number = int(text, 0)
-        except ValueError:
-            number = -1
-        if not 0 <= number <= _ALL:
+        number = parse_unsigned(text, _ALL)
+        if number is None:
             self.fail(token, f"{text!r} is not a mark of 0..0xffffffff")
         return number
 

@@ -1,5 +1,6 @@
 """From nft's text to commands."""
 
+from lvscore.integers import parse_decimal
 from lvscore.nft.expressions import Expressions
 from lvscore.nft.model import HOOKS, BaseChain, Command
 from lvscore.nft.scanner import Source, Token
@@ -215,7 +216,7 @@ class _Script(Expressions):
                 sign = 1 if self.next().text == "+" else -1
                 number += sign * self.number("a number")
             return number
-        try:
-            return int(text)
-        except ValueError:
+        priority = parse_decimal(text.removeprefix("-"), 0, 2**31 - 1)
+        if priority is None:
             self.fail(token, f"'{text}' is invalid priority.")
+        return -priority if text.startswith("-") else priority

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from lvscore.addresses import AddressRange, PortRange
+from lvscore.integers import parse_unsigned
 from lvscore.model import Mark
 from lvscore.nft.scanner import Token
 
@@ -40,9 +41,7 @@ def protocol_name(number: int) -> str:
 
 def protocol_number(text: str) -> int | None:
     """The number of a transport protocol, None if there is no such name."""
-    if text.isdecimal() and text.isascii() and int(text) < 256:
-        return int(text)
-    return _NUMBERS.get(text)
+    return _NUMBERS.get(text, parse_unsigned(text, 0xFF))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from typing import NoReturn
 
+from lvscore.integers import parse_decimal
 from lvscore.nft.scanner import Source, Token
 
 __all__ = ["Parser"]
@@ -83,6 +84,7 @@ class Parser:
     def number(self, what: str) -> int:
         """Take a number."""
         token = self.word(what)
-        if not (token.text.isdecimal() and token.text.isascii()) or len(token.text) > 19:
+        number = parse_decimal(token.text, 0, 10**19 - 1)
+        if number is None:
             self.fail(token, f"syntax error, unexpected {token.text}, expecting {what}")
-        return int(token.text)
+        return number
