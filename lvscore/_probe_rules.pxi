@@ -8,7 +8,7 @@ def jhash2(list words, uint32_t seed):
     return _jhash2(memory, <uint32_t>len(words), seed)
 
 
-def address_choose(bytes low, bytes high, t, bint persistent=False):
+def address_choose(bytes low, bytes high, t, bint persistent=False, bint source=True):
     cdef _rules.Range to
     cdef Tuple u = tuple_from(t)
     to.low = address_from(low)
@@ -16,7 +16,7 @@ def address_choose(bytes low, bytes high, t, bint persistent=False):
     to.flags = _rules.RANGE_ADDRESSES
     if persistent:
         to.flags |= _rules.RANGE_PERSISTENT
-    cdef Address chosen = _address_choose(&to, &u, True)
+    cdef Address chosen = _address_choose(&to, &u, source)
     return (<char*>&chosen)[:len(low)]
 
 

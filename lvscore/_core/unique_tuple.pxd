@@ -101,7 +101,8 @@ cdef inline Address address_choose(const Range* to, const Tuple* t, bint source)
         if low[i] != high[i]:
             free = True
         if not persistent:
-            j ^= destination[i]
+            # The kernel has written a destination's word by now, and hashes what it wrote.
+            j ^= destination[i] if source else low[i]
     memcpy(&chosen, low, 16)
     return chosen
 

@@ -53,6 +53,41 @@ def test_ipv6_ranges_stay_inside(source, destination):
     assert low <= chosen <= high
 
 
+@given(
+    *[st.lists(u32, min_size=4, max_size=4) for _ in range(4)],
+    st.integers(0, 4),
+    st.booleans(),
+    st.booleans(),
+)
+def test_ipv6_ranges(source, destination, low, high, same, of_source, persistent):
+    """Word by word; the kernel hashes a destination's words as it has chosen them by then."""
+    low, high = sorted((low, high))
+    high[:same] = low[:same]
+
+    def packed_words(words):
+        return b"".join(word.to_bytes(4, "big") for word in words)
+
+    def in_memory(word):
+        return int.from_bytes(word.to_bytes(4, "big"), "little")
+
+    t = (6, packed_words(source), 1, packed_words(destination), 2)
+    j = _probe.jhash2(
+        [in_memory(word) for word in source], 0 if persistent else in_memory(destination[3])
+    )
+    wanted = []
+    if low == high:
+        wanted = low
+    else:
+        for i in range(4):
+            below = wanted != high[:i]
+            size = 2**32 - 1 if below else (high[i] - low[i] + 1) % 2**32
+            wanted.append(((0 if below else low[i]) + (j * size >> 32)) % 2**32)
+            if not persistent:
+                j ^= in_memory(destination[i] if of_source else wanted[i])
+    chosen = _probe.address_choose(packed_words(low), packed_words(high), t, persistent, of_source)
+    assert chosen == packed_words(wanted)
+
+
 def table_with(tuples):
     table = _probe.Table(4, 70_000)
     for t in tuples:
