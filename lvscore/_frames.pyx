@@ -68,9 +68,11 @@ cdef int refuse_overlap(object offsets, object lengths) except -1:
     import numpy
 
     filled = numpy.flatnonzero(lengths)
+    if filled.size < 2:
+        return 0
     order = filled[numpy.argsort(offsets[filled])]
     ends = offsets[order] + lengths[order]
-    shared = numpy.flatnonzero(offsets[order[1:]] < ends[:-1])
+    shared = numpy.flatnonzero(offsets[order[1:]] < ends[:order.size - 1])
     if shared.size:
         i, j = sorted(order[shared[0]:shared[0] + 2].tolist())
         raise ConfigError(

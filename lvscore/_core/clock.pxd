@@ -86,6 +86,7 @@ cdef inline uint64_t state_expire(State* s) noexcept nogil:
                 until = s.table[f].wheel.event
         for f in range(TABLES):
             ahead.count = 0
+            ahead.following = NIL
             while True:
                 i = wheel_pop(&s.table[f].wheel, until)
                 if i == NIL:

@@ -170,7 +170,7 @@ cdef inline uint8_t service_schedule(State* s, Packet* packet, const Tuple* t, u
         if reason[0] == REASON_TABLE_FULL or reason[0] == REASON_NO_CALL_ID:
             return VERDICT_DROP
         if reason[0]:
-            verdict = service_leave(s, packet, t, service, &choice, reason)
+            verdict = service_leave(s, t, service, &choice, reason)
     if verdict == VERDICT_FORWARD and not once:
         load_bind(&s.services, choice.server)
     if old != NIL and connection_controls(table, old) == 0:

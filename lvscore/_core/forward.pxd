@@ -250,7 +250,7 @@ cdef inline uint8_t forward_receive(const Routes* routes, Packet* packet, const 
                                     Forward* forward) noexcept nogil:
     """What comes before routing: link address, header checksum, source, options."""
     cdef const uint8_t* ip = packet_l3(packet)
-    cdef const uint8_t* mac = routes.interface[forward.ingress].mac
+    cdef const uint8_t* mac = &routes.interface[forward.ingress].mac[0]
     cdef uint32_t header = packet.l4 - packet.l3
     cdef Address own
     cdef uint8_t failed

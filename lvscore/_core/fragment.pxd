@@ -26,7 +26,6 @@ cdef enum:
     FRAGMENT_TIMEOUT_IPV6 = 60 * TICKS_PER_SECOND
     MAX_HEADERS = 256               # link and IP headers in front of the first fragment
     MAX_PAYLOAD = 65536
-    UNIT_WORDS = 128                # a bit for each 8 bytes of payload
     FRAGMENT_HEADER = 8             # IPv6
 
 
@@ -35,7 +34,7 @@ cdef struct Datagram:
     Address source
     Address destination
     uint64_t deadline               # tick
-    uint64_t units[128]             # which eighths were received
+    uint64_t units[128]             # a bit for each 8 bytes of payload: which were received
     uint32_t identification
     uint32_t received               # bytes
     uint32_t total                  # bytes, known when the last fragment came

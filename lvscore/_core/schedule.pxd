@@ -226,8 +226,8 @@ cdef inline uint32_t choice_open(State* s, const Choice* choice, const Tuple* t,
     return i
 
 
-cdef inline uint8_t service_leave(State* s, const Packet* packet, const Tuple* t, uint32_t i,
-                                  Choice* choice, uint8_t* reason) noexcept nogil:
+cdef inline uint8_t service_leave(State* s, const Tuple* t, uint32_t i, Choice* choice,
+                                  uint8_t* reason) noexcept nogil:
     """No server took a packet: FORWARD past all of them if it may, else its verdict
     (ip_vs_leave)."""
     cdef const Service* service = &s.services.service[i]

@@ -295,6 +295,7 @@ cdef class XdpQueue:
 
 cdef int ring_at(Ring* ring, given) except -1:
     cdef uint8_t[::1] view
+    cdef Py_ssize_t producer, consumer, entries, flags
     mapped, producer, consumer, entries, flags, size = given
     view = mapped
     ring.producer = <uint32_t*>&view[producer]
