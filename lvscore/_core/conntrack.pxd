@@ -8,9 +8,8 @@ that fits no flow and may open none is INVALID: it goes its way as if there were
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from lvscore._core.connection cimport (
-    FLAG_ONE_PACKET, FLAG_SERVICE, FLAG_SLOW, FLAG_TRACKED, FLAG_UNTRANSLATED, Table,
-    connection_count, connection_helper, connection_open, connection_translated,
-    table_find, table_meta,
+    FLAG_ONE_PACKET, FLAG_SERVICE, FLAG_TRACKED, FLAG_UNTRANSLATED, Table, connection_helper,
+    connection_translated, table_find, table_meta,
 )
 from lvscore._core.consts cimport (
     NIL, ORIGINAL, PROTOCOL_GRE, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_MARK, PROTOCOL_SCTP,
@@ -20,18 +19,16 @@ from lvscore._core.consts cimport (
     VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
 )
 from lvscore._core.entry cimport (
-    ENTRY_INVALID, ENTRY_NEW, ENTRY_TAKEN, Entries, Entry, entries_of, entry_of, entry_open,
+    ENTRY_INVALID, ENTRY_NEW, ENTRY_TAKEN, entries_of, entry_of,
 )
 from lvscore._core.director cimport reply_packet, service_packet, service_schedule
 from lvscore._core.early_drop cimport has_room
 from lvscore._core.event cimport opening_is_whole
-from lvscore._core.flow cimport (
-    Tuple, address_equal, ports_destination, tuple_hash, tuple_inverse,
-)
+from lvscore._core.flow cimport Tuple, address_equal, ports_destination, tuple_hash
 from lvscore._core.forward cimport REDIRECT_DROPPED, REDIRECT_DUE, forward_pass, forward_record
 from lvscore._core.lifetime cimport connection_end
 from lvscore._core.nat cimport (
-    entry_fill, rule_evict, rule_postrouting, rule_prerouting, search_begin, seen_fill,
+    flow_open, rule_evict, rule_postrouting, rule_prerouting, search_begin, seen_fill,
 )
 from lvscore._core.nfct cimport (
     BEHIND_TRANSLATION, answered_service, nfct_entry, nfct_follow,
@@ -162,23 +159,16 @@ cdef inline uint8_t nfct_packet(State* s, Packet* packet, const Tuple* t, uint32
 
 
 cdef inline uint32_t rule_open(State* s, Table* table, const Packet* packet, const Tuple* t,
-                               const Tuple* wanted, Opening* opening) noexcept nogil:
-    """Make the connection of a flow; NIL if there is no room."""
-    cdef Entries* entries = entries_of(s.entries, t.family)
-    cdef Tuple reply = tuple_inverse(wanted)
-    cdef Entry* entry
-    cdef uint32_t i = connection_open(table, &s.key, t, &reply, 0, opening.state, FLAG_SLOW,
-                                      s.tick_up + opening.timeout)
+                               const Tuple* wanted, const Opening* opening) noexcept nogil:
+    """Make the connection of a flow, with a helper if a rule gives it one; NIL if there is no
+    room."""
+    cdef uint32_t i = flow_open(s, table, packet, t, wanted, opening, 0)
     if i == NIL:
         return NIL
-    s.opened += 1
-    entry = entry_open(entries, table, &s.key, i)
-    entry.expected = opening.expected
+    entry_of(entries_of(s.entries, t.family), i).expected = opening.expected
     if packet.helped and not opening.expected:
         helper_attach(s, table, i)
-    entry_fill(s, entries, entry, opening, packet.protocol)
     trace_step(s, TRACE_OPENED, i << 1, 0, t)
-    connection_count(table, i, ORIGINAL, packet.l3_length)
     return i
 
 
@@ -234,6 +224,16 @@ cdef inline uint8_t flow_forward(State* s, Packet* packet, const Tuple* t,
     return failed
 
 
+cdef inline uint8_t flow_prerouting(State* s, Table* table, Search* search, const Seen* seen,
+                                    const Follow* follow, Tuple* wanted) noexcept nogil:
+    """Translate a new flow before routing, as its master is or as a rule says; why the packet is
+    dropped."""
+    if follow.translated:
+        follow_master(s, table, search, follow, wanted)
+        return REASON_NONE
+    return rule_prerouting(s, table, search, seen, wanted)
+
+
 cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
                              uint8_t* reason) noexcept nogil:
     """The first packet of a flow, in an engine with NAT rules."""
@@ -244,23 +244,19 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
     cdef Follow follow
     cdef Tuple wanted = t[0]
     cdef const Route* route
-    cdef uint8_t failed = REASON_NONE
+    cdef uint8_t failed
     cdef uint32_t i
     if not has_room(s, table, t):
         reason[0] = REASON_TABLE_FULL
         return VERDICT_DROP
+    follow_find(s, table, t, &follow)       # whatever becomes of it, it is expected no more
     if not opening_begins(s, packet, True, &opening):
-        follow_find(s, table, t, &follow)       # even so it is not expected any more
         return invalid(s, packet, t, reason)
     reason[0] = REASON_TABLE_FULL
     seen_fill(s, packet, &seen)
     search_begin(s, table, &opening, &search)
-    follow_find(s, table, t, &follow)
     opening.expected = follow.expected
-    if follow.translated:
-        follow_master(s, table, &search, &follow, &wanted)
-    else:
-        failed = rule_prerouting(s, table, &search, &seen, &wanted)
+    failed = flow_prerouting(s, table, &search, &seen, &follow, &wanted)
     if failed == REASON_NONE and address_is_local(&s.routes, wanted.family, &wanted.destination):
         if service_of(s, packet, &wanted) != NIL:
             return rule_schedule_local(s, packet, t, &wanted, reason)
@@ -310,28 +306,39 @@ cdef inline uint8_t rule_forward(State* s, Packet* packet, const Tuple* t, const
 
 cdef inline void rule_pass(State* s, const Packet* packet, const Tuple* t) noexcept nogil:
     """Conntrack sees a packet that the Host refuses before routing, for its options or its
-    source: it was in PREROUTING by then."""
+    source: it was in PREROUTING by then. What it opens is not confirmed."""
     cdef Table* table = table_of(s, packet.family)
     cdef uint32_t reference = table_find(table, tuple_hash(&s.key, t), t)
+    cdef uint32_t i = reference >> 1
+    cdef uint32_t direction = reference & 1
     cdef Tuple translated = t[0]
     cdef Opening opening
     cdef Search search
     cdef Seen seen
+    cdef Follow follow
     cdef bint ends
     cdef uint8_t fit
-    if reference == NIL and opening_begins(s, packet, True, &opening):
+    if reference != NIL and table_meta(table, i).flags & FLAG_SERVICE:
+        if table_meta(table, i).flags & FLAG_TRACKED:
+            nfct_follow(s, table, packet, i, direction, True)
+        return
+    if reference != NIL:
+        fit = rule_track(s, table, packet, t, reference, True, &ends)
+        if fit != FIT_INVALID and fit != FIT_REOPENS:
+            connection_translated(table, i, direction, &translated)
+            flow_tell(s, t, &translated)
+        if fit == FIT_REOPENS or ends:
+            connection_end(s, table, i)
+        if fit != FIT_REOPENS:
+            return
+    if not has_room(s, table, t):
+        return
+    follow_find(s, table, t, &follow)
+    if opening_begins(s, packet, True, &opening):
         seen_fill(s, packet, &seen)
         search_begin(s, table, &opening, &search)
-        rule_prerouting(s, table, &search, &seen, &translated)
+        flow_prerouting(s, table, &search, &seen, &follow, &translated)
         flow_tell(s, t, &translated)
-    if reference == NIL or table_meta(table, reference >> 1).flags & FLAG_SERVICE:
-        return
-    fit = rule_track(s, table, packet, t, reference, True, &ends)
-    if fit != FIT_INVALID:
-        connection_translated(table, reference >> 1, reference & 1, &translated)
-        flow_tell(s, t, &translated)
-    if fit == FIT_REOPENS or ends:
-        connection_end(s, table, reference >> 1)
 
 
 cdef inline uint8_t redirected_answer(State* s, Table* table, Packet* packet, const Tuple* t,

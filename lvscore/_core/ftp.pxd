@@ -216,7 +216,7 @@ cdef inline bint numbers_read(const uint8_t* data, uint32_t length, uint32_t at,
     address = htonl(number[0] << 24 | number[1] << 16 | number[2] << 8 | number[3])
     announced.address = address_load(<uint8_t*>&address, IPV4)
     announced.port = htons(<uint16_t>(number[4] << 8 | number[5]))
-    return announced.port != 0
+    return True
 
 
 cdef inline bint address6_read(const uint8_t* data, uint32_t length, uint32_t* at,

@@ -4,12 +4,12 @@ source NAT behind it. What no rule translates may yet need another port (a null 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 
-from lvscore._core.connection cimport Table
+from lvscore._core.connection cimport FLAG_SLOW, Table, connection_count, connection_open
 from lvscore._core.consts cimport (
-    IPV4, NIL, REASON_NONE, REASON_NO_ROUTE, REASON_PORT_QUOTA,
+    IPV4, NIL, ORIGINAL, REASON_NONE, REASON_NO_ROUTE, REASON_PORT_QUOTA,
 )
-from lvscore._core.entry cimport Entries, Entry, entries_of
-from lvscore._core.flow cimport Address, Tuple
+from lvscore._core.entry cimport Entries, Entry, entries_of, entry_of, entry_open
+from lvscore._core.flow cimport Address, Tuple, tuple_inverse
 from lvscore._core.lifetime cimport connection_end
 from lvscore._core.port_pool cimport (
     is_pooled, pool_of_client, pool_of_mapping, pool_take, quota_is_reached,
@@ -66,10 +66,12 @@ cdef inline uint8_t rule_apply(const Rule* rule, const Routes* routes, Search* s
                                bint source, int ingress) noexcept nogil:
     """Translate a new connection's tuple as the rule says."""
     cdef Range to = rule.to
+    cdef const Address* towards = &t.destination
     cdef const Route* route
     if rule.target == TARGET_MASQUERADE:
-        route = route_find(routes, t.family,
-                           &t.destination if search.towards == NULL else search.towards)
+        if search.towards != NULL:
+            towards = search.towards
+        route = route_find(routes, t.family, towards)
         if route == NULL or not route.has_source:
             return REASON_NO_ROUTE
         to.low = route.source
@@ -124,6 +126,39 @@ cdef inline void entry_fill(State* s, Entries* entries, Entry* entry, const Open
         entry.client = pool_take(&s.pools, &s.key, &opening.client, tick, s.now) + 1
 
 
+cdef inline uint32_t flow_begin(State* s, Table* table, const Tuple* t, const Tuple* reply,
+                                uint8_t state, uint32_t deadline, uint16_t flags) noexcept nogil:
+    """Make the record and the entry of a flow; NIL if there is no room."""
+    cdef uint32_t i = connection_open(table, &s.key, t, reply, 0, state, FLAG_SLOW | flags,
+                                      deadline)
+    if i == NIL:
+        return NIL
+    s.opened += 1
+    entry_open(entries_of(s.entries, table.family), table, &s.key, i)
+    return i
+
+
+cdef inline uint32_t flow_open(State* s, Table* table, const Packet* packet, const Tuple* t,
+                               const Tuple* wanted, const Opening* opening,
+                               uint16_t flags) noexcept nogil:
+    """Track a flow from its first packet on, of tuple ``t``, that leaves as ``wanted``; its
+    record, or NIL if there is no room."""
+    cdef Entries* entries = entries_of(s.entries, table.family)
+    cdef Tuple reply = tuple_inverse(wanted)
+    cdef uint32_t i = flow_begin(s, table, t, &reply, opening.state, s.tick_up + opening.timeout,
+                                 flags)
+    if i == NIL:
+        return NIL
+    entry_fill(s, entries, entry_of(entries, i), opening, packet.protocol)
+    connection_count(table, i, ORIGINAL, packet.l3_length)
+    return i
+
+
+cdef inline bint address_is_none(const Address* address, uint8_t family) noexcept nogil:
+    """Whether it is 0.0.0.0, the source of one that has no address yet."""
+    return family == IPV4 and address.word[0] == 0
+
+
 cdef inline uint8_t rule_postrouting(State* s, Table* table, Search* search, Seen* seen,
                                      const Tuple* leaving, Tuple* wanted,
                                      Opening* opening) noexcept nogil:
@@ -133,6 +168,9 @@ cdef inline uint8_t rule_postrouting(State* s, Table* table, Search* search, See
     cdef uint8_t failed = REASON_NONE
     cdef Address client = wanted.source
     rule = chain_find(&s.postrouting, leaving, seen)
+    if (rule != NULL and rule.target == TARGET_MASQUERADE
+            and address_is_none(&client, wanted.family)):
+        rule = NULL         # it is asking for an address
     if rule == NULL:
         trace_step(s, TRACE_NO_RULE, 0, TARGET_SNAT, wanted)
         tuple_keep(search, wanted, True)

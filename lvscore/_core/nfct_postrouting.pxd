@@ -10,24 +10,25 @@ does not.
 from libc.stdint cimport uint8_t, uint32_t
 
 from lvscore._core.connection cimport (
-    FLAG_ONE_PACKET, FLAG_SERVICE, FLAG_SLOW, Meta, Table, connection_count,
-    connection_extension, connection_method, connection_open, connection_translated,
-    connection_tuple, table_insert_direction, table_meta, table_remove_direction,
+    FLAG_ONE_PACKET, FLAG_SERVICE, Meta, Table, connection_count, connection_extension,
+    connection_method, connection_translated, connection_tuple, table_insert_direction,
+    table_meta, table_remove_direction,
 )
 from lvscore._core.consts cimport (
     NIL, ORIGINAL, REASON_EGRESS_CHANGED, REASON_NONE, REASON_NO_PORT, REASON_TABLE_FULL, REPLY,
 )
 from lvscore._core.early_drop cimport has_room
 from lvscore._core.entry cimport (
-    ENTRY_INVALID, ENTRY_NEW, ENTRY_TAKEN, Entries, Entry, entries_of, entry_of, entry_open,
-    entry_window,
+    ENTRY_INVALID, ENTRY_NEW, ENTRY_TAKEN, Entries, Entry, entries_of, entry_of, entry_window,
 )
 from lvscore._core.flow cimport Address, Tuple, tuple_inverse
 from lvscore._core.lifetime cimport connection_end
 from lvscore._core.lookup cimport table_find_direction
-from lvscore._core.nat cimport entry_fill, rule_postrouting, search_begin, seen_fill
+from lvscore._core.nat cimport (
+    entry_fill, flow_begin, flow_open, rule_evict, rule_postrouting, search_begin, seen_fill,
+)
 from lvscore._core.nfct cimport (
-    BEHIND_TRANSLATION, BETWEEN_TRANSLATIONS, Between, nfct_entry, nfct_follow, nfct_forget,
+    BEHIND_TRANSLATION, BETWEEN_TRANSLATIONS, nfct_entry, nfct_follow, nfct_forget,
     nfct_knows, source_take,
 )
 from lvscore._core.progress cimport Opening, opening_begins, rule_track
@@ -38,27 +39,19 @@ from lvscore._core.server cimport METHOD_MASQUERADE, METHOD_ROUTE, METHOD_TUNNEL
 from lvscore._core.state cimport State, table_of
 from lvscore._core.tcp_window cimport FIT_INVALID, FIT_REOPENS
 from lvscore._core.translate cimport tuples_equal
-from lvscore._core.unique_tuple cimport Search, reply_is_free
+from lvscore._core.unique_tuple cimport Search, reply_is_free, tuple_keep
 from lvscore._core.wire cimport Packet
-
-
-cdef inline uint32_t flow_begin(State* s, Table* table, const Tuple* t, const Tuple* reply,
-                                uint8_t state, uint32_t deadline,
-                                Between redirected) noexcept nogil:
-    """Make a record of a flow whose answers IPVS sees; NIL if there is no room."""
-    cdef uint32_t i = connection_open(table, &s.key, t, reply, 0, state, FLAG_SLOW, deadline)
-    if i == NIL:
-        return NIL
-    s.opened += 1
-    connection_extension(table, i)      # it never takes the short way
-    entry_open(entries_of(s.entries, table.family), table, &s.key, i).redirected = redirected
-    return i
 
 
 cdef inline const Address* server_address(const State* s, uint32_t k, uint32_t method,
                                           const Tuple* leaving) noexcept nogil:
-    """Where a request goes that leaves as ``leaving``: it may name the virtual address still."""
-    return &s.services.server[k].address if method == METHOD_ROUTE else &leaving.destination
+    """Where a request goes that leaves as ``leaving``, which may name the virtual address still;
+    NULL: into a tunnel, past the rules."""
+    if method == METHOD_TUNNEL:
+        return NULL
+    if method == METHOD_ROUTE:
+        return &s.services.server[k].address
+    return &leaving.destination
 
 
 cdef inline bint egress_is_other(const State* s, const Entry* entry, uint32_t k, uint32_t method,
@@ -73,20 +66,23 @@ cdef inline bint egress_is_other(const State* s, const Entry* entry, uint32_t k,
 
 
 cdef inline uint8_t nfct_postrouting(State* s, Table* table, const Packet* packet,
-                                     const Address* virtual_address, uint32_t k, uint32_t method,
+                                     const Address* virtual_address, const Address* towards,
                                      const Tuple* leaving, Tuple* wanted,
                                      Opening* opening) noexcept nogil:
-    """Let the rules translate the source of a request as it leaves; REASON_NONE, or why it is
-    dropped. What goes into a tunnel they do not see, nor what stays here (ip_vs_xmit.c).
-    ``leaving``: as in rule_postrouting."""
+    """Let the rules translate the source of what leaves ``towards`` an address; REASON_NONE, or
+    why it is dropped. ``leaving``: as in rule_postrouting. The rules do not see what goes into a
+    tunnel (NULL), nor what stays here, which may need another port all the same: the nat table
+    has a hook in LOCAL_IN, too (ip_vs_xmit.c)."""
     cdef Search search
     cdef Seen seen
     cdef const Route* route
-    cdef const Address* towards = server_address(s, k, method, leaving)
     cdef uint8_t failed = REASON_NONE
     search_begin(s, table, opening, &search)
     search.towards = towards
-    if method != METHOD_TUNNEL and not address_is_local(&s.routes, wanted.family, towards):
+    if towards != NULL and address_is_local(&s.routes, wanted.family, towards):
+        tuple_keep(&search, wanted, True)
+        rule_evict(s, table, &search)
+    elif towards != NULL:
         seen_fill(s, packet, &seen)
         seen.virtual_address = virtual_address
         route = route_find(&s.routes, wanted.family, towards)
@@ -110,13 +106,26 @@ cdef inline uint8_t nfct_source(State* s, Table* table, const Packet* packet, ui
     wanted = tuple_inverse(&reply)
     # Its own tuple is not in its way.
     table_remove_direction(table, &s.key, i << 1 | REPLY)
-    failed = nfct_postrouting(s, table, packet, &original.destination, meta.server,
-                              connection_method(meta), &wanted, &wanted, opening)
+    failed = nfct_postrouting(
+        s, table, packet, &original.destination,
+        server_address(s, meta.server, connection_method(meta), &wanted), &wanted, &wanted,
+        opening)
     if failed == REASON_NONE:
         reply = tuple_inverse(&wanted)
     if not connection_reply_set(table, &s.key, i, &reply):
         return REASON_TABLE_FULL
     return failed
+
+
+cdef inline void nfct_confirm(State* s, Table* table, const Packet* packet, uint32_t i,
+                              const Opening* opening) noexcept nogil:
+    """Conntrack knows a connection from this packet on."""
+    cdef Entries* entries = entries_of(s.entries, table.family)
+    cdef Entry* entry = entry_of(entries, i)
+    entry.created = table.wheel.tick
+    entry.state = opening.state
+    entry.deadline = s.tick_up + opening.timeout
+    entry_fill(s, entries, entry, opening, packet.protocol)
 
 
 cdef inline uint8_t nfct_open(State* s, Table* table, const Packet* packet,
@@ -125,8 +134,7 @@ cdef inline uint8_t nfct_open(State* s, Table* table, const Packet* packet,
     here on. To a server that is routed to, LOCAL_OUT sees it by the same tuple once more, and
     does not look at its checksum. REASON_NONE, or why the packet is dropped."""
     cdef const Meta* meta = table_meta(table, i)
-    cdef Entries* entries = entries_of(s.entries, table.family)
-    cdef Entry* entry = entry_of(entries, i)
+    cdef const Entry* entry = nfct_entry(s, table, i)
     cdef Opening opening
     cdef Tuple leaving
     cdef uint8_t failed
@@ -141,13 +149,9 @@ cdef inline uint8_t nfct_open(State* s, Table* table, const Packet* packet,
     if entry.packet != ENTRY_NEW or not opening_begins(s, packet, not routed, &opening):
         return REASON_NONE
     failed = nfct_source(s, table, packet, i, &opening)
-    if failed:
-        return failed
-    entry.created = table.wheel.tick
-    entry.state = opening.state
-    entry.deadline = s.tick_up + opening.timeout
-    entry_fill(s, entries, entry, &opening, packet.protocol)
-    return REASON_NONE
+    if failed == REASON_NONE:
+        nfct_confirm(s, table, packet, i, &opening)
+    return failed
 
 
 cdef inline bint nfct_redirect(State* s, Table* table, const Packet* packet, const Tuple* t,
@@ -166,10 +170,12 @@ cdef inline bint nfct_redirect(State* s, Table* table, const Packet* packet, con
         return True
     entry = nfct_entry(s, table, i)
     connection_tuple(table, i, REPLY, &reply)
-    j = flow_begin(s, table, t, &reply, entry.state, entry.deadline, BETWEEN_TRANSLATIONS)
+    j = flow_begin(s, table, t, &reply, entry.state, entry.deadline, 0)
     if j == NIL:
         return False
+    connection_extension(table, j)      # it never takes the short way
     own = entry_of(entries, j)
+    own.redirected = BETWEEN_TRANSLATIONS
     own.masquerade = entry.masquerade
     own.pool = entry.pool
     own.client = entry.client
@@ -188,13 +194,10 @@ cdef inline uint8_t answer_open(State* s, Table* table, const Packet* packet, co
     """A server's packet opens a flow to conntrack. Translates POSTROUTING its virtual address,
     the flow has a record of its own, as one of the rules: what answers it goes to the server
     past IPVS, as in the kernel, since netfilter aims at the tuple that the flow began with."""
-    cdef Entries* entries = entries_of(s.entries, table.family)
-    cdef Entry* entry = entry_of(entries, i)
     cdef Opening opening
-    cdef Tuple original, reply
+    cdef Tuple original
     cdef Tuple wanted = translated[0]
     cdef uint8_t failed
-    cdef uint32_t j
     cdef bint known = nfct_knows(s, table, i)       # the connection, by other tuples
     if not opening_begins(s, packet, True, &opening):
         return REASON_NONE
@@ -203,30 +206,20 @@ cdef inline uint8_t answer_open(State* s, Table* table, const Packet* packet, co
     if not known:
         table_remove_direction(table, &s.key, i << 1 | ORIGINAL)
     # -m ipvs looks for requests on their way to a server (xt_ipvs.c).
-    failed = nfct_postrouting(s, table, packet, NULL, table_meta(table, i).server,
-                              connection_method(table_meta(table, i)), &wanted, &wanted, &opening)
+    failed = nfct_postrouting(s, table, packet, NULL, &translated.destination, &wanted, &wanted,
+                              &opening)
     if not known and not table_insert_direction(table, &s.key, &original, i << 1 | ORIGINAL):
         return REASON_TABLE_FULL
     if failed:
         return failed
     if tuples_equal(&wanted, translated):
-        entry.reversed = True
-    elif has_room(s, table, t):
-        reply = tuple_inverse(&wanted)
-        j = connection_open(table, &s.key, t, &reply, 0, opening.state, FLAG_SLOW,
-                            s.tick_up + opening.timeout)
-        if j == NIL:
-            return REASON_TABLE_FULL
-        s.opened += 1
-        connection_count(table, j, ORIGINAL, packet.l3_length)
-        entry = entry_open(entries, table, &s.key, j)
-        translated[0] = wanted
-    else:
+        nfct_entry(s, table, i).reversed = True
+        nfct_confirm(s, table, packet, i, &opening)
+        return REASON_NONE
+    if not has_room(s, table, t) or flow_open(
+            s, table, packet, t, &wanted, &opening, 0) == NIL:
         return REASON_TABLE_FULL
-    entry.created = table.wheel.tick
-    entry.state = opening.state
-    entry.deadline = s.tick_up + opening.timeout
-    entry_fill(s, entries, entry, &opening, packet.protocol)
+    translated[0] = wanted
     return REASON_NONE
 
 
@@ -239,7 +232,7 @@ cdef inline uint8_t nfct_answer(State* s, Table* table, const Packet* packet, co
     cdef uint32_t j
     cdef uint8_t fit
     cdef bint ends
-    if entry_of(entries_of(s.entries, table.family), i).packet != ENTRY_NEW:
+    if nfct_entry(s, table, i).packet != ENTRY_NEW:
         return REASON_NONE
     j = table_find_direction(table, &s.key, t, ORIGINAL)
     if j == NIL or table_meta(table, j).flags & FLAG_SERVICE:
@@ -263,11 +256,9 @@ cdef inline uint8_t nfct_local_out(State* s, const Packet* packet, uint32_t i,
     and conntrack knows it, its source gets another port. REASON_NONE, or why the packet is
     dropped; ``opened`` is the record of a flow that begins with it, or NIL."""
     cdef Table* table = table_of(s, translated.family)
-    cdef Entries* entries = entries_of(s.entries, translated.family)
     cdef const Meta* meta = table_meta(table, i)
     cdef uint32_t j
     cdef Opening opening
-    cdef Entry* entry
     cdef Tuple original, reply
     cdef Tuple wanted = translated[0]
     cdef uint8_t fit, failed
@@ -299,20 +290,17 @@ cdef inline uint8_t nfct_local_out(State* s, const Packet* packet, uint32_t i,
     connection_tuple(table, i, REPLY, &reply)
     if not known:
         table_remove_direction(table, &s.key, i << 1 | REPLY)
-    failed = nfct_postrouting(s, table, packet, &original.destination, meta.server,
-                              METHOD_MASQUERADE, translated, &wanted, &opening)
+    failed = nfct_postrouting(s, table, packet, &original.destination, &translated.destination,
+                              translated, &wanted, &opening)
     if not known and not table_insert_direction(table, &s.key, &reply, i << 1 | REPLY):
         return REASON_TABLE_FULL
     if failed:
         return failed
-    reply = tuple_inverse(&wanted)
-    j = flow_begin(s, table, translated, &reply, opening.state, s.tick_up + opening.timeout,
-                   BEHIND_TRANSLATION)
+    j = flow_open(s, table, packet, translated, &wanted, &opening, 0)
     if j == NIL:
         return REASON_TABLE_FULL
-    entry = entry_of(entries, j)
-    entry_fill(s, entries, entry, &opening, packet.protocol)
-    connection_count(table, j, ORIGINAL, packet.l3_length)
+    connection_extension(table, j)      # it never takes the short way
+    nfct_entry(s, table, j).redirected = BEHIND_TRANSLATION
     translated[0] = wanted
     opened[0] = j
     return REASON_NONE
@@ -327,20 +315,18 @@ cdef inline uint8_t nfct_once(State* s, const Packet* packet, const Tuple* t, ui
     REASON_NONE, or why the packet is dropped; ``opened`` is the record of a flow that begins with
     it, or NIL."""
     cdef Table* table = table_of(s, t.family)
-    cdef Entries* entries = entries_of(s.entries, t.family)
     cdef uint32_t i = table_find_direction(table, &s.key, t, ORIGINAL)
     cdef Opening opening
-    cdef Entry* entry
-    cdef Tuple request, reply
+    cdef Tuple request
     cdef Tuple wanted = t[0]
     cdef uint8_t failed
     opened[0] = NIL
     if i != NIL and table_meta(table, i).flags & FLAG_ONE_PACKET:
-        if entry_of(entries, i).packet != ENTRY_TAKEN:
+        if nfct_entry(s, table, i).packet != ENTRY_TAKEN:
             return REASON_NONE
         connection_translated(table, i, ORIGINAL, &request)
         source_take(translated, &request)
-        if not egress_is_other(s, entry_of(entries, i), k, method, translated):
+        if not egress_is_other(s, nfct_entry(s, table, i), k, method, translated):
             return REASON_NONE
         connection_end(s, table, i)
         return REASON_EGRESS_CHANGED
@@ -348,19 +334,10 @@ cdef inline uint8_t nfct_once(State* s, const Packet* packet, const Tuple* t, ui
         return REASON_NONE
     if not has_room(s, table, t):
         return REASON_TABLE_FULL
-    failed = nfct_postrouting(s, table, packet, NULL, k, method, translated, &wanted,
-                              &opening)
+    failed = nfct_postrouting(s, table, packet, NULL, server_address(s, k, method, translated),
+                              translated, &wanted, &opening)
     if failed:
         return failed
     source_take(translated, &wanted)
-    reply = tuple_inverse(&wanted)
-    i = connection_open(table, &s.key, t, &reply, 0, opening.state, FLAG_SLOW | FLAG_ONE_PACKET,
-                        s.tick_up + opening.timeout)
-    if i == NIL:
-        return REASON_TABLE_FULL
-    s.opened += 1
-    entry = entry_open(entries, table, &s.key, i)
-    entry_fill(s, entries, entry, &opening, packet.protocol)
-    connection_count(table, i, ORIGINAL, packet.l3_length)
-    opened[0] = i
-    return REASON_NONE
+    opened[0] = flow_open(s, table, packet, t, &wanted, &opening, FLAG_ONE_PACKET)
+    return REASON_TABLE_FULL if opened[0] == NIL else REASON_NONE

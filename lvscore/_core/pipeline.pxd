@@ -80,7 +80,7 @@ cdef inline uint8_t packet_unknown(State* s, Packet* packet, const Tuple* t,
     return untracked(s, packet, t, why, reason)
 
 
-cdef inline uint32_t connection_seen(State* s, const Packet* packet, const Tuple* t) noexcept nogil:
+cdef inline uint32_t connection_seen(State* s, const Tuple* t) noexcept nogil:
     """The connection that a packet belongs to, as far as IPVS sees the packet; or NIL.
 
     On a Host its hooks are gone when there is no service (ip_vs_unregister_hooks), and what is
@@ -107,22 +107,27 @@ cdef inline uint32_t connection_seen(State* s, const Packet* packet, const Tuple
     return reference
 
 
+cdef inline void packet_prerouting(State* s, Packet* packet, const Tuple* t) noexcept nogil:
+    """Let the rules of the tables raw and mangle see a packet as it comes in."""
+    if likely(s.raw.count != 0, False):
+        packet_raw(s, packet, t)
+    if likely(s.mangle.count != 0, False):
+        packet_mark(s, packet, t)
+
+
 cdef inline uint8_t packet_dispatch(State* s, Packet* packet, const Tuple* t,
                                     uint8_t* reason) noexcept nogil:
     """Take a parsed packet to whom it concerns."""
     cdef uint32_t reference
     cdef uint8_t verdict
-    if likely(s.raw.count != 0, False):
-        packet_raw(s, packet, t)
-    if likely(s.mangle.count != 0, False):
-        packet_mark(s, packet, t)
+    packet_prerouting(s, packet, t)
     if icmp_is_error(packet) or (s.tracking and icmp_is_redirect(packet)):
         return icmp_error_process(s, packet, t, True, reason)
     if has_ports(t.protocol) and packet.l4_captured < 4:
         verdict = untracked(s, packet, t, REASON_NONE, reason)
         reason[0] = REASON_TRUNCATED_TRANSPORT_HEADER
         return verdict
-    reference = connection_seen(s, packet, t)
+    reference = connection_seen(s, t)
     if (reference == NIL and s.services.sip and t.protocol == PROTOCOL_UDP
             and not (is_hosted(s) and address_is_local(&s.routes, t.family, &t.destination))):
         reference = dialog_answer(s, packet, t)
@@ -249,8 +254,7 @@ cdef inline uint8_t packet_process(State* s, uint8_t* frame, uint32_t length,
         reason[0] = forward_receive(&s.routes, &packet, &t, &s.forward)
         if reason[0]:
             if not packet.fragment and reason_is_late(reason[0]):
-                if s.raw.count:
-                    packet_raw(s, &packet, &t)
+                packet_prerouting(s, &packet, &t)
                 if s.tracking:
                     rule_pass(s, &packet, &t)
             return VERDICT_DROP
@@ -278,7 +282,7 @@ cdef inline bint packet_output(State* s, uint8_t* data, uint32_t length) noexcep
         return reason != REASON_UNTRANSLATABLE
     if has_ports(t.protocol) and packet.l4_captured < 4:
         return True
-    reference = connection_seen(s, &packet, &t)
+    reference = connection_seen(s, &t)
     if reference == NIL:
         return True
     flags = table_meta(table_of(s, t.family), reference >> 1).flags

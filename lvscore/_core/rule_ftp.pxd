@@ -7,6 +7,7 @@ the data connection is translated as its master is.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memset
 
 from lvscore._core.bytes cimport htons, load_be32, ntohs
 from lvscore._core.connection cimport (
@@ -54,10 +55,10 @@ cdef inline void follow_find(State* s, Table* table, const Tuple* t, Follow* fol
     """Whether a new flow was expected; it is not expected again (nf_ct_find_expectation)."""
     cdef uint32_t m = expectation_find(&s.masters, &s.key, s.tick, t)
     cdef const Master* master
-    follow.expected = m != NIL
-    follow.translated = False
+    memset(follow, 0, sizeof(Follow))
     if m == NIL:
         return
+    follow.expected = True
     master = &s.masters.master[m]
     connection_tuple(table, master.record, master.direction, &follow.announced)
     follow.port = ntohs(master.port)
@@ -119,6 +120,8 @@ cdef inline uint8_t announcement_take(State* s, Table* table, Packet* packet, ui
     master.port = announced.port
     if not translated:
         return REASON_NONE
+    if announced.port == 0:         # to the kernel it says that none was found
+        return REASON_NO_PORT
     size = announcement_write(text, announced.mode, table.family, &expected.destination,
                               ports_destination(expected.ports))
     if not payload_replace(&s.emitted, packet, data + announced.start, data + announced.end, text,

@@ -299,6 +299,17 @@ def test_what_goes_into_a_tunnel_passes_the_rules_by():
     assert f"dst={VIP} sport=40000 dport=80 [UNREPLIED] src={VIP} dst={CLIENT}" in lines(engine)[0]
 
 
+@pytest.mark.parametrize("method", ["tunnel", "route"])
+def test_what_a_server_behind_a_tunnel_begins_does_not_go_into_it(method):
+    """Conntrack has forgotten the client's flow: the server's packet begins one, to the client."""
+    rule = f"iptables -t nat -A POSTROUTING -s {VIP} -j SNAT --to-source {DIP}"
+    engine = director(rule, protocol="udp", method=method)
+    engine.process(bytearray(bytes(udp(CLIENT, 40000, VIP, 80))), 0)
+    answer = bytearray(bytes(udp(VIP, 80, CLIENT, 40000)))
+    assert send(engine, answer, 60 * SECOND) == (Verdict.FORWARD, Reason.REPLY)
+    assert flow(answer) == (DIP, 80, CLIENT, 40000)
+
+
 def one_packet(*rules, method="masquerade"):
     """A service that schedules each datagram anew, to two servers in turn."""
     engine = lvscore.Engine(seed=1)

@@ -119,6 +119,20 @@ def test_masquerading():
     assert send(engine, inside) == (Verdict.FORWARD, Reason.UNTRANSLATED)
 
 
+def test_masquerading_of_one_that_has_no_address_yet():
+    """0.0.0.0 stays as it is (nf_nat_masquerade_ipv4): a client of DHCP."""
+    engine = lvscore.Engine()
+    engine.routes.add_interface("eth0", ["10.0.0.200/24"])
+    engine.routes.add("default", "eth0")
+    engine.add_masquerade()
+    frame = udp("0.0.0.0", 68, "10.9.9.9", 67)
+    assert send(engine, frame) == (Verdict.FORWARD, Reason.UNTRANSLATED)
+    assert flow(frame) == ("0.0.0.0", 68, "10.9.9.9", 67)
+    (rule,) = engine.rules
+    assert engine.rule_counters(rule)[0] == 1
+    assert list(engine.port_pools) == []
+
+
 def test_masquerading_without_route():
     engine = lvscore.Engine(seed=1)
     engine.add_masquerade()

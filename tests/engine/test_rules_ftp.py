@@ -229,6 +229,16 @@ def test_what_is_cut_has_to_come_again(end, text):
     assert len(talk.expected) == 1
 
 
+def test_port_0_is_no_port_to_tell():
+    """nf_nat_exp_find_port says 0 where it found none; what it expects stays expected."""
+    talk = Talk(engine_with(SNAT + "10.0.0.8"), nat="10.0.0.8")
+    line = b"PORT " + plain(CLIENT, 0) + b"\r\n"
+    assert talk.process(talk.frame(0, "PA", line))[0] == Verdict.DROP
+    assert talk.engine.last_reason == Reason.NO_PORT
+    assert [one.destination_port for one in talk.expected] == [0]
+    assert Talk(engine_with()).say(0, line) == line
+
+
 @pytest.mark.parametrize(
     ("text", "expected"), [(b"PORT 10,0,0,300,1,1\r\n", 0), (b"PORT 10,0,0,9,13,256\r\n", 1)]
 )
