@@ -1,11 +1,12 @@
 """Interfaces and routes of an engine: what the NAT rules need to know of them."""
 
-from ipaddress import ip_interface
+from ipaddress import IPv6Address, IPv6Interface, IPv6Network, ip_interface
 from typing import TYPE_CHECKING, NamedTuple
 
 from lvscore import _engine
 from lvscore.addresses import Address, Network, parse_network
 from lvscore.errors import AddressError, ConfigError, DuplicateError, NotFoundError
+from lvscore.source_address import select_source
 
 if TYPE_CHECKING:
     from lvscore.engine import Engine
@@ -73,7 +74,8 @@ class Routes:
         )
 
     def add_interface(self, name: str, addresses: list[str] | tuple[str, ...] = ()) -> Interface:
-        """Add an interface with addresses ``"10.0.0.200/24"``; the first of a family is primary.
+        """Add an interface with addresses ``"10.0.0.200/24"``; of IPv4 the first is
+        primary, of IPv6 each where RFC 6724 takes it.
 
         Raises:
             DuplicateError: there is an interface of this name.
@@ -150,10 +152,7 @@ class Routes:
         ]
         for route in [*connected, *routes]:
             version = route.network.version
-            source = next(
-                (a for a, _ in interfaces[route.interface].addresses if a.version == version),
-                None,
-            )
+            source = _source(route, interfaces)
             packed.append(
                 (
                     version,
@@ -166,3 +165,13 @@ class Routes:
         _engine.routes_set(self._engine, packed)
         self._tables.interfaces = interfaces
         self._tables.routes = routes
+
+
+def _source(route: Route, interfaces: dict[str, Interface]) -> Address | None:
+    """The address that packets by a route come from: of IPv4 the interface's first."""
+    if isinstance(route.network, IPv6Network):
+        near = interfaces[route.interface].addresses
+        return select_source(route.network, [
+            IPv6Interface((address, network.prefixlen))
+            for address, network in near if isinstance(address, IPv6Address)])  # fmt: skip
+    return next((a for a, _ in interfaces[route.interface].addresses if a.version == 4), None)

@@ -42,7 +42,7 @@ CORE_LAYERS = [
 ]
 LAYERS = [
     *({f"_core.{name}" for name in layer} for layer in CORE_LAYERS),
-    {"_files", "_fork", "constants", "integers", "report"},
+    {"_files", "_fork", "constants", "integers", "report", "source_address"},
     {"errors"},
     {"_arguments"},
     {"_frames", "addresses", "sysctl"},

@@ -17,7 +17,8 @@ from lvscore.errors import (
     LimitError,
     NotFoundError,
 )
-from lvscore.host.machine import Machine, RouteEntry, Senders
+from lvscore.host.machine import Machine, Senders
+from lvscore.host.routing import RouteEntry
 from lvscore.host.settings import HostSettings
 from lvscore.sysctl import Sysctl
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address, ip_network
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from ipaddress import IPv4Address, ip_address
+from typing import TYPE_CHECKING
 
 from lvscore import _engine
 from lvscore._frames import FrameBatch
@@ -13,22 +13,21 @@ from lvscore.host import answers, neighbours, sctp
 from lvscore.host.neighbour_table import Failed, NeighbourTable, Question
 from lvscore.host.options import echo
 from lvscore.host.packets import ICMPV6, SCTP, UDP, Packet, fragments, put_together
+from lvscore.host.routing import UNICAST, InterfaceLike, RouteEntry, compiled, primaries
 from lvscore.host.settings import HostSettings
 
 if TYPE_CHECKING:
     from lvscore.engine import Engine
 
-__all__ = ["Machine", "RouteEntry", "Senders"]
+__all__ = ["Machine", "Senders"]
 
 Senders = dict[int, Callable[[FrameBatch, int, int, int], None]]
 """What sends frames of a batch, from start to end, by an interface, whose number it is told."""
 
 _NOTHING: Iterator[list[tuple[str, bytes]]] = iter(())
-_UNICAST, _LOCAL, _BROADCAST = 0, 1, 2  # _core/route.pxd
 _EMITTING = (Verdict.STOLEN, Verdict.DROP)
 _MILLISECOND = 1_000_000
 _SECOND = 1000 * _MILLISECOND
-_LOOPBACKS = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 # Redirects to one host (route.c): 20 ms after the first, then twice as long each time; after
 # nine of them silence, until 20.48 s have passed without a reason to send one.
 _REDIRECT_LOAD = 20 * _MILLISECOND
@@ -36,26 +35,6 @@ _REDIRECT_SILENCE = _REDIRECT_LOAD << 10
 _REDIRECTS = 9
 _REDIRECT_DROPPED = 2
 _MOST_TOLD = 65_664  # hosts that are remembered, those told last (inetpeer.c, inet_peer_threshold)
-
-
-class RouteEntry(NamedTuple):
-    """A route that was added; those to the interfaces' own prefixes are not among them."""
-
-    network: Network
-    gateway: Address | None
-    interface: str | None
-    local: bool
-
-
-class InterfaceLike(Protocol):
-    """An interface as the Host keeps it."""
-
-    name: str
-    number: int
-    mac: bytes
-    mtu: int
-    peer: bytes | None
-    addresses: list[IPv4Interface | IPv6Interface]
 
 
 @dataclass
@@ -90,39 +69,12 @@ class Machine:
         self._own = {a.ip for interface in interfaces for a in interface.addresses}
         self._local = [route.network for route in routes if route.local]
         self._entries = routes
-        numbers = {interface.name: interface.number for interface in interfaces}
-        packed: list[tuple[int, int, bytes, int, int, bytes | None, bytes | None]] = []
-        for interface in interfaces:
-            for address in interface.addresses:
-                packed.append(_packed(_UNICAST, address.network, interface, None, address.ip))
-                if address.version == 4 and address.network.prefixlen < 31:
-                    network = address.network
-                    packed += [
-                        _packed(_BROADCAST, type(network)(end), interface, None, None)
-                        for end in (network.network_address, network.broadcast_address)
-                    ]
-        packed += [
-            (loopback.version, _LOCAL, loopback.network_address.packed, loopback.prefixlen, 0,
-             None, None)
-            for loopback in _LOOPBACKS
-        ]  # fmt: skip
-        for route in routes:
-            if route.local:
-                packed.append(
-                    (route.network.version, _LOCAL, route.network.network_address.packed,
-                     route.network.prefixlen, 0, None, None)
-                )  # fmt: skip
-            elif route.interface in numbers:
-                interface = self._interfaces[numbers[route.interface]]
-                packed.append(_packed(_UNICAST, route.network, interface, route.gateway, None))
-        # Local ones first, then the longest prefix; of equals the first that was added.
-        packed.sort(key=lambda route: (route[1] == _UNICAST, -route[3]))
         _engine.host_set(self.engine, [
                 (i.number, i.mtu, i.mac, i.peer is not None, *self.settings.of(i.name),
-                 _primaries(i))
+                 primaries(i))
                 for i in interfaces
             ],
-            packed,
+            compiled(interfaces, routes),
             [
                 (address.version, address.packed, number, mac)
                 for (number, address), mac in self.neighbours.compiled()
@@ -388,7 +340,7 @@ class Machine:
 
     def _send(self, destination: Address, packet: bytes) -> None:
         route = _engine.route_get(self.engine, destination.version, destination.packed)
-        if route is None or route[0] != _UNICAST or self.is_own(destination):
+        if route is None or route[0] != UNICAST or self.is_own(destination):
             return
         self._transmit(route[1], ip_address(route[2]), packet)
 
@@ -574,27 +526,3 @@ _ERRORS = {
     Reason.BAD_IP_OPTION: ((12, 0), (4, 0)),
 }
 """Reasons that the sender is told of: ICMP and ICMPv6 type and code."""
-
-
-def _primaries(interface: InterfaceLike) -> list[bytes | None]:
-    """The first IPv4 and the first IPv6 address of an interface."""
-    return [
-        next((a.ip.packed for a in interface.addresses if a.version == version), None)
-        for version in (4, 6)
-    ]
-
-
-def _packed(
-    kind: int, network: Network, interface: InterfaceLike, gateway: Address | None,
-    own: Address | None,
-) -> tuple[int, int, bytes, int, int, bytes | None, bytes | None]:  # fmt: skip
-    """A route as the core takes it; its source is the interface's address on that wire."""
-    version = network.version
-    addresses = [a for a in interface.addresses if a.version == version]
-    if own is None:
-        near = [a.ip for a in addresses if gateway is not None and gateway in a.network]
-        own = near[0] if near else addresses[0].ip if addresses else None
-    return (
-        version, kind, network.network_address.packed, network.prefixlen, interface.number,
-        None if own is None else own.packed, None if gateway is None else gateway.packed,
-    )  # fmt: skip

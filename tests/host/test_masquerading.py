@@ -1,8 +1,9 @@
 """Masquerading on a Host: whose address it is when the way out changes (nf_nat_masquerade.c)."""
 
 import pytest
-from lab import CLIENT, SECOND, SERVER, VIP, datagram, director, frame, reply, request
+from lab import CLIENT, ROUTER, SECOND, SERVER, VIP, datagram, director, frame, reply, request
 from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from lvscore import Reason, Verdict
@@ -30,6 +31,18 @@ def sent(host, packet, now, interface="cli"):
 
 def flows(host):
     return [entry for entry in host.engine.conntrack("-L").splitlines() if "use=1" in entry]
+
+
+def test_masquerading_towards_a_router_that_has_a_link_local_address():
+    """As IPv6 routers announce themselves: the flow leaves with an address that reaches further."""
+    host = director()
+    host.add_address("cli", "fe80::3/64")
+    host.add_route("::/0", via="fe80::1", interface="cli")
+    host.add_neighbour("fe80::1", ROUTER, "cli")
+    host.engine.add_masquerade(family=6)
+    out = IPv6(src="2001:db8:1::7", dst="2001:db8:f::9") / UDP(sport=5000, dport=53)
+    ((name, raw),) = host.receive("srv", frame(out, "srv"), 0)
+    assert (name, Ether(raw)[IPv6].src) == ("cli", "2001:db8:c::3")
 
 
 def test_a_flow_that_leaves_by_another_interface_is_dropped_and_ends():
