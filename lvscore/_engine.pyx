@@ -32,7 +32,8 @@ from lvscore._core.entry cimport (
 )
 from lvscore._core.estimator cimport Estimator, estimator_count, estimator_rate
 from lvscore._core.flow cimport (
-    Address, Tuple, address_load, ports_destination, ports_make, ports_source, tuple_hash,
+    Address, Tuple, address_equal, address_load, ports_destination, ports_make, ports_source,
+    tuple_hash,
 )
 from lvscore._core.defence cimport defence_update
 from lvscore._core.expect cimport (
@@ -127,15 +128,16 @@ __all__ = [
     "ftp_ports_set", "host_advance", "host_emitted", "host_forward", "host_is_translated",
     "host_neighbour", "host_output", "host_own", "host_receive", "host_receive_batch",
     "host_segments", "host_set", "interface_present", "jiffies_get", "jiffies_set",
-    "local_address_add", "local_address_remove", "pools_events", "pools_list", "pools_quota",
-    "pools_quota_set", "route_get", "routes_set", "rule_counters", "rule_counters_set",
-    "rules_append", "rules_set", "rules_zero", "sctp_checksummed", "server_counts",
-    "server_estimate", "server_join", "server_leave", "server_lookup", "server_record",
-    "server_update", "service_counts", "service_estimate", "service_join", "service_leave",
-    "service_members", "service_number", "service_record", "service_update", "service_zeroed",
-    "services_all", "services_counts", "services_estimated", "services_zeroed", "snapshot_layouts",
-    "snapshot_put", "snapshot_shift", "snapshot_take", "sysctl_get", "sysctl_set", "timeouts_get",
-    "timeouts_set", "tracker_timeout_get", "tracker_timeout_set",
+    "local_address_add", "local_address_remove", "masquerade_end", "pools_events", "pools_list",
+    "pools_quota", "pools_quota_set", "route_get", "routes_set", "rule_counters",
+    "rule_counters_set", "rules_append", "rules_set", "rules_zero", "sctp_checksummed",
+    "server_counts", "server_estimate", "server_join", "server_leave", "server_lookup",
+    "server_record", "server_update", "service_counts", "service_estimate", "service_join",
+    "service_leave", "service_members", "service_number", "service_record", "service_update",
+    "service_zeroed", "services_all", "services_counts", "services_estimated",
+    "services_zeroed", "snapshot_layouts", "snapshot_put", "snapshot_shift", "snapshot_take",
+    "sysctl_get", "sysctl_set", "timeouts_get", "timeouts_set", "tracker_timeout_get",
+    "tracker_timeout_set",
 ]
 
 cdef tuple VERDICTS = tuple(Verdict)

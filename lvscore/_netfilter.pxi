@@ -143,16 +143,37 @@ def tracker_timeout_set(EngineCore engine not None, uint8_t state, uint32_t seco
     tracking_horizon(s)
 
 
+cdef void flow_forget(State* s, Table* table, uint32_t i) noexcept nogil:
+    """Conntrack forgets a connection that it tracks."""
+    # IPVS keeps its connection; if its old tuple cannot be told any more, it ends as well.
+    if not table_meta(table, i).flags & FLAG_SERVICE or not nfct_forget(s, table, i):
+        connection_end(s, table, i)
+
+
 def conntrack_end(EngineCore engine not None, uint32_t id):
     """End the connection with this id of a snapshot's."""
     cdef State* s = engine.enter()
     cdef Table* table = &s.table[id & 1]
-    cdef uint32_t i = id >> 1
-    if i >= table.used or not table_meta(table, i).flags & FLAG_TRACKED:
-        return
-    # IPVS keeps its connection; if its old tuple cannot be told any more, it ends as well.
-    if not table_meta(table, i).flags & FLAG_SERVICE or not nfct_forget(s, table, i):
-        connection_end(s, table, i)
+    if id >> 1 < table.used and table_meta(table, id >> 1).flags & FLAG_TRACKED:
+        flow_forget(s, table, id >> 1)
+
+
+def masquerade_end(EngineCore engine not None, uint32_t interface, bytes address):
+    """End the flows that are masqueraded to an interface, with an address that it loses or,
+    if it is None, with any: the interface goes (nf_nat_masquerade.c)."""
+    cdef State* s = engine.enter()
+    cdef Address lost = address_from(bytes(16) if address is None else address)
+    cdef Tuple reply
+    cdef uint32_t f, i
+    for f in range(2):
+        for i in range(s.table[f].used):
+            if (not table_meta(&s.table[f], i).flags & FLAG_TRACKED
+                    or entry_of(&s.entries[f], i).masquerade != interface + 1):
+                continue
+            connection_tuple(&s.table[f], i, REPLY, &reply)
+            if address is None or (
+                    len(address) == (16 if f else 4) and address_equal(&reply.destination, &lost)):
+                flow_forget(s, &s.table[f], i)
 
 
 def conntrack_statistics(EngineCore engine not None):

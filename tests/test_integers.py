@@ -112,7 +112,9 @@ def test_what_is_no_text(value):
             addresses.parse_port(value)
 
 
-@pytest.mark.parametrize("mac", ["02 00 00 00 00 01", "02:0:00:00:00:001", "\uff10" * 12, "02::00", 6, None])
+@pytest.mark.parametrize(
+    "mac", ["02 00 00 00 00 01", "02:0:00:00:00:001", "\uff10" * 12, "02::00", 6, None]
+)
 def test_link_addresses(mac):
     host = lvscore.Host(lvscore.Engine())
     with pytest.raises(ConfigError, match="is not the link address"):

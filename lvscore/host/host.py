@@ -142,7 +142,8 @@ class Host:
             raise
 
     def remove_interface(self, name: str) -> None:
-        """Remove an interface with its addresses, routes and neighbours.
+        """Remove an interface with its addresses, routes and neighbours, and with the flows that
+        are masqueraded to it.
 
         Raises:
             NotFoundError: there is no such interface.
@@ -150,6 +151,7 @@ class Host:
         interface = self._interface(name)
         for address in interface.addresses:
             _engine.host_own(self.engine, address.version, address.ip.packed, -1)
+        _engine.masquerade_end(self.engine, interface.number, None)
         del self._interfaces[name]
         self._settings.remove_interface(name)
         self._routes = [route for route in self._routes if route.interface != name]
@@ -172,7 +174,8 @@ class Host:
         self._update()
 
     def remove_address(self, interface: str, address: str) -> None:
-        """Take an address from an interface; ``address`` may leave its length away.
+        """Take an address from an interface; ``address`` may leave its length away. Flows that
+        are masqueraded with it end.
 
         Raises:
             NotFoundError: there is no such interface, or it does not have the address.
@@ -183,6 +186,7 @@ class Host:
             if known.ip == given:
                 target.addresses.remove(known)
                 _engine.host_own(self.engine, given.version, given.packed, -1)
+                _engine.masquerade_end(self.engine, target.number, given.packed)
                 self._update()
                 return
         raise NotFoundError(f"interface {interface} has no address {given}")

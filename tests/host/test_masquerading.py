@@ -59,6 +59,39 @@ def test_a_flow_that_leaves_by_another_interface_is_dropped_and_ends():
     assert (name, packet.src) == ("alt", THIRD)
 
 
+def test_flows_end_with_the_address_that_masquerades_them():
+    host = three_arms()
+    host.add_address("cli", "172.16.0.4/24")
+    host.engine.add_masquerade(source="172.16.1.0/24")
+    host.engine.add_snat(source="172.16.2.0/24", to=OUTSIDE)
+    out = IP(src="172.16.1.7", dst="10.9.9.9") / UDP(sport=5000, dport=53)
+    static = IP(src="172.16.2.7", dst="10.9.9.9") / UDP(sport=6000, dport=53)
+    assert sent(host, out, 0, "srv")[1].src == OUTSIDE
+    assert sent(host, static, 0, "srv")[1].src == OUTSIDE
+    host.remove_address("cli", "172.16.0.4")
+    assert len(flows(host)) == 2
+    host.remove_address("cli", OUTSIDE)
+    (line,) = flows(host)  # what a rule translates to the address stays
+    assert "src=172.16.2.7" in line
+    host.add_address("cli", "172.16.0.5/24")
+    assert sent(host, out, SECOND, "srv")[1].src == "172.16.0.5"
+
+
+def test_flows_end_with_the_interface_that_they_are_masqueraded_to():
+    host = three_arms()
+    engine = host.engine
+    engine.sysctl["net.ipv4.vs.conntrack"] = 1
+    engine.add_masquerade(source=CLIENT)
+    host.add_route("172.16.1.7/32", via="172.16.2.1")
+    assert sent(host, request(), 0)[1].src == THIRD
+    host.remove_interface("srv")
+    assert len(flows(host)) == 1
+    host.remove_interface("alt")
+    assert flows(host) == []
+    assert len(engine.connections) == 1  # IPVS keeps its own
+    assert engine._selfcheck() == 0
+
+
 @pytest.mark.parametrize("method", ["masquerade", "route"])
 def test_so_is_a_connection_of_a_service_that_conntrack_knows(method):
     host = three_arms()
