@@ -13,7 +13,7 @@ from lvscore.cli.streams import put
 from lvscore.config import located
 from lvscore.control import DEFAULT_PATH, ControlServer
 from lvscore.errors import ConfigError, ControlError
-from lvscore.io.interface import BACKENDS, MODES
+from lvscore.io.interface import BACKENDS, MODES, interface_is_up
 from lvscore.workers import Worker, Workers
 
 __all__ = ["run"]
@@ -108,6 +108,9 @@ def _work(director: Director, takeover: bool = False) -> None:
         live.add_signal_handler(signal.SIGHUP, director.reload)
         names = ", ".join(map(str, live.interfaces.values()))
         say(f"{who}takes its share of {names}" if who else f"running on {names}")
+        for name in live.interfaces:
+            if not who and not interface_is_up(name):
+                say(f"{name} is down, and passes no frame before ip link set {name} up")
         director.begin()
         live.run()
         for interface in live.interfaces.values():

@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from fcntl import ioctl
 from ipaddress import IPv6Address
 from pathlib import Path
 
@@ -13,7 +14,14 @@ from lvscore.io.tun import TunInterface
 from lvscore.io.vlan import port_of
 from lvscore.io.xdp import XdpInterface
 
-__all__ = ["BACKENDS", "MODES", "interface_mtu", "kernel_addresses", "open_interface"]
+__all__ = [
+    "BACKENDS",
+    "MODES",
+    "interface_is_up",
+    "interface_mtu",
+    "kernel_addresses",
+    "open_interface",
+]
 
 BACKENDS = ("ring", "copy", "tap", "tun", "xdp")
 """A ring shared with the kernel, recvmmsg(2), devices whose other end is here, and AF_XDP."""
@@ -76,6 +84,7 @@ def open_interface(
     return PacketInterface(name, "copy", share=share)
 
 
+_SIOCGIFFLAGS, _IFF_UP = 0x8913, 1  # netdevice(7)
 _NO_RING = (12, 22, 92)  # ENOMEM, EINVAL, ENOPROTOOPT
 
 
@@ -86,6 +95,17 @@ def interface_mtu(name: str) -> int | None:
             return min(longest_packet(control, port_of(name)[0]), 65535)  # loopback has one more
         except (OSError, ValueError, struct.error):
             return None
+
+
+def interface_is_up(name: str) -> bool:
+    """Whether the machine has set an interface up: no frame passes it before."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        try:
+            request = struct.pack("16s24x", port_of(name)[0].encode())
+            answer = ioctl(control, _SIOCGIFFLAGS, request)
+        except (OSError, ValueError, struct.error):
+            return False
+    return bool(struct.unpack_from("H", answer, 16)[0] & _IFF_UP)
 
 
 def kernel_addresses() -> list[str]:

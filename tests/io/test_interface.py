@@ -29,6 +29,12 @@ def test_auto_takes_the_ring_where_there_is_one(monkeypatch, refuses, backend):
     assert lvscore.open_interface("eth1").backend == backend
 
 
+def test_an_interface_that_is_not_there_is_not_up():
+    assert interface.interface_is_up("lo")
+    for name in ("nosuch0", "x" * 40, "a\0b"):
+        assert not interface.interface_is_up(name)
+
+
 def test_auto_hides_no_other_refusal(monkeypatch):
     monkeypatch.setattr(interface, "PacketInterface", Socket)
     monkeypatch.setattr(Socket, "refuses", errno.EPERM)

@@ -110,3 +110,13 @@ def test_a_neighbour_that_is_not_there(lab):
     said = lab.run("rs01", "ping", "-c", "1", "-W", "5", "192.0.2.1", check=False)
     assert "From 172.16.1.3 icmp_seq=1 Destination Host Unreachable" in said
     assert lab.stop(director) == 0
+
+
+def test_an_interface_that_is_down_is_told_of(lab):
+    lab.run("director", "ip", "link", "set", "eth1", "down")
+    director = lab.director("--interface", "eth1=172.16.1.3/24")
+    said = director.stderr.readline()
+    lab.run("director", "ip", "link", "set", "eth1", "up")
+    assert said == "lvscore: eth1 is down, and passes no frame before ip link set eth1 up\n"
+    assert "0% packet loss" in lab.run("rs01", "ping", "-c", "1", "-W", "5", "172.16.1.3")
+    assert lab.stop(director) == 0
