@@ -406,18 +406,19 @@ cdef class EngineCore:
 
         Raises:
             LimitError: more than ``max_connections``.
-            ValueError: another family, or a negative number.
+            ConfigError: another family, or a number that is negative or no integer.
             MemoryError: the system has not so much.
         """
         cdef State* s = self.enter()
         cdef uint32_t count
         if family not in (IPV4, IPV6):
-            raise ValueError(f"family {family}: expected 4 or 6")
-        if connections < 0:
-            raise ValueError(f"{connections} connections: expected 0 or more")
-        if connections > s.max_connections:
+            raise ConfigError(f"family {family}: expected 4 or 6")
+        wanted = integer(connections)
+        if wanted is None or wanted < 0:
+            raise ConfigError(f"{connections!r} connections: expected 0 or more")
+        if wanted > s.max_connections:
             raise LimitError(f"{connections} connections; max_connections is {s.max_connections}")
-        count = connections
+        count = wanted
         with nogil:
             if not connections_populate(s, family == IPV6, count):
                 raise MemoryError(f"no memory for {count} connections")

@@ -155,10 +155,13 @@ class Engine(Director, RuleEngine):
         Raises:
             ConfigError: a timeout is out of range.
         """
+        seconds = []
         for name, value in (("tcp", tcp), ("tcp_fin", tcp_fin), ("udp", udp)):
-            if value is not None and not 1 <= value <= 2678400:
-                raise ConfigError(f"timeout {name}={value} is not in 1..2678400 seconds")
-        _engine.timeouts_set(self, tcp or 0, tcp_fin or 0, udp or 0)
+            number = 0 if value is None else integer(value)
+            if number is None or not (value is None or 1 <= number <= 2678400):
+                raise ConfigError(f"timeout {name}={value!r} is not in 1..2678400 seconds")
+            seconds.append(number)
+        _engine.timeouts_set(self, *seconds)
 
     @property
     def timer_wheel(self) -> TimerWheel | None:
@@ -179,11 +182,14 @@ class Engine(Director, RuleEngine):
         if value is None:
             _engine.jiffies_set(self, 0, 0)
             return
-        if not 1 <= value.hz <= 10_000:
-            raise ConfigError(f"timer_wheel: hz {value.hz} is not in 1..10000")
-        if not 0 <= value.jiffies < 1 << 64:
-            raise ConfigError(f"timer_wheel: jiffies {value.jiffies} are not in 0..2**64-1")
-        _engine.jiffies_set(self, value.hz, value.jiffies)
+        if not isinstance(value, TimerWheel):
+            raise ConfigError(f"timer_wheel={value!r}: expected a TimerWheel, or None")
+        hz, jiffies = integer(value.hz), integer(value.jiffies)
+        if hz is None or not 1 <= hz <= 10_000:
+            raise ConfigError(f"timer_wheel: hz {value.hz!r} is not in 1..10000")
+        if jiffies is None or not 0 <= jiffies < 1 << 64:
+            raise ConfigError(f"timer_wheel: jiffies {value.jiffies!r} are not in 0..2**64-1")
+        _engine.jiffies_set(self, hz, jiffies)
 
     def explain(self, frame: bytes | bytearray | memoryview, now: int | None = None, *,
                 link_type: int = 1, mark: int = 0,

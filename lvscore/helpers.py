@@ -74,6 +74,8 @@ class Helpers:
             raise ConfigError(f"no helper {name!r}; there is 'ftp'")
         if name in self:
             raise DuplicateError(f"helper {name} is on, for ports {self[name]}")
+        if isinstance(ports, int):
+            raise ConfigError(f"ports={ports!r}: expected a list of them")
         given = tuple(dict.fromkeys(whole_number(port, "port", 1, 65535) for port in ports))
         if not 1 <= len(given) <= _MOST_PORTS:
             raise ConfigError(f"{len(given)} ports; expected 1..{_MOST_PORTS}")

@@ -129,6 +129,10 @@ class Host:
         """
         if name in self._interfaces:
             raise DuplicateError(f"interface {name} already exists")
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"an interface {name!r}: expected a name")
+        if isinstance(addresses, str):
+            raise AddressError(f"addresses={addresses!r}: expected a list of them")
         parsed = [_interface_address(text) for text in addresses]
         interface = _Interface(name, self.engine.routes.index(name), _mac(mac), _mtu(mtu))
         self._interfaces[name] = interface
@@ -341,8 +345,11 @@ class Host:
 
         Raises:
             NotFoundError: there is no such interface.
+            ConfigError: ``now`` is no integer.
         """
         number = self._interface(interface).number
+        memoryview(frame).release()  # a TypeError: bytearray(5) would be a frame of five zeros
+        now = _time(now)
         self._machine.advance(now)
         self._machine.receive(number, frame, now)
         return self._machine.take()
@@ -369,7 +376,7 @@ class Host:
             NotFoundError: there is no such interface.
         """
         number = self._interface(interface).number
-        self._machine.advance(now)
+        self._machine.advance(_time(now))
         return self._machine.receive_batch(number, batch)
 
     def forward_batch(
@@ -388,7 +395,7 @@ class Host:
         Yields:
             what else is to be sent, interface and frame, before the next part is.
         """
-        self._machine.advance(now)
+        self._machine.advance(_time(now))
         return self._machine.forward_batch(number, batch, senders)
 
     def number(self, interface: str) -> int:
@@ -407,7 +414,7 @@ class Host:
 
     def advance(self, now: int) -> list[tuple[str, bytes]]:
         """Let time pass until ``now``; what leaves because of it, as :meth:`receive` has it."""
-        self._machine.advance(now)
+        self._machine.advance(_time(now))
         return self._machine.take()
 
     def _interface(self, name: str) -> _Interface:
@@ -433,6 +440,13 @@ class Host:
 
     def _update(self) -> None:
         self._machine.configure(list(self._interfaces.values()), self._routes)
+
+
+def _time(now: int) -> int:
+    number = integer(now)
+    if number is None:
+        raise ConfigError(f"now={now!r} is not an integer, in nanoseconds")
+    return number
 
 
 def _prefix(prefix: str | Address | Network, version: int) -> Network:

@@ -192,7 +192,7 @@ class Machine:
             # Of a super-frame the first segment: what it is due is due once.
             local = _engine.host_segments(data, segment)[0] if segment else bytes(data)
             self._local_packet(number, local, reason)
-        elif verdict == Verdict.DROP and not data[0] & 1:
+        elif verdict == Verdict.DROP and data and not data[0] & 1:
             self._refuse(number, data, reason, mtu, request, wrong)
 
     def _forward(
