@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import stat
 import sys
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from types import FrameType
 from typing import Any, TextIO
 
 import click
@@ -35,13 +38,14 @@ def replay(source: str, output: str, as_json: bool, no_progress: bool, **options
     Time is the capture's own. Dropped frames and those for the director itself are not
     written. IN and OUT may be - for stdin and stdout; the report then goes to stderr. OUT is
     created once the configuration and the beginning of IN are known to be good, and written in
-    place: what was translated before an error or Ctrl-C is there, as a valid capture.
+    place: what was translated before an error, Ctrl-C or SIGTERM is there, as a valid capture.
     """
     engine = Options(**options).engine()
     _check_distinct(output, source, options["config_file"])
     report_to = sys.stderr if output == "-" else sys.stdout
     error: CaptureError | None = None
     with ExitStack() as stack:
+        ended_by = stack.enter_context(_signals())
         reader = stack.enter_context(open_pcap(source))
         writer = stack.enter_context(create_pcap(output, like=reader))
         shown = not no_progress and sys.stderr.isatty()
@@ -56,7 +60,32 @@ def replay(source: str, output: str, as_json: bool, no_progress: bool, **options
     _print(engine, report, report_to, as_json)
     if error is not None:
         raise error
-    return 130 if report.interrupted else 0
+    return 128 + ended_by[0] if report.interrupted else 0
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP end a run as Ctrl-C does; the first number is that of what came.
+
+    What is ignored, as after nohup, stays ignored.
+    """
+    came = [int(signal.SIGINT)]
+
+    def end(number: int, frame: FrameType | None) -> None:
+        came.insert(0, number)
+        interrupt = signal.getsignal(signal.SIGINT)
+        if not callable(interrupt):
+            raise KeyboardInterrupt
+        interrupt(signal.SIGINT, frame)
+
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield came
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _print(engine: Any, report: Report, file: TextIO | None, as_json: bool) -> None:

@@ -175,9 +175,17 @@ def test_errors_are_one_line(run_cli, requests, tmp_path, words, status, named):
     assert requests.read_bytes() == before
 
 
-def test_ctrl_c_leaves_a_valid_capture(start_cli, requests, rules, tmp_path, destinations):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_leaves_a_valid_capture(
+    start_cli, requests, rules, tmp_path, destinations, number, status
+):
     output = tmp_path / "out.pcap"
-    process = start_cli("replay", "-", "-o", output, "-c", rules)
+    process = start_cli(
+        "replay", "-", "-o", output, "-c", rules,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # ignored after nohup
+    )  # fmt: skip
     process.stdin.write(requests.read_bytes())
     process.stdin.flush()
     for _ in range(200):
@@ -185,9 +193,9 @@ def test_ctrl_c_leaves_a_valid_capture(start_cli, requests, rules, tmp_path, des
             break
         time.sleep(0.1)
     time.sleep(0.5)  # time enough to come from creating the file to waiting for more
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == status
     assert err == b""
     assert b"(interrupted)" in out
     assert set(destinations(output)) <= set(TRANSLATED)
