@@ -28,7 +28,7 @@ class Report:
     drops: Mapping[str, int] = field(default_factory=dict)
     """Dropped frames by the name of the reason."""
     connections: int = 0
-    """Connections opened."""
+    """Connections opened, those that no rule translates too."""
     elapsed: float = 0.0
     """Seconds of real time, reading and writing included."""
     interrupted: bool = False

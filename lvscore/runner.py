@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-_OPENING = (Reason.NEW_CONNECTION, Reason.CONNECTION_REUSED)
-
 
 def run(
     engine: "Engine",
@@ -55,10 +53,15 @@ def run(
     """
     tally = Tally()
     started = time.perf_counter()
+    before = engine.counters["opened"]
     interrupted = False
+
+    def report() -> Report:
+        return _report(tally, started, engine.counters["opened"] - before, interrupted)
+
     try:
         with _Interrupts() as interrupts:
-            for batch in _read(source, sink, tally, started):
+            for batch in _read(source, sink, report):
                 interrupts.hold()
                 tally.measure(batch)
                 engine.process_batch(batch)
@@ -71,17 +74,17 @@ def run(
     except KeyboardInterrupt:
         interrupted = True
     _flush(sink)
-    return _report(tally, started, interrupted)
+    return report()
 
 
 def _read(
-    source: "Iterable[FrameBatch]", sink: "Sink | None", tally: Tally, started: float
+    source: "Iterable[FrameBatch]", sink: "Sink | None", report: Callable[[], Report]
 ) -> "Iterator[FrameBatch]":
     try:
         yield from source
     except CaptureError as error:
         _flush(sink)
-        error.report = _report(tally, started)
+        error.report = report()
         raise
 
 
@@ -109,7 +112,7 @@ def _flush(sink: "Sink | None") -> None:
         flush()
 
 
-def _report(tally: Tally, started: float, interrupted: bool = False) -> Report:
+def _report(tally: Tally, started: float, opened: int, interrupted: bool) -> Report:
     by_verdict = tally.outcomes.sum(axis=1)
     dropped = tally.outcomes[Verdict.DROP]
     return Report(
@@ -117,7 +120,7 @@ def _report(tally: Tally, started: float, interrupted: bool = False) -> Report:
         bytes=tally.bytes,
         verdicts={v.name: int(by_verdict[v]) for v in Verdict if by_verdict[v]},
         drops={reason.name: int(dropped[reason]) for reason in Reason if dropped[reason]},
-        connections=int(tally.outcomes[:, _OPENING].sum()),
+        connections=opened,
         elapsed=time.perf_counter() - started,
         interrupted=interrupted,
     )

@@ -26,11 +26,13 @@ class StubEngine:
     def __init__(self, before=lambda: None):
         self.before = before
         self.emitted_cause = []
+        self.counters = {"opened": 7}
 
     def process_batch(self, batch):
         self.before()
         for i in range(len(batch)):
             batch.verdict[i], batch.reason[i] = OUTCOMES[bytes(batch[i][:1])]
+            self.counters["opened"] += batch.reason[i] == Reason.NEW_CONNECTION
 
 
 class Sink(MemorySink):
@@ -138,7 +140,7 @@ def test_an_error_of_the_sink_is_not_a_broken_source():
 
 
 def test_every_reason_is_counted():
-    class AllReasons:
+    class AllReasons(StubEngine):
         def process_batch(self, batch):
             batch.verdict[:] = Verdict.DROP
             batch.reason[:] = np.arange(len(batch))

@@ -401,3 +401,11 @@ def test_names_of_interfaces_that_begin_alike():
         assert send(engine, frame)[0] == Verdict.FORWARD
         assert flow(frame)[0] == source
     assert "-A POSTROUTING -o ppp+ -j SNAT" in engine.iptables("-t nat -S")
+
+
+def test_a_run_counts_flows_that_no_rule_translates():
+    engine = lvscore.Engine(seed=1)
+    engine.add_dnat("172.16.1.7", destination="10.0.0.200")
+    frames = [udp(CLIENT, 1000 + n // 2, "192.0.2.1", 53) for n in range(6)]
+    report = lvscore.run(engine, lvscore.MemorySource(frames))
+    assert (report.connections, len(engine.connections)) == (3, 3)
