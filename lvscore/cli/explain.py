@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from lvscore.cli.setup import Options, engine_options
+from lvscore.cli.setup import Options, WholeNumber, engine_options
 from lvscore.cli.streams import put
 from lvscore.errors import ConfigError
 from lvscore.io import open_pcap
@@ -15,7 +15,7 @@ __all__ = ["explain"]
 @click.command()
 @click.argument("source", metavar="IN")
 @click.option(
-    "--frame", type=click.IntRange(1), required=True, metavar="N", help="Which, the first is 1."
+    "--frame", type=WholeNumber(1), required=True, metavar="N", help="Which, the first is 1."
 )
 @engine_options
 def explain(source: str, frame: int, **options: Any) -> None:

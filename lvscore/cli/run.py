@@ -8,7 +8,7 @@ import click
 
 from lvscore.addresses import parse_network
 from lvscore.cli.director import Director, say
-from lvscore.cli.setup import Options, engine_options
+from lvscore.cli.setup import Options, WholeNumber, engine_options
 from lvscore.cli.streams import put
 from lvscore.config import located
 from lvscore.control import DEFAULT_PATH, ControlServer
@@ -50,7 +50,7 @@ __all__ = ["run"]
 )
 @click.option(
     "--workers",
-    type=click.IntRange(1, 256),
+    type=WholeNumber(1, 256),
     metavar="N",
     help="Processes, each with an engine and a share of the clients.  [default: 1]",
 )

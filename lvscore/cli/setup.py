@@ -19,9 +19,16 @@ from lvscore.engine import Engine
 from lvscore.errors import ConfigError
 from lvscore.ipvsadm.restore import parse_words
 
-__all__ = ["Options", "engine_options"]
+__all__ = ["Options", "WholeNumber", "engine_options"]
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
+
+
+class WholeNumber(click.IntRange):
+    """An integer of a range; what is none is called no integer, not no "integer range"."""
+
+    name = "integer"
+
 
 _OPTIONS = (
     click.option(
@@ -61,7 +68,7 @@ _OPTIONS = (
     ),
     click.option(
         "--seed",
-        type=click.IntRange(0, 2**128 - 1),
+        type=WholeNumber(0, 2**128 - 1),
         metavar="N",
         help="Source of all chance: the same seed gives the same bytes. Default: 0; live: by lot.",
     ),

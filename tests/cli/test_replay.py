@@ -136,6 +136,7 @@ def test_a_truncated_capture(run_cli, requests, rules, tmp_path, destinations):
         (["replay", "{in}"], 2, "Missing option '-o'"),
         (["replay", "{in}", "-o", "{out}", "--bogus"], 2, "--bogus"),
         (["replay", "{in}", "-o", "{out}", "--seed", "-1"], 2, "-1"),
+        (["replay", "{in}", "-o", "{out}", "--seed", "a"], 2, "'a' is not a valid integer."),
         (["replay", "{in}", "-o", "{out}", "--max-connections", "0"], 2, "max_connections"),
         (["replay", "{in}", "-o", "{out}", "-c", "{dir}/none"], 2, "No such file"),
         (["replay", "{in}", "-o", "{out}", "-c", "{bad}"], 2, "bad.rules:2: illegal weight"),
