@@ -3,6 +3,7 @@
 Started under a program's own name, through a symbolic link, lvscore is that program.
 """
 
+import re
 from pathlib import Path
 
 import click
@@ -17,6 +18,8 @@ from lvscore.programs import PROGRAMS, execute, reads_standard_input, tells_of_i
 __all__ = ["as_program", "commands"]
 
 _MAKES = ("-A", "--add-service", "-R", "--restore", "--set")  # a file that is not there yet
+_FILE_OPTION = re.compile("-[acn]*f|--file")  # of nft: the next word is a file
+_STDIN = "/dev/stdin:"
 _SHOWN = ("ipvsadm", "conntrack", "iptables", "ip6tables", "nft")
 _HELP = """Carry out one {name} command line on the director that is running.
 
@@ -67,7 +70,14 @@ def _carry_out(argv: list[str], path: str | None, rules: str | None) -> int:
         except _InputError as error:
             outcome = Outcome(1, "", f"{error}\n")
     put(outcome.stdout)
-    click.echo(outcome.stderr, nl=False, err=True)
+    errors = outcome.stderr
+    file = _file_of_nft(argv)
+    if file is not None:  # which was sent as standard input
+        errors = "".join(
+            f"{file}:{line.removeprefix(_STDIN)}" if line.startswith(_STDIN) else line
+            for line in errors.splitlines(keepends=True)
+        )
+    click.echo(errors, nl=False, err=True)
     return outcome.status
 
 
@@ -90,12 +100,18 @@ def _on_file(argv: list[str], rules: str) -> Outcome:
     return outcome
 
 
+def _file_of_nft(argv: list[str]) -> str | None:
+    given = argv[0] == "nft" and len(argv) > 2 and _FILE_OPTION.fullmatch(argv[-2])
+    return argv[-1] if given and argv[-1] != "-" else None
+
+
 def _with_input(argv: list[str]) -> tuple[list[str], str]:
     """The words, and what the program reads: standard input, or the file of ``nft -f``."""
-    if argv[0] == "nft" and argv[-2:-1] == ["-f"] and argv[-1] != "-":
-        could_not = f'internal:0:0-0: Error: Could not open file "{argv[-1]}": '
+    file = _file_of_nft(argv)
+    if file is not None:
+        could_not = f'internal:0:0-0: Error: Could not open file "{file}": '
         try:
-            return [*argv[:-1], "-"], Path(argv[-1]).read_text(encoding="utf-8")
+            return [*argv[:-1], "-"], Path(file).read_text(encoding="utf-8")
         except OSError as error:
             raise _InputError(f"{could_not}{error.strerror or error}") from None
         except UnicodeDecodeError as error:

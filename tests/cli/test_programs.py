@@ -137,6 +137,15 @@ def test_nft_on_a_director(director, run_cli, tmp_path):
     assert (status, out) == (1, "")
     assert errors == "Error: drop is not available\nadd rule ip x y drop\n                ^^^^\n"
     assert len(engine.rules) == 1
+    assert run_cli("nft", "--control", path, "-cf", file)[0] == 0
+    assert run_cli("nft", "--control", path, "flush", "ruleset") == (0, "", "")
+    assert run_cli("nft", "--control", path, "--file", file) == (0, "", "")
+    file.write_text(NFT.replace("dnat to", "dnat at"))
+    status, _, errors = run_cli("nft", "--control", path, "-af", file)
+    assert status == 1
+    assert errors.startswith(f"{file}:4:41-42: Error: 'at' is not an address")
+    assert run_cli("nft", "--control", path)[2] == "nft: no command specified\n"
+    assert len(engine.rules) == 1
 
 
 def test_the_file_of_nft_is_not_there(run_cli, tmp_path):
