@@ -13,10 +13,10 @@ from lvscore._core.connection cimport (
 )
 from lvscore._core.consts cimport (
     NIL, ORIGINAL, PROTOCOL_GRE, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_MARK, PROTOCOL_SCTP,
-    REASON_EGRESS_CHANGED, REASON_INVALID_STATE, REASON_LOCAL_ADDRESS, REASON_NEW_CONNECTION,
-    REASON_NONE, REASON_NO_PORT, REASON_REPLY, REASON_REQUEST, REASON_TABLE_FULL,
-    REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATABLE, REASON_UNTRANSLATED, REPLY,
-    VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
+    REASON_CONNECTION_REUSED, REASON_EGRESS_CHANGED, REASON_INVALID_STATE, REASON_LOCAL_ADDRESS,
+    REASON_NEW_CONNECTION, REASON_NONE, REASON_NO_PORT, REASON_REPLY, REASON_REQUEST,
+    REASON_TABLE_FULL, REASON_TRUNCATED_TRANSPORT_HEADER, REASON_UNTRANSLATABLE,
+    REASON_UNTRANSLATED, REPLY, VERDICT_DROP, VERDICT_FORWARD, VERDICT_LOCAL, VERDICT_PASS,
 )
 from lvscore._core.entry cimport (
     ENTRY_INVALID, ENTRY_NEW, ENTRY_TAKEN, entries_of, entry_of,
@@ -31,7 +31,7 @@ from lvscore._core.nat cimport (
     flow_open, rule_evict, rule_postrouting, rule_prerouting, search_begin, seen_fill,
 )
 from lvscore._core.nfct cimport (
-    BEHIND_TRANSLATION, answered_service, nfct_entry, nfct_follow,
+    BEHIND_TRANSLATION, answered_service, nfct_entry, nfct_follow, service_seen,
 )
 from lvscore._core.nfct_postrouting cimport nfct_redirect
 from lvscore._core.progress cimport Opening, opening_begins, rule_track
@@ -42,7 +42,7 @@ from lvscore._core.rule_ftp cimport (
 from lvscore._core.rules cimport Seen, chain_pass
 from lvscore._core.schedule cimport service_of
 from lvscore._core.state cimport (
-    State, TRACE_FOUND, TRACE_LOCAL, TRACE_NO_SERVICE, TRACE_OPENED, TRACE_REUSED,
+    SYSCTL_CONNTRACK, State, TRACE_FOUND, TRACE_LOCAL, TRACE_NO_SERVICE, TRACE_OPENED, TRACE_REUSED,
     TRACE_TRANSLATED, is_hooked, is_hosted, table_of, trace_step,
 )
 from lvscore._core.tcp_window cimport FIT_INVALID, FIT_REOPENS
@@ -104,9 +104,23 @@ cdef inline uint8_t rule_verdict(State* s, Table* table, uint32_t i, uint8_t rea
     return VERDICT_FORWARD
 
 
+cdef inline bint is_for_service(const State* s, const Packet* packet,
+                                const Tuple* t) noexcept nogil:
+    """Whether a packet of tuple ``t`` is for this host, and for a service of its."""
+    return (address_is_local(&s.routes, t.family, &t.destination)
+            and service_of(s, packet, t) != NIL)
+
+
+cdef inline bint went_to_server(uint8_t reason) noexcept nogil:
+    """Whether IPVS took a packet, which may stay on this host all the same."""
+    return (reason == REASON_REQUEST or reason == REASON_NEW_CONNECTION
+            or reason == REASON_CONNECTION_REUSED)
+
+
 cdef inline uint8_t rule_schedule_local(State* s, Packet* packet, const Tuple* t,
                                         const Tuple* translated, uint8_t* reason) noexcept nogil:
-    """A packet that a DNAT rule sent to a virtual service.
+    """A packet for a virtual service, to which a DNAT rule may have sent it: IPVS's verdict, or
+    PASS if that leaves it, translated so far, to the local stack.
 
     With conntrack=0 IPVS takes it from netfilter, which forgets it: the next packet goes
     through the rules again, and answers are the virtual service's (ip_vs_xmit.c,
@@ -115,11 +129,11 @@ cdef inline uint8_t rule_schedule_local(State* s, Packet* packet, const Tuple* t
     """
     cdef Table* table = table_of(s, t.family)
     cdef uint64_t hash = tuple_hash(&s.key, translated)
-    cdef uint32_t reference = table_find(table, hash, translated)
+    cdef uint32_t reference = service_seen(table, table_find(table, hash, translated))
     cdef uint8_t verdict
     packet_translate(packet, t, translated, False)
     trace_step(s, TRACE_TRANSLATED, 0, 0, translated)
-    if reference != NIL and table_meta(table, reference >> 1).flags & FLAG_SERVICE:
+    if reference != NIL:
         trace_step(s, TRACE_FOUND, reference, 0, translated)
         if not table_meta(table, reference >> 1).flags & FLAG_TRACKED:
             return service_packet(s, packet, translated, reference, reason)
@@ -127,14 +141,15 @@ cdef inline uint8_t rule_schedule_local(State* s, Packet* packet, const Tuple* t
     else:
         verdict = service_schedule(s, packet, translated, service_of(s, packet, translated), NIL,
                                    reason)
+    if verdict == VERDICT_LOCAL and not went_to_server(reason[0]):
+        return VERDICT_PASS
     if tuples_equal(t, translated):
         return verdict
     if verdict == VERDICT_DROP:         # what is told of it is about what came in
         packet_translate(packet, translated, t, False)
         flow_tell(s, t, translated)
-    reference = table_find(table, hash, translated)
-    if (verdict == VERDICT_FORWARD and reference != NIL and reference & 1 == ORIGINAL
-            and table_meta(table, reference >> 1).flags & FLAG_SERVICE
+    reference = service_seen(table, table_find(table, hash, translated))
+    if (verdict != VERDICT_DROP and reference != NIL and reference & 1 == ORIGINAL
             and not nfct_redirect(s, table, packet, t, reference >> 1)):
         reason[0] = REASON_TABLE_FULL
         return VERDICT_DROP
@@ -243,8 +258,10 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
     cdef Seen seen
     cdef Follow follow
     cdef Tuple wanted = t[0]
+    cdef Tuple came = t[0]
     cdef const Route* route
-    cdef uint8_t failed
+    cdef uint8_t failed, verdict
+    cdef uint8_t left = REASON_NONE         # why IPVS leaves it to the local stack
     cdef uint32_t i
     if not has_room(s, table, t):
         reason[0] = REASON_TABLE_FULL
@@ -252,14 +269,17 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
     follow_find(s, table, t, &follow)       # whatever becomes of it, it is expected no more
     if not opening_begins(s, packet, True, &opening):
         return invalid(s, packet, t, reason)
-    reason[0] = REASON_TABLE_FULL
     seen_fill(s, packet, &seen)
     search_begin(s, table, &opening, &search)
     opening.expected = follow.expected
     failed = flow_prerouting(s, table, &search, &seen, &follow, &wanted)
     if failed == REASON_NONE and address_is_local(&s.routes, wanted.family, &wanted.destination):
         if service_of(s, packet, &wanted) != NIL:
-            return rule_schedule_local(s, packet, t, &wanted, reason)
+            verdict = rule_schedule_local(s, packet, t, &wanted, reason)
+            if verdict != VERDICT_PASS:
+                return verdict
+            came = wanted
+            left = reason[0]
         trace_step(s, TRACE_LOCAL, 0, 0, &wanted)
         if not follow.translated:
             tuple_keep(&search, &wanted, True)
@@ -281,10 +301,11 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
         return VERDICT_DROP
     i = rule_open(s, table, packet, t, &wanted, &opening)
     if i == NIL:
+        reason[0] = REASON_TABLE_FULL
         return VERDICT_DROP
-    packet_translate(packet, t, &wanted, False)
+    packet_translate(packet, &came, &wanted, False)
     trace_step(s, TRACE_TRANSLATED, 0, 0, &wanted)
-    return rule_verdict(s, table, i, REASON_NEW_CONNECTION, &wanted, reason)
+    return rule_verdict(s, table, i, left if left else REASON_NEW_CONNECTION, &wanted, reason)
 
 
 cdef inline uint8_t rule_forward(State* s, Packet* packet, const Tuple* t, const Tuple* translated,
@@ -339,6 +360,21 @@ cdef inline void rule_pass(State* s, const Packet* packet, const Tuple* t) noexc
         search_begin(s, table, &opening, &search)
         flow_prerouting(s, table, &search, &seen, &follow, &translated)
         flow_tell(s, t, &translated)
+
+
+cdef inline uint8_t flow_schedule(State* s, Packet* packet, const Tuple* t,
+                                  const Tuple* translated, uint32_t i, bint ends,
+                                  uint8_t* reason) noexcept nogil:
+    """A packet of a flow to an address that has become a service's: IPVS sees all that is for
+    this host. With conntrack=1 what it takes has a flow of its own."""
+    cdef Table* table = table_of(s, t.family)
+    cdef uint8_t verdict = rule_schedule_local(s, packet, t, translated, reason)
+    if ends or (s.sysctl[SYSCTL_CONNTRACK] and went_to_server(reason[0])):
+        connection_end(s, table, i)
+    if verdict == VERDICT_PASS:
+        trace_step(s, TRACE_LOCAL, 0, 0, translated)
+        return VERDICT_LOCAL
+    return verdict
 
 
 cdef inline uint8_t redirected_answer(State* s, Table* table, Packet* packet, const Tuple* t,
@@ -401,6 +437,8 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
         connection_end(s, table, i)
         return rule_new(s, packet, t, reason)
     connection_translated(table, i, direction, &translated)
+    if received and direction == ORIGINAL and is_for_service(s, packet, &translated):
+        return flow_schedule(s, packet, t, &translated, i, ends, reason)
     # The state was taken before routing, which may yet refuse the packet.
     if received and is_hosted(s):
         failed = rule_forward(s, packet, t, &translated, reference)
