@@ -91,6 +91,18 @@ def test_rules_are_listed_as_recorded():
             "-A POSTROUTING -s 2001:db8::/64 -p ipv6-icmp -j SNAT --to-source 2001::1-2001::9",
         ),
         (
+            "-t nat -A PREROUTING -p tcp --dport http -j DNAT --to 1.1.1.1:https",
+            "-A PREROUTING -p tcp -m tcp --dport 80 -j DNAT --to-destination 1.1.1.1:443",
+        ),
+        (
+            "-t nat -A PREROUTING -p tcp --dport https -j DNAT --to [2001:db8::2]:http",
+            "-A PREROUTING -p tcp -m tcp --dport 443 -j DNAT --to-destination [2001:db8::2]:80",
+        ),
+        (
+            "-t nat -A PREROUTING -p udp --dport 5353 -j REDIRECT --to-ports domain",
+            "-A PREROUTING -p udp -m udp --dport 5353 -j REDIRECT --to-ports 53",
+        ),
+        (
             "-t nat -A PREROUTING -s 0.0.0.0/0 -p all -j DNAT --to 1.1.1.1",
             "-A PREROUTING -j DNAT --to-destination 1.1.1.1",
         ),
@@ -187,6 +199,8 @@ def test_flush_one_chain():
         ("-t nat -A PREROUTING -n -j ACCEPT", "only for -L"),
         ("-t nat -A PREROUTING -m tcp -j DNAT --to 1.1.1.1", "match tcp"),
         ("-t nat -A PREROUTING --dport 80 -j DNAT --to 1.1.1.1", "--dport needs -p"),
+        ("-t nat -A PREROUTING -p tcp -j DNAT --to 1.1.1.1:nosuch", "nosuch"),
+        ("-t nat -A PREROUTING -p tcp -j DNAT --to http", "'http' is not an IPv4 or IPv6"),
         ("-t nat -A PREROUTING -p tcp --dport 80000 -j DNAT --to 1.1.1.1", "80000"),
         ("-t nat -A PREROUTING -p tcp --dport 9:8 -j DNAT --to 1.1.1.1", "first is above"),
         ("-t nat -A PREROUTING -j DNAT", "needs --to-destination"),

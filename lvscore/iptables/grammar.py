@@ -1,5 +1,7 @@
 """From the words of an iptables command line to a Command."""
 
+import contextlib
+import re
 import shlex
 import socket
 from collections.abc import Sequence
@@ -87,6 +89,7 @@ _MATCHES: dict[str, dict[str, str]] = {
     "ipvs": {"vaddr": "vaddr"},
 }
 _MATCHES["udp"] = _MATCHES["sctp"] = _MATCHES["tcp"]
+_SERVICE = re.compile("[A-Za-z][A-Za-z0-9+._-]*")
 _WITH_PORTS = ("tcp", "udp", "sctp")
 _RANDOM = {"random": "random"}
 _RANDOMS = {**_RANDOM, "random-fully": "random-fully"}
@@ -387,10 +390,12 @@ class _Reader:
                 fail(f"target {target} needs --{next(iter(_TARGET_OPTIONS[target]))}")
             return None, None, None
         if target in ("MASQUERADE", "REDIRECT"):
-            return None, parse_ports(text), None
+            return None, parse_ports(_numbered("", "", text)), None
         if target == "NETMAP":
             network = parse_network(text)
             return AddressRange(network[0], network[-1]), None, None
+        if ":" in text:
+            text = _numbered(*text.rpartition(":"))
         base = None
         if target == "DNAT" and "/" in text:
             text, _, base_text = text.partition("/")
@@ -481,6 +486,14 @@ def _port(text: str, protocol: int, whole: str) -> int:
         except (OSError, ValueError):
             fail(f"{whole!r} is not a port or a range of ports")
     return parse_port(text, whole=whole)
+
+
+def _numbered(address: str, colon: str, port: str) -> str:
+    """A target whose port may be the name of a service, with its number instead."""
+    if _SERVICE.fullmatch(port) and (address.endswith("]") or ":" not in address):
+        with contextlib.suppress(OSError):
+            port = str(socket.getservbyname(port))
+    return f"{address}{colon}{port}"
 
 
 def _mark(text: str) -> Mark:
