@@ -55,18 +55,25 @@ cdef enum:
     GRE_LEAST = 8               # bytes of GRE that netfilter translates
 
 
+cdef inline uint32_t service_here(const State* s, const Packet* packet,
+                                  const Tuple* t) noexcept nogil:
+    """The service that a packet of tuple ``t`` for this host is for, or NIL. A mark makes any
+    address a virtual one, where no Host knows which are its own."""
+    cdef uint32_t service
+    cdef bint local = address_is_local(&s.routes, t.family, &t.destination)
+    if not local and (packet.mark == 0 or s.routes.hosted):
+        return NIL
+    service = service_of(s, packet, t)
+    if local or service == NIL or s.services.service[service].protocol == PROTOCOL_MARK:
+        return service
+    return NIL
+
+
 cdef inline uint8_t untracked(State* s, Packet* packet, const Tuple* t, uint8_t why,
                               uint8_t* reason) noexcept nogil:
     """A packet that the rules leave alone: for a service, the local stack, or passed."""
-    cdef uint32_t service
-    cdef bint local = address_is_local(&s.routes, t.family, &t.destination)
-    # A mark makes any address a virtual one, where no Host knows which are its own.
-    if not local and (packet.mark == 0 or s.routes.hosted):
-        reason[0] = why
-        return VERDICT_PASS
-    service = service_of(s, packet, t)
-    if not local and (service == NIL
-                      or s.services.service[service].protocol != PROTOCOL_MARK):
+    cdef uint32_t service = service_here(s, packet, t)
+    if service == NIL and not address_is_local(&s.routes, t.family, &t.destination):
         reason[0] = why
         return VERDICT_PASS
     if (packet.protocol == PROTOCOL_SCTP and is_hooked(s, t.family)
@@ -102,13 +109,6 @@ cdef inline uint8_t rule_verdict(State* s, Table* table, uint32_t i, uint8_t rea
     if table_meta(table, i).flags & FLAG_UNTRANSLATED:
         reason[0] = REASON_UNTRANSLATED
     return VERDICT_FORWARD
-
-
-cdef inline bint is_for_service(const State* s, const Packet* packet,
-                                const Tuple* t) noexcept nogil:
-    """Whether a packet of tuple ``t`` is for this host, and for a service of its."""
-    return (address_is_local(&s.routes, t.family, &t.destination)
-            and service_of(s, packet, t) != NIL)
 
 
 cdef inline bint went_to_server(uint8_t reason) noexcept nogil:
@@ -273,13 +273,14 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
     search_begin(s, table, &opening, &search)
     opening.expected = follow.expected
     failed = flow_prerouting(s, table, &search, &seen, &follow, &wanted)
-    if failed == REASON_NONE and address_is_local(&s.routes, wanted.family, &wanted.destination):
-        if service_of(s, packet, &wanted) != NIL:
-            verdict = rule_schedule_local(s, packet, t, &wanted, reason)
-            if verdict != VERDICT_PASS:
-                return verdict
-            came = wanted
-            left = reason[0]
+    if failed == REASON_NONE and service_here(s, packet, &wanted) != NIL:
+        verdict = rule_schedule_local(s, packet, t, &wanted, reason)
+        if verdict != VERDICT_PASS:
+            return verdict
+        came = wanted
+        left = reason[0]
+    if failed == REASON_NONE and (left or address_is_local(
+            &s.routes, wanted.family, &wanted.destination)):
         trace_step(s, TRACE_LOCAL, 0, 0, &wanted)
         if not follow.translated:
             tuple_keep(&search, &wanted, True)
@@ -305,7 +306,10 @@ cdef inline uint8_t rule_new(State* s, Packet* packet, const Tuple* t,
         return VERDICT_DROP
     packet_translate(packet, &came, &wanted, False)
     trace_step(s, TRACE_TRANSLATED, 0, 0, &wanted)
-    return rule_verdict(s, table, i, left if left else REASON_NEW_CONNECTION, &wanted, reason)
+    if left:
+        reason[0] = left
+        return VERDICT_LOCAL
+    return rule_verdict(s, table, i, REASON_NEW_CONNECTION, &wanted, reason)
 
 
 cdef inline uint8_t rule_forward(State* s, Packet* packet, const Tuple* t, const Tuple* translated,
@@ -437,7 +441,7 @@ cdef inline uint8_t rule_packet(State* s, Packet* packet, const Tuple* t, uint32
         connection_end(s, table, i)
         return rule_new(s, packet, t, reason)
     connection_translated(table, i, direction, &translated)
-    if received and direction == ORIGINAL and is_for_service(s, packet, &translated):
+    if received and direction == ORIGINAL and service_here(s, packet, &translated) != NIL:
         return flow_schedule(s, packet, t, &translated, i, ends, reason)
     # The state was taken before routing, which may yet refuse the packet.
     if received and is_hosted(s):

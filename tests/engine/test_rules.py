@@ -409,3 +409,22 @@ def test_a_run_counts_flows_that_no_rule_translates():
     frames = [udp(CLIENT, 1000 + n // 2, "192.0.2.1", 53) for n in range(6)]
     report = lvscore.run(engine, lvscore.MemorySource(frames))
     assert (report.connections, len(engine.connections)) == (3, 3)
+
+
+@pytest.mark.parametrize("rules", [False, True])
+def test_a_mark_makes_any_address_a_virtual_one(rules):
+    """Where no Host knows which addresses are its own, with NAT rules as without."""
+    engine = lvscore.Engine()
+    if rules:
+        engine.add_snat(source="198.18.0.0/15", to="203.0.113.1")
+    engine.iptables(f"-t mangle -A PREROUTING -d {WEB} -p tcp --dport 80 -j MARK --set-mark 5")
+    engine.ipvsadm("-A -f 5")
+    engine.ipvsadm(f"-a -f 5 -r {RS1} -m")
+    stray = tcp(CLIENT, 40000, WEB, 80, flags="A")
+    assert send(engine, stray) == (Verdict.LOCAL, Reason.TCP_NOT_SYN)
+    request = tcp(CLIENT, 40000, WEB, 80)
+    assert send(engine, request) == (Verdict.FORWARD, Reason.NEW_CONNECTION)
+    assert flow(request) == (CLIENT, 40000, RS1, 80)
+    answer = tcp(RS1, 80, CLIENT, 40000, flags="SA")
+    assert send(engine, answer) == (Verdict.FORWARD, Reason.REPLY)
+    assert flow(answer) == (WEB, 80, CLIENT, 40000)
