@@ -370,7 +370,8 @@ cdef inline uint8_t flow_schedule(State* s, Packet* packet, const Tuple* t,
                                   const Tuple* translated, uint32_t i, bint ends,
                                   uint8_t* reason) noexcept nogil:
     """A packet of a flow to an address that has become a service's: IPVS sees all that is for
-    this host. With conntrack=1 what it takes has a flow of its own."""
+    this host. With conntrack=1 what it takes has a flow of its own, so that its answers have the
+    service's port; the kernel keeps the old one, and they do not."""
     cdef Table* table = table_of(s, t.family)
     cdef uint8_t verdict = rule_schedule_local(s, packet, t, translated, reason)
     if ends or (s.sysctl[SYSCTL_CONNTRACK] and went_to_server(reason[0])):
