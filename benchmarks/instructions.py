@@ -22,10 +22,8 @@ METHODS = {
     "host": "host_receive_batch",
     "rules": "process_batch",
 }
-# 2 to 3 per cent above what was counted: engine 273, engine6 329, host 348, rules 584. The Host
-# had 337 when vectors went one behind the other: two that take turns cost an address each, and
-# take a quarter of the time away at a million connections.
-BOUNDS = {"engine": 279, "engine6": 337, "host": 357, "rules": 597}
+# 2 to 3 per cent above what was counted: engine 235, engine6 311, host 297, rules 571.
+BOUNDS = {"engine": 241, "engine6": 319, "host": 305, "rules": 584}
 
 
 def traffic(kind):

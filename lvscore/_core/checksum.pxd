@@ -30,6 +30,11 @@ cdef inline uint64_t sum_add(uint64_t total, uint64_t words) noexcept nogil:
     return total + <uint64_t>(total < words)
 
 
+cdef inline uint64_t sum_change(uint64_t old, uint64_t new) noexcept nogil:
+    """The delta of four words that change, not folded: their difference with end-around borrow."""
+    return new - old - <uint64_t>(new < old)
+
+
 cdef inline uint64_t sum_bytes(const uint8_t* data, uint32_t length,
                                uint64_t total) noexcept nogil:
     """Add the words of ``data`` to ``total``; an odd last byte is padded with zero."""
@@ -107,11 +112,11 @@ cdef inline uint16_t checksum_change(uint16_t checksum, uint64_t delta,
                                      uint64_t more) noexcept nogil:
     """checksum_update by a delta that is neither folded nor canonical, and by that of some words
     more."""
-    cdef uint16_t changed = <uint16_t>~sum_fold(
-        sum_add(delta, <uint64_t>(checksum ^ 0xFFFF) + more))
-    if likely(changed == 0, False) and checksum == 0xFFFF:
-        return 0xFFFF       # a delta of zero changes neither form of zero
-    return changed
+    cdef uint32_t complement = <uint32_t>checksum ^ 0xFFFF
+    cdef uint64_t total = sum_add(delta, complement + more)
+    if likely(complement == 0, False):
+        total = delta_finish(total)     # a delta of zero changes neither form of zero
+    return checksum_finish(total)
 
 
 cdef inline uint16_t udp_checksum_change(uint16_t checksum, uint64_t delta,

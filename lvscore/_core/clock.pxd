@@ -185,6 +185,14 @@ cdef inline uint64_t time_advance(State* s, int64_t now) noexcept nogil:
     return 0
 
 
+cdef inline bint clock_passes(State* s, int64_t now) noexcept nogil:
+    """Let time go on within the present tick, in which nothing falls due; False if it does not."""
+    if likely(now < s.now or now >= s.tick_end, False):
+        return False
+    s.now = now
+    return True
+
+
 cdef inline uint64_t clock_set(State* s, int64_t now) noexcept nogil:
     """Take the time of a packet or call: forward only, a step back is counted."""
     if now > s.now or not s.started:

@@ -20,7 +20,7 @@ from lvscore._core.flow cimport (
 )
 from lvscore._core.hash cimport HashKey, hash_ipv4
 from lvscore._core.index cimport (
-    Cursor, Index, hash_tag, index_copy, index_free, index_home, index_init, index_insert,
+    Cursor, Index, index_copy, index_free, index_home, index_init, index_insert,
     index_next, index_populate, index_remove, index_replace, index_seek,
 )
 from lvscore._core.machine cimport (
@@ -115,7 +115,7 @@ cdef struct Table:
     uint8_t family
     bint deferring          # answers' directions wait for their bucket to be fetched
     uint32_t pending_count
-    uint64_t pending_bits[4]    # bit n: one waits whose tag is n modulo 256
+    uint64_t pending_bits[4]    # bit n: one waits whose hash has n in its bits 49 to 56
     Pending pending[16]
 
 
@@ -244,15 +244,14 @@ cdef inline uint64_t connection4_key(const Connection4* c, uint32_t direction) n
 cdef inline bint connection4_has(const Connection4* c, uint32_t direction, uint64_t addresses,
                                  uint64_t key) noexcept nogil:
     """Whether a packet with these addresses, ports and protocol is of this direction."""
-    cdef uint32_t other = direction ^ 1
-    return ((rotate64(addresses, 32) == c.addresses[other])
-            & (ports_key(c.meta.protocol, rotate32(c.ports[other], 16)) == key))
+    return ((connection4_addresses(c, direction) == addresses)
+            & (connection4_key(c, direction) == key))
 
 
 cdef inline bint connection6_has(const Connection6* c, uint32_t direction, const uint64_t* source,
                                  const uint64_t* destination, uint64_t key) noexcept nogil:
     """The same of IPv6."""
-    cdef uint32_t other = direction ^ 1
+    cdef uint32_t other = 1 - direction
     return ((source[0] ^ c.destination[other][0])
             | (source[1] ^ c.destination[other][1])
             | (destination[0] ^ c.source[other][0])
@@ -358,9 +357,9 @@ cdef inline bint table_insert_hashed(Table* table, uint64_t hash,
     return True
 
 
-cdef inline bint may_wait(const Table* table, uint16_t tag) noexcept nogil:
-    """Whether a direction with this tag may be waiting."""
-    return likely(table.pending_bits[tag >> 6 & 3] >> (tag & 63) & 1, False)
+cdef inline bint may_wait(const Table* table, uint64_t hash) noexcept nogil:
+    """Whether a direction with a tuple of this hash may be waiting."""
+    return likely(table.pending_bits[hash >> 55 & 3] >> (hash >> 49 & 63) & 1, False)
 
 
 cdef inline void table_settle(Table* table) noexcept nogil:
@@ -377,7 +376,7 @@ cdef inline void table_settle(Table* table) noexcept nogil:
 
 cdef inline void table_settle_hash(Table* table, uint64_t hash) noexcept nogil:
     """Make those findable that could have a tuple of this hash."""
-    if may_wait(table, hash_tag(hash)):
+    if may_wait(table, hash):
         table_settle(table)
 
 
@@ -388,7 +387,7 @@ cdef inline void table_defer(Table* table, uint64_t hash, uint32_t reference) no
     table.pending[table.pending_count].hash = hash
     table.pending[table.pending_count].reference = reference
     table.pending_count += 1
-    table.pending_bits[hash_tag(hash) >> 6 & 3] |= <uint64_t>1 << (hash_tag(hash) & 63)
+    table.pending_bits[hash >> 55 & 3] |= <uint64_t>1 << (hash >> 49 & 63)
 
 
 cdef inline bint table_insert_direction(Table* table, const HashKey* key, const Tuple* t,
@@ -511,6 +510,7 @@ cdef inline void table_give(Table* table, uint32_t i) noexcept nogil:
         table.extensions_free = e
     table.portless -= meta.flags & FLAG_NO_CPORT != 0
     meta.protocol = 0
+    meta.state = 0                      # in which no packet of a candidate stays
     meta.flags = 0
     table_free_put(table, i)
     table.count -= 1
@@ -589,7 +589,7 @@ cdef inline void meta_count(Table* table, Meta* meta, uint32_t i, uint32_t direc
     """Count a packet of ``length`` bytes at a record."""
     meta.packets[direction] += 1
     meta.bytes[direction] += length
-    if meta.bytes[direction] < length:
+    if likely(meta.bytes[direction] < length, False):
         connection_extension(table, i).bytes_high[direction] += 1
 
 

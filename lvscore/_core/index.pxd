@@ -1,9 +1,10 @@
 """The hash index: from a hash to references, by linear hashing over one-line buckets.
 
-A bucket is one cache line of seven slots. A slot holds a 16-bit tag, 16 more bits of the
-hash, its displacement (how many buckets it lies behind its own), and a reference, which means
-nothing here. Full buckets overflow into the next; a bucket counts the entries that went past
-it, which tells a search when to stop.
+A bucket is one cache line of seven slots. A slot holds a tag, which
+is the highest 16 bits of a hash, 0 if it is empty; 16 more bits of the hash, its displacement (how
+many buckets it lies behind its own), and a reference, which means nothing here. Full buckets
+overflow into the next; a bucket counts the entries that went past it, which tells a search when
+to stop.
 
 The index grows by splitting one bucket after the other (Litwin 1980), a few at each
 insertion, so that no packet waits for a copy of the whole. The hash bits kept in the slot
@@ -14,9 +15,9 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from lvscore._core.consts cimport MAX_DISPLACEMENT, NIL
+from lvscore._core.hash cimport HASH_TAG_SHIFT
 from lvscore._core.machine cimport (
-    lowest_bit, match_tags, memory_populate, memory_release, memory_reserve, prefetch,
-    prefetch_later,
+    lowest_bit, match_tags, memory_populate, memory_release, memory_reserve,
 )
 
 cdef enum:
@@ -24,7 +25,6 @@ cdef enum:
     MIN_BUCKETS = 256       # the 16 kept bits begin at bit 8 of the hash
     MAX_BUCKETS = 16777216  # and end at bit 23: a split beyond would lose entries
     SPARE_BUCKETS = 64      # behind the last, for its overflow
-    FAR_BUCKETS = 8192      # 512 KiB
     FULL_PER_BUCKET = 4     # entries per bucket at which splitting begins: load 0.57
     SPLITS_PER_INSERT = 4   # measured: fewer let overflow chains grow long
 
@@ -103,8 +103,7 @@ cdef inline bint index_copy(Index* index, const Index* other) noexcept nogil:
 
 
 cdef inline uint16_t hash_tag(uint64_t hash) noexcept nogil:
-    cdef uint16_t tag = <uint16_t>(hash >> 48)
-    return tag if tag else 1
+    return <uint16_t>(hash >> HASH_TAG_SHIFT)
 
 
 cdef inline uint32_t index_home(const Index* index, uint64_t hash) noexcept nogil:
@@ -112,14 +111,6 @@ cdef inline uint32_t index_home(const Index* index, uint64_t hash) noexcept nogi
     cdef uint32_t home = <uint32_t>hash & (2 * index.base - 1)
     cdef uint32_t before = home - index.base    # by a conditional move: either may be at random
     return before if home >= index.base + index.split else home
-
-
-cdef inline void index_fetch(const Index* index, const Bucket* bucket) noexcept nogil:
-    """Have the cache fetch a bucket for after other work."""
-    if index.base > FAR_BUCKETS:        # more than the second level holds: it comes from memory
-        prefetch_later(bucket)
-    else:
-        prefetch(bucket)
 
 
 cdef inline Cursor index_seek(const Index* index, uint64_t hash) noexcept nogil:

@@ -9,12 +9,13 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from lvscore._core.bytes cimport (
-    htons, load16, load32, load64, load_be16, store16, store32, store64,
+    htons, load16, load32, load64, load_be16, rotate32, rotate64, store16, store32, store64,
 )
-from lvscore._core.checksum cimport checksum_change, sum_add, udp_checksum_change
+from lvscore._core.checksum cimport checksum_change, sum_change, udp_checksum_change
+from lvscore._core.clock cimport clock_passes
 from lvscore._core.connection cimport (
-    Connection4, FLAG_SEEN_REPLY, FLAG_SLOW, FLAG_UNTRANSLATED, Table, connection4,
-    connection4_has, connection_extension, may_wait, table_settle,
+    Connection4, FLAG_SLOW, FLAG_UNTRANSLATED, Table, connection4,
+    may_wait, meta_count, table_settle,
 )
 from lvscore._core.consts cimport (
     IPV4, LINK_ETHERNET, MAX_DISPLACEMENT, NIL, PROTOCOL_TCP, PROTOCOL_UDP, REASON_REPLY,
@@ -22,12 +23,14 @@ from lvscore._core.consts cimport (
 )
 from lvscore._core.flow cimport Tuple, addresses_unpack, ports_key
 from lvscore._core.hash cimport HashKey, hash_ipv4
-from lvscore._core.index cimport Bucket, Index, hash_tag, index_fetch, index_home
-from lvscore._core.machine cimport likely, lowest_bit, match_tags, prefetch_write
+from lvscore._core.index cimport Bucket, Index, hash_tag, index_home
+from lvscore._core.machine cimport (
+    likely, lowest_bit, match_tags, prefetch_later, prefetch_write,
+)
 from lvscore._core.rules cimport ANY_INTERFACE, Seen, chain_pass
 from lvscore._core.server cimport SERVER_AVAILABLE, Server
 from lvscore._core.state cimport SYSCTL_EXPIRE_NODEST_CONN, State, is_hosted
-from lvscore._core.track cimport TCP_SYN
+from lvscore._core.track cimport DATAGRAM, TCP_SYN
 from lvscore._core.wire cimport ETHERTYPE_IPV4
 
 # What the pipeline works on: the arrays of a FrameBatch.
@@ -48,15 +51,14 @@ cdef struct Frames:
 
 # One packet of a vector.
 cdef struct Lane:
-    uint64_t addresses      # of IPv4
-    uint64_t key            # protocol and ports
-    uint64_t hash
     uint8_t* ip             # NULL: not for the short way
-    const Bucket* bucket    # where its search begins
+    uint64_t addresses      # of IPv4
     Connection4* connection     # candidate, to be verified (of IPv6 a Connection6),
-    uint32_t reference      # and its reference; NIL: there is none
+    uint64_t key            # protocol and ports
+    uint32_t reference      # of the candidate; NIL: there is none
     uint32_t l3_length
-    uint16_t tag
+    uint64_t hash
+    const Bucket* bucket    # where its search begins
     bint verified           # conntrack need not look at its checksum any more
 
 
@@ -72,28 +74,33 @@ cdef struct Vector:
     Lane lane6[16]          # of IPv6, if there are any
 
 
-cdef inline void lane_fill(Lane* lane, const HashKey* key, const Index* index, uint8_t* ip,
-                           uint32_t captured, uint32_t wire_length) noexcept nogil:
+cdef inline bint lane_fill(Lane* lane, const HashKey* key, const Index* index, uint8_t* frame,
+                           uint32_t l3, uint32_t length,
+                           const uint32_t* wire_length) noexcept nogil:
     """Fill a lane if a packet is plain IPv4 TCP or UDP: no options, no fragment, whole. 20 bytes
-    of it at least were captured; lengths are from its IP header on."""
+    of it at least were captured, ``l3`` bytes behind the frame's beginning."""
+    cdef uint8_t* ip = frame + l3
     cdef uint32_t total = load_be16(ip + 2)
     cdef uint8_t protocol = ip[9]
-    cdef uint32_t least = 40
-    if protocol != PROTOCOL_TCP:
-        if protocol != PROTOCOL_UDP:
-            return
-        least = 28
-    if likely(ip[0] != 0x45 or load16(ip + 6) & htons(0x3FFF) or total > wire_length
-              or total < least or captured < least, False):
-        return
+    if likely(protocol == PROTOCOL_TCP, True):
+        if likely(total < 40, False):
+            return False
+    elif protocol != PROTOCOL_UDP or total < 28:
+        return False
+    if likely(ip[0] != 0x45 or load16(ip + 6) & htons(0x3FFF), False):
+        return False
+    if likely(l3 + total > length, False) and (
+            l3 + total > wire_length[0]
+            or l3 + (40 if protocol == PROTOCOL_TCP else 28) > length):
+        return False
     lane.ip = ip
     lane.l3_length = total
     lane.addresses = load64(ip + 12)
     lane.key = ports_key(protocol, load32(ip + 20))
     lane.hash = hash_ipv4(key, lane.addresses, lane.key)
-    lane.tag = hash_tag(lane.hash)
     lane.bucket = &index.bucket[index_home(index, lane.hash)]
-    index_fetch(index, lane.bucket)
+    prefetch_later(lane.bucket)
+    return True
 
 
 cdef inline uint64_t lanes_parse(const State* s, const Frames* frames, uint32_t first,
@@ -107,22 +114,24 @@ cdef inline uint64_t lanes_parse(const State* s, const Frames* frames, uint32_t 
     cdef const uint64_t* offset = frames.offset + first
     cdef const uint32_t* length = frames.length + first
     cdef const uint32_t* wire_length = frames.original_length + first
-    cdef uint64_t ahead = frames.count - first
-    cdef int link_type = frames.link_type
+    # What is asked of each is as little as can be: no frame behind another link header is so long,
+    # and those before the batch's last ones are fetched once more, which costs nothing.
+    cdef uint32_t least = 34 if frames.link_type == LINK_ETHERNET else NIL
+    cdef const uint64_t* following = offset
     cdef uint64_t total = 0
     cdef uint64_t j
     cdef uint8_t* frame
+    if frames.count - first >= 2 * VECTOR:
+        following += VECTOR
     for j in range(count):
         frame = data + offset[j]
-        lane[j].ip = NULL
-        if likely(link_type == LINK_ETHERNET and length[j] >= 34
-                  and load16(frame + 12) == htons(ETHERTYPE_IPV4), True):
-            lane_fill(&lane[j], &key, &index, frame + 14, length[j] - 14, wire_length[j] - 14)
-        else:
-            others[0] += 1
         total += length[j]
-        if likely(j + VECTOR < ahead, True):
-            prefetch_write(data + offset[j + VECTOR])
+        prefetch_write(data + following[j])
+        if likely(length[j] < least or load16(frame + 12) != htons(ETHERTYPE_IPV4), False):
+            others[0] += 1
+            lane[j].ip = NULL
+        elif not lane_fill(&lane[j], &key, &index, frame, 14, length[j], wire_length + j):
+            lane[j].ip = NULL
     return total
 
 
@@ -142,18 +151,24 @@ cdef inline void vector_parse(const State* s, const Frames* frames, uint32_t fir
     vector.bytes = lanes_parse(s, frames, first, vector.count, vector.lane, &vector.others)
 
 
-cdef inline bint lane_match(Lane* lane) noexcept nogil:
-    """Take the first slot with the right tag as candidate; False if there is none."""
+cdef inline uint32_t lane_search(const Lane* lane) noexcept nogil:
+    """The first reference with the right tag beyond a packet's own bucket, or NIL."""
     cdef const Bucket* bucket = lane.bucket
     cdef const Bucket* last = bucket + MAX_DISPLACEMENT
-    cdef uint32_t mask = match_tags(bucket.tag, lane.tag)
-    while likely(mask == 0 and bucket.overflow != 0 and bucket != last, False):
+    cdef uint32_t mask = 0
+    while mask == 0 and bucket.overflow != 0 and bucket != last:
         bucket += 1
-        mask = match_tags(bucket.tag, lane.tag)
+        mask = match_tags(bucket.tag, hash_tag(lane.hash))
+    return bucket.reference[lowest_bit(mask)] if mask else NIL
+
+
+cdef inline bint lane_match(Lane* lane) noexcept nogil:
+    """Take the first reference with the right tag as candidate; False if there is none."""
+    cdef uint32_t mask = match_tags(lane.bucket.tag, hash_tag(lane.hash))
     if likely(mask == 0, False):
-        lane.reference = NIL
-        return False
-    lane.reference = bucket.reference[lowest_bit(mask)]
+        lane.reference = lane_search(lane)
+        return lane.reference != NIL
+    lane.reference = lane.bucket.reference[lowest_bit(mask)]
     return True
 
 
@@ -165,14 +180,13 @@ cdef inline void lanes_match(const Table* table, const Frames* frames, uint32_t 
     cdef uint8_t* reason = frames.reason + first
     cdef uint64_t j
     for j in range(count):
-        if likely(lane[j].ip != NULL, True):
-            if likely(lane_match(&lane[j]), True):
-                lane[j].connection = connection4(table, lane[j].reference >> 1)
-                prefetch_write(lane[j].connection)
-            verdict[j] = VERDICT_FORWARD
-            reason[j] = <uint8_t>(REASON_REQUEST + (lane[j].reference & 1))
-        else:
+        if likely(lane[j].ip == NULL, False):
             lane[j].reference = NIL
+        elif likely(lane_match(&lane[j]), True):
+            reason[j] = <uint8_t>(REASON_REQUEST + (lane[j].reference & 1))
+            verdict[j] = VERDICT_FORWARD
+            lane[j].connection = connection4(table, lane[j].reference >> 1)
+            prefetch_write(lane[j].connection)
 
 
 cdef inline void lanes_forget(Lane* lane, uint32_t first, uint32_t count) noexcept nogil:
@@ -189,7 +203,7 @@ cdef inline void lanes_wait(const Table* table, Lane* lane, uint32_t first,
     if likely(table.pending_count == 0, True):
         return
     for j in range(first, count):
-        if lane[j].ip != NULL and may_wait(table, lane[j].tag):
+        if lane[j].ip != NULL and may_wait(table, lane[j].hash):
             lane[j].reference = NIL
 
 
@@ -220,7 +234,7 @@ cdef inline void vector_match(State* s, const Frames* frames, Vector* vector) no
 
 cdef inline uint64_t lane_delta(const Lane* lane, const Connection4* c) noexcept nogil:
     """What other addresses add to the complement of a checksum, not folded."""
-    return sum_add(~lane.addresses, c.addresses[lane.reference & 1])
+    return sum_change(lane.addresses, c.addresses[lane.reference & 1])
 
 
 cdef inline void lane_translate(const Lane* lane, const Connection4* c, bint tcp,
@@ -247,7 +261,7 @@ cdef inline void lane_translate(const Lane* lane, const Connection4* c, bint tcp
 cdef inline void lane_rewrite(const Lane* lane, const Connection4* c,
                               uint32_t hop) noexcept nogil:
     """lane_translate, compiled for either protocol."""
-    if likely(lane.key >> 32 == PROTOCOL_TCP, True):
+    if likely(lane.ip[9] == PROTOCOL_TCP, True):
         lane_translate(lane, c, True, hop)
     else:
         lane_translate(lane, c, False, hop)
@@ -259,40 +273,35 @@ cdef inline Connection4* lane_connection(State* s, const Lane* lane,
     packet needs the general way. ``needs``: flags of its server."""
     cdef Connection4* c = lane.connection
     cdef uint32_t direction = lane.reference & 1
-    cdef uint32_t event = 0             # any does for UDP
+    cdef uint32_t event = DATAGRAM
     if likely(lane.reference == NIL, False):
         return NULL
-    if likely(not connection4_has(c, direction, lane.addresses, lane.key), False):
+    # A state that stays tells that the protocols are the same; that of a free record does not.
+    if likely(rotate64(lane.addresses, 32) != c.addresses[direction ^ 1]
+              or rotate32(<uint32_t>lane.key, 16) != c.ports[direction ^ 1], False):
         return NULL
-    if likely(lane.key >> 32 == PROTOCOL_TCP, True):
+    if likely(lane.ip[9] == PROTOCOL_TCP, True):
         event = lane.ip[33] & 31
     elif load16(lane.ip + 26) == 0:     # UDP without checksum is for packet_translate
         return NULL
-    if likely(not s.tracker.stays[direction][event][c.meta.state]
+    if likely(not s.tracker.stays[event][c.meta.state] >> direction & 1
               or c.meta.flags & (FLAG_SLOW | FLAG_UNTRANSLATED) != 0
               or ~s.services.server[c.meta.server].flags & needs != 0, False):
         return NULL
     return c
 
 
-cdef inline void lane_count(State* s, const Lane* lane, Connection4* c) noexcept nogil:
-    """Count a packet at its connection."""
-    cdef uint32_t direction = lane.reference & 1
-    c.meta.flags |= <uint16_t>(direction * FLAG_SEEN_REPLY)
-    c.meta.packets[direction] += 1
-    c.meta.bytes[direction] += lane.l3_length
-    if likely(c.meta.bytes[direction] < lane.l3_length, False):
-        connection_extension(&s.table[0], lane.reference >> 1).bytes_high[direction] += 1
-
-
 cdef inline void lane_serve(State* s, const Lane* lane, Connection4* c) noexcept nogil:
     """Count a packet at its connection and server, and let the timer run anew."""
-    cdef uint32_t direction = lane.reference & 1
+    # Read before anything is written, which for all that the compiler knows may be these.
+    cdef uint32_t reference = lane.reference
+    cdef uint32_t length = lane.l3_length
+    cdef uint32_t direction = reference & 1
     cdef Server* server = &s.services.server[c.meta.server]
     c.meta.timer.deadline = s.tick_up + s.tracker.timeout[c.meta.state]
     server.packets[direction] += 1
-    server.bytes[direction] += lane.l3_length
-    lane_count(s, lane, c)
+    server.bytes[direction] += length
+    meta_count(&s.table[0], &c.meta, reference >> 1, direction, length)
 
 
 cdef inline void lane_raw(State* s, const Lane* lane, uint32_t mark) noexcept nogil:
@@ -333,22 +342,21 @@ cdef inline void lanes_told(State* s, const Frames* frames, uint32_t first, uint
 cdef inline uint32_t lanes_forward(State* s, const Frames* frames, uint32_t first, uint32_t j,
                                    uint32_t count, Lane* lane) noexcept nogil:
     """Take a vector's packets from ``j`` on the short way, up to the first that needs another
-    or has a time of its own; its index."""
+    or is not of the present tick; its index."""
     cdef const int64_t* timestamp = frames.timestamp + first
-    cdef int64_t now = s.now
     cdef uint32_t replies = 0
     cdef Connection4* c
     cdef uint64_t i = j
     lanes_wait(&s.table[0], lane, j, count)
     while i < count:
-        if likely(timestamp[i] != now, False):
+        if timestamp[i] != s.now and not clock_passes(s, timestamp[i]):
             break
         c = lane_connection(s, &lane[i], SERVER_AVAILABLE)
         if likely(c == NULL, False):
             break
+        replies += lane[i].reference & 1
         lane_serve(s, &lane[i], c)
         lane_rewrite(&lane[i], c, 0)
-        replies += lane[i].reference & 1
         i += 1
     lanes_told(s, frames, first, j, <uint32_t>i, lane, replies)
     return <uint32_t>i

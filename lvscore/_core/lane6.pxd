@@ -9,6 +9,7 @@ from libc.string cimport memcpy
 
 from lvscore._core.bytes cimport htons, load16, load32, load_be16, store16, store32
 from lvscore._core.checksum cimport checksum_update, udp_checksum_update
+from lvscore._core.clock cimport clock_passes
 from lvscore._core.connection cimport (
     Connection4, Connection6, FLAG_SLOW, FLAG_UNTRANSLATED, Meta, Table, connection6,
     connection6_has, meta_count,
@@ -19,14 +20,14 @@ from lvscore._core.consts cimport (
 )
 from lvscore._core.flow cimport ports_key
 from lvscore._core.hash cimport HashKey, hash_ipv6
-from lvscore._core.index cimport Index, hash_tag, index_fetch, index_home
+from lvscore._core.index cimport Index, index_home
 from lvscore._core.lane cimport (
     Frames, Lane, Vector, lane_fill, lane_match, lanes_forget, lanes_told, vector_parse,
 )
-from lvscore._core.machine cimport likely, prefetch_write
+from lvscore._core.machine cimport likely, prefetch_later, prefetch_write
 from lvscore._core.server cimport SERVER_AVAILABLE, Server
 from lvscore._core.state cimport SYSCTL_EXPIRE_NODEST_CONN, State
-from lvscore._core.track cimport TCP_SYN
+from lvscore._core.track cimport DATAGRAM, TCP_SYN
 from lvscore._core.wire cimport ETHERTYPE_IPV6, link_parse
 
 
@@ -49,9 +50,8 @@ cdef inline void lane6_fill(Lane* lane, const HashKey* key, const Index* index, 
     lane.l3_length = total
     lane.key = ports_key(protocol, load32(ip + 40))
     lane.hash = hash_ipv6(key, address, &address[2], lane.key)
-    lane.tag = hash_tag(lane.hash)
     lane.bucket = &index.bucket[index_home(index, lane.hash)]
-    index_fetch(index, lane.bucket)
+    prefetch_later(lane.bucket)
 
 
 cdef inline bint lanes6_may(const State* s) noexcept nogil:
@@ -108,8 +108,7 @@ cdef inline void lanes_parse_others(const State* s, const Frames* frames, Vector
                 if likely(j + VECTOR < ahead, True):
                     prefetch_write(data + offset[j + VECTOR] + 64)
         elif family == IPV4:
-            lane_fill(&vector.lane[j], &key, four, frame + l3, length[j] - l3,
-                      wire_length[j] - l3)
+            lane_fill(&vector.lane[j], &key, four, frame, l3, length[j], wire_length + j)
     vector.sixes = sixes
 
 
@@ -160,7 +159,7 @@ cdef inline Connection6* lane6_connection(State* s, const Lane* lane,
     packet needs the general way (lane_connection)."""
     cdef Connection6* c = <Connection6*>lane.connection
     cdef uint32_t direction = lane.reference & 1
-    cdef uint32_t event = 0             # any does for UDP
+    cdef uint32_t event = DATAGRAM
     cdef uint64_t address[4]
     if likely(lane.reference == NIL, False):
         return NULL
@@ -171,7 +170,7 @@ cdef inline Connection6* lane6_connection(State* s, const Lane* lane,
         event = lane.ip[53] & 31
     elif load16(lane.ip + 46) == 0:     # UDP without checksum is for packet_translate
         return NULL
-    if likely(not s.tracker.stays[direction][event][c.meta.state]
+    if likely(not s.tracker.stays[event][c.meta.state] >> direction & 1
               or c.meta.flags & (FLAG_SLOW | FLAG_UNTRANSLATED) != 0
               or ~s.services.server[c.meta.server].flags & needs != 0, False):
         return NULL
@@ -222,18 +221,17 @@ cdef inline void lanes6_renew(const Table* table, Vector* vector, uint32_t j) no
 cdef inline uint32_t lanes6_forward(State* s, const Frames* frames, Vector* vector,
                                     uint32_t j) noexcept nogil:
     """Take a vector's packets of IPv6 from ``j`` on the short way, up to the first that needs
-    another or has a time of its own; its index."""
+    another or is not of the present tick; its index."""
     cdef const int64_t* timestamp = frames.timestamp + vector.first
     cdef Table* table = &s.table[1]
     cdef Lane* lane = vector.lane6
     cdef uint64_t count = vector.count
-    cdef int64_t now = s.now
     cdef uint32_t replies = 0
     cdef Connection6* c
     cdef uint64_t i = j
     lanes6_renew(table, vector, j)
     while i < count:
-        if likely(timestamp[i] != now, False):
+        if timestamp[i] != s.now and not clock_passes(s, timestamp[i]):
             break
         c = lane6_connection(s, &lane[i], SERVER_AVAILABLE)
         if likely(c == NULL, False):

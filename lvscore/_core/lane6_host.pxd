@@ -9,6 +9,7 @@ from libc.string cimport memcpy, memset
 
 from lvscore._core.bytes cimport load16, load64, store16
 from lvscore._core.checksum cimport delta_add_bytes, sum_fold
+from lvscore._core.clock cimport clock_passes
 from lvscore._core.connection cimport Connection6
 from lvscore._core.consts cimport IPV6, ORIGINAL, PROTOCOL_TCP, REPLY
 from lvscore._core.flow cimport Address
@@ -82,7 +83,7 @@ cdef inline bint lane6_leads(const State* s, const Ingress* ingress, const Lane*
     memcpy(&to.link[6], s.routes.interface[route.interface].mac, 6)
     to.mtu = s.routes.interface[route.interface].mtu
     to.family = IPV6
-    to.ingress = <uint16_t>(ingress.number + 1)
+    to.ingress = <uint16_t>ingress.hop
     to.egress = <uint16_t>route.interface
     return True
 
@@ -106,10 +107,9 @@ cdef inline const NextHop* lane6_learn(State* s, const Ingress* ingress, const L
 cdef inline uint32_t lanes6_forward_hosted(State* s, const Frames* frames, const Ingress* ingress,
                                            Vector* vector, uint32_t j) noexcept nogil:
     """Take a vector's packets of IPv6 that came in on an interface from ``j`` on the short way, up
-    to the first that needs another or has a time of its own; its index."""
+    to the first that needs another or is not of the present tick; its index."""
     cdef const Lane* lane = vector.lane6
     cdef const int64_t* timestamp = frames.timestamp + vector.first
-    cdef int64_t now = s.now
     cdef uint32_t replies = 0
     cdef uint64_t i = j
     cdef uint32_t segment_size = 0
@@ -121,7 +121,7 @@ cdef inline uint32_t lanes6_forward_hosted(State* s, const Frames* frames, const
         return j
     lanes6_renew(&s.table[1], vector, j)
     while i < vector.count:
-        if likely(timestamp[i] != now, False):
+        if timestamp[i] != s.now and not clock_passes(s, timestamp[i]):
             break
         c = lane6_connection(s, &lane[i], ingress.server[lane[i].reference & 1])
         if likely(c == NULL or not lane6_arrives(ingress, &lane[i]), False):
@@ -131,7 +131,7 @@ cdef inline uint32_t lanes6_forward_hosted(State* s, const Frames* frames, const
             partial = header[0] & VNET_NEEDS_CSUM
             segment_size = load16(header + 4) if header[1] else 0
         to = &s.next_hops.hop[c.next_hop[lane[i].reference & 1]]
-        if likely(to.ingress != ingress.number + 1, False):
+        if likely(to.ingress != ingress.hop, False):
             to = lane6_learn(s, ingress, &lane[i], c)
         if likely(to == NULL or not lane_fits(&lane[i], 40, to.mtu, segment_size), False):
             break

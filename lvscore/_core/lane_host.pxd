@@ -7,7 +7,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from lvscore._core.bytes cimport htons, load16, load32, load64, store16
-from lvscore._core.checksum cimport delta_finish, sum_fold
+from lvscore._core.checksum cimport delta_finish, sum_add, sum_fold
+from lvscore._core.clock cimport clock_passes
 from lvscore._core.connection cimport Connection4, Table, connection4
 from lvscore._core.consts cimport (
     IPV4, ORIGINAL, PROTOCOL_TCP, REASON_NEW_CONNECTION, REPLY, VERDICT_FORWARD,
@@ -35,6 +36,7 @@ cdef enum:
 # What holds for all packets that come in on an interface.
 cdef struct Ingress:
     uint32_t number
+    uint32_t hop                # as next hops have it
     uint64_t mac                # as it lies in memory, and where it does in eight bytes
     uint64_t mac_mask
     uint8_t rp_filter
@@ -53,6 +55,7 @@ cdef inline Ingress ingress_of(const State* s, uint32_t number) noexcept nogil:
     cdef const Interface* interface = &s.routes.interface[number]
     cdef Ingress ingress
     ingress.number = number
+    ingress.hop = number + 1
     ingress.mac = 0
     memcpy(&ingress.mac, interface.mac, 6)
     ingress.mac_mask = 0
@@ -73,8 +76,7 @@ cdef inline bint header_is_right(const uint8_t* ip) noexcept nogil:
     """Whether the checksum of an IPv4 header without options is right: whether 65,535 divides the
     sum of its words, and a multiple of an odd number times its inverse is small (Granlund and
     Montgomery 1994)."""
-    cdef uint64_t total = <uint64_t>load32(ip) + load32(ip + 4) + load32(ip + 8)
-    total += <uint64_t>load32(ip + 12) + load32(ip + 16)
+    cdef uint64_t total = sum_add(sum_add(load64(ip), load64(ip + 8)), load32(ip + 16))
     return total * <uint64_t>0xFFFEFFFEFFFEFFFFULL <= <uint64_t>0x0001000100010001ULL
 
 
@@ -117,7 +119,7 @@ cdef inline bint lane_learn(State* s, const Ingress* ingress, const Lane* lane) 
     cdef uint32_t direction = lane.reference & 1
     cdef Connection4* c = lane_connection(s, lane, ingress.server[direction])
     cdef const Path* to
-    if c == NULL or s.next_hops.hop[c.next_hop[direction]].ingress == ingress.number + 1:
+    if c == NULL or s.next_hops.hop[c.next_hop[direction]].ingress == ingress.hop:
         return False
     to = lane_path(s, ingress, lane, c)
     return to != NULL and next_hop_set(&s.next_hops, c, direction, ingress.number, to)
@@ -143,7 +145,7 @@ cdef inline void lane_send(const Lane* lane, uint8_t* frame, const Connection4* 
     lane_rewrite(lane, c, htons(0xFEFF))
     if likely(partial, False):
         store16(field, sum_fold(sum + delta_finish(lane_delta(lane, c))))
-    lane.ip[8] -= 1
+    frame[ETHERNET_HEADER + 8] -= 1
     memcpy(frame, link, 12)
 
 
@@ -151,18 +153,17 @@ cdef inline uint64_t lanes_send(State* s, const Frames* frames, const Ingress* i
                                 uint32_t first, uint64_t i, uint32_t count, const Lane* lane,
                                 uint32_t* replies, bint vnet_header) noexcept nogil:
     """Send on a vector's packets from ``i`` on whose connections know where they leave, up to the
-    first that needs more or has a time of its own; its index."""
+    first that needs more or is not of the present tick; its index."""
     cdef uint32_t* length = frames.length + first
     cdef const int64_t* timestamp = frames.timestamp + first
     cdef uint32_t* egress = frames.egress + first
-    cdef int64_t now = s.now
     cdef uint32_t segment_size = 0
     cdef bint partial = False
     cdef uint8_t* frame
     cdef Connection4* c
     cdef const NextHop* to
     while i < count:
-        if likely(timestamp[i] != now, False):
+        if timestamp[i] != s.now and not clock_passes(s, timestamp[i]):
             break
         c = lane_connection(s, &lane[i], ingress.server[lane[i].reference & 1])
         if likely(c == NULL, False):
@@ -174,15 +175,15 @@ cdef inline uint64_t lanes_send(State* s, const Frames* frames, const Ingress* i
             partial = frame[-VNET_HEADER] & VNET_NEEDS_CSUM
             segment_size = load16(frame - VNET_HEADER + 4) if frame[-VNET_HEADER + 1] else 0
         to = &s.next_hops.hop[c.next_hop[lane[i].reference & 1]]
-        if likely(to.ingress != ingress.number + 1, False):
+        if likely(to.ingress != ingress.hop, False):
             break
         if likely(not lane_fits(&lane[i], 20, to.mtu, segment_size), False):
             break
+        replies[0] += lane[i].reference & 1
         lane_serve(s, &lane[i], c)
         lane_send(&lane[i], frame, c, to.link, partial)
         length[i] = lane[i].l3_length + ETHERNET_HEADER     # without what follows
         egress[i] = to.egress
-        replies[0] += lane[i].reference & 1
         i += 1
     return i
 
@@ -191,7 +192,7 @@ cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames,
                                           const Ingress* ingress, uint32_t first, uint32_t j,
                                           uint32_t count, Lane* lane) noexcept nogil:
     """Take a vector's packets that came in on an interface from ``j`` on the short way, up to the
-    first that needs another or has a time of its own; its index."""
+    first that needs another or is not of the present tick; its index."""
     cdef uint32_t replies = 0
     cdef uint64_t i = j
     if not is_hooked(s, IPV4):
@@ -231,7 +232,7 @@ cdef inline uint32_t lanes_open_hosted(State* s, const Frames* frames, const Ing
                                        uint32_t first, uint32_t j, uint32_t count,
                                        Lane* lane) noexcept nogil:
     """Send on a vector's packets from ``j`` on that open connections, up to the first that does
-    not or has a time of its own; its index."""
+    not or is not of the present tick; its index."""
     cdef Table* table = &s.table[0]
     cdef uint32_t begin = j
     cdef uint32_t segment_size = 0
@@ -247,7 +248,8 @@ cdef inline uint32_t lanes_open_hosted(State* s, const Frames* frames, const Ing
     while j < count:
         i = first + j
         frame = frames.data + frames.offset[i]
-        if frames.timestamp[i] != s.now or not lane_choose(s, table, &lane[j], &opening):
+        if not clock_passes(s, frames.timestamp[i]) or not lane_choose(
+                s, table, &lane[j], &opening):
             break
         if frames.vnet_header:
             partial = frame[-VNET_HEADER] & VNET_NEEDS_CSUM

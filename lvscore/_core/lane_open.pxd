@@ -8,6 +8,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from lvscore._core.bytes cimport htons, load16, rotate32
+from lvscore._core.clock cimport clock_passes
 from lvscore._core.connection cimport (
     Connection4, FLAG_INACTIVE, FLAG_SERVICE, Table, connection4, table_defer, table_fetch,
     table_find4, table_give, table_insert_hashed, table_settle_hash, table_take,
@@ -189,7 +190,7 @@ cdef inline bint lane_choose(State* s, Table* table, const Lane* lane,
 cdef inline uint32_t lanes_open(State* s, Table* table, const Frames* frames, uint32_t first,
                                 uint32_t j, uint32_t count, Lane* lane) noexcept nogil:
     """Send on a vector's packets from ``j`` on that open connections, up to the first that does
-    not or has a time of its own; its index."""
+    not or is not of the present tick; its index."""
     cdef const int64_t* timestamp = frames.timestamp + first
     cdef uint32_t begin = j
     cdef Opening opening
@@ -198,7 +199,8 @@ cdef inline uint32_t lanes_open(State* s, Table* table, const Frames* frames, ui
     opening.to = 0
     if not are_plain(s, table) or (frames.mark != NULL and s.services.marks):
         return j
-    while j < count and timestamp[j] == s.now and lane_choose(s, table, &lane[j], &opening):
+    while j < count and clock_passes(s, timestamp[j]) and lane_choose(
+            s, table, &lane[j], &opening):
         if likely(not opening_open(s, table, &lane[j], &opening), False):
             opening_undo(s, &opening)
             break

@@ -8,14 +8,15 @@ from libc.string cimport memset
 
 from lvscore._core.bytes cimport htonl, htons, load16, load32, load_be16
 from lvscore._core.checksum cimport sum_bytes, sum_fold
+from lvscore._core.clock cimport clock_passes
 from lvscore._core.connection cimport (
     FLAG_ASSURED, FLAG_EXTENDED, FLAG_ONE_PACKET, FLAG_SEEN_REPLY, FLAG_SERVICE,
-    FLAG_TRACKED, FLAG_UNTRANSLATED, Meta, connection4_has,
+    FLAG_TRACKED, FLAG_UNTRANSLATED, Meta, connection4_has, meta_count,
 )
 from lvscore._core.consts cimport IPV4, NIL, PROTOCOL_TCP, PROTOCOL_UDP
 from lvscore._core.entry cimport Entries
 from lvscore._core.flow cimport Address
-from lvscore._core.lane cimport Frames, Lane, lane_count, lane_translate, lanes_told
+from lvscore._core.lane cimport Frames, Lane, lane_translate, lanes_told
 from lvscore._core.lifetime cimport connection_timer_set
 from lvscore._core.machine cimport likely, prefetch_write
 from lvscore._core.offload cimport VNET_HEADER, VNET_NEEDS_CSUM
@@ -126,6 +127,12 @@ cdef inline uint32_t segment_take(const State* s, const Lane* lane, TcpWindow* w
                        lane.connection.meta.flags & FLAG_SEEN_REPLY != 0)
 
 
+cdef inline void lane_count(State* s, const Lane* lane) noexcept nogil:
+    """Count a packet at its connection."""
+    meta_count(&s.table[0], &lane.connection.meta, lane.reference >> 1, lane.reference & 1,
+               lane.l3_length)
+
+
 cdef inline bint timers_stay(const State* s) noexcept nogil:
     """Whether no timer of an established connection need be linked anew (connection_timer_set)."""
     cdef uint32_t horizon = s.table[0].wheel.horizon
@@ -134,22 +141,24 @@ cdef inline bint timers_stay(const State* s) noexcept nogil:
             and s.tracker.timeout[TIMEOUT_TCP_UNACKNOWLEDGED] >= horizon)
 
 
-cdef inline uint64_t segments_find(const int64_t* timestamp, int64_t now, uint64_t i,
+cdef inline uint64_t segments_find(const State* s, const int64_t* timestamp, uint64_t i,
                                    uint32_t count, const Lane* lane) noexcept nogil:
     """The index of the first packet from ``i`` on that is no plain segment of a tracked flow, or
-    has a time of its own."""
+    is not of the present tick."""
+    cdef int64_t now = s.now
     while i < count:
-        if likely(timestamp[i] != now or not lane_is_tracked(&lane[i])
-                  or not segment_is_plain(&lane[i]), False):
+        if likely(timestamp[i] < now or timestamp[i] >= s.tick_end
+                  or not lane_is_tracked(&lane[i]) or not segment_is_plain(&lane[i]), False):
             break
+        now = timestamp[i]
         i += 1
     return i
 
 
-cdef inline uint64_t segments_take(State* s, uint64_t i, uint64_t end,
+cdef inline uint64_t segments_take(State* s, const int64_t* timestamp, uint64_t i, uint64_t end,
                                    const Lane* lane) noexcept nogil:
-    """Take plain segments into their connections' windows; the index of the first that does not
-    fit."""
+    """Take plain segments of the present tick into their connections' windows; the index of the
+    first that does not fit."""
     cdef TcpWindow* window = s.entries[0].window
     cdef uint32_t timeout
     cdef Meta* meta
@@ -161,6 +170,7 @@ cdef inline uint64_t segments_take(State* s, uint64_t i, uint64_t end,
         meta.flags |= FLAG_ASSURED if meta.flags & FLAG_SEEN_REPLY else 0
         meta.flags |= <uint16_t>((lane[i].reference & 1) * FLAG_SEEN_REPLY)
         meta.timer.deadline = s.tick_up + timeout
+        s.now = timestamp[i]
         i += 1
     return i
 
@@ -173,10 +183,10 @@ cdef inline uint64_t segments_track(State* s, const int64_t* timestamp, uint64_t
     cdef uint64_t end
     if not timers_stay(s):
         return i
-    end = segments_find(timestamp, s.now, i, count, lane)
-    end = segments_take(s, i, end, lane)
+    end = segments_find(s, timestamp, i, count, lane)
+    end = segments_take(s, timestamp, i, end, lane)
     while i < end:
-        lane_count(s, &lane[i], lane[i].connection)
+        lane_count(s, &lane[i])
         lane_translate(&lane[i], lane[i].connection, True, 0)
         replies[0] += lane[i].reference & 1
         i += 1
@@ -194,6 +204,7 @@ cdef inline bint datagram_take(State* s, const Lane* lane) noexcept nogil:
     meta = &lane.connection.meta
     datagram_progress(s, &s.table[0], lane.reference >> 1, meta.state, &progress)
     meta.state = progress.state
+    meta.flags |= <uint16_t>((lane.reference & 1) * FLAG_SEEN_REPLY)
     connection_timer_set(&s.table[0], lane.reference >> 1, s.tick_up + progress.timeout)
     return True
 
@@ -204,7 +215,7 @@ cdef inline bint datagram_track(State* s, const Lane* lane) noexcept nogil:
     if (not lane_is_tracked(lane) or lane.key >> 32 != PROTOCOL_UDP
             or not datagram_take(s, lane)):
         return False
-    lane_count(s, lane, lane.connection)
+    lane_count(s, lane)
     lane_translate(lane, lane.connection, False, 0)
     return True
 
@@ -226,13 +237,14 @@ cdef inline void lanes_keep(const State* s, const Frames* frames, uint32_t first
 cdef inline uint32_t lanes_track(State* s, const Frames* frames, uint32_t first, uint32_t j,
                                  uint32_t count, const Lane* lane) noexcept nogil:
     """Take a vector's packets of flows that the NAT rules track from ``j`` on the short way, up to
-    the first that needs another or has a time of its own; its index."""
+    the first that needs another or is not of the present tick; its index."""
     cdef const int64_t* timestamp = frames.timestamp + first
     cdef uint32_t replies = 0
     cdef uint64_t i = j
     while True:
         i = segments_track(s, timestamp, i, count, lane, &replies)
-        if likely(i == count, True) or timestamp[i] != s.now or not datagram_track(s, &lane[i]):
+        if (likely(i == count, True) or not clock_passes(s, timestamp[i])
+                or not datagram_track(s, &lane[i])):
             break
         replies += lane[i].reference & 1
         i += 1

@@ -6,17 +6,18 @@ way.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from lvscore._core.bytes cimport load16
+from lvscore._core.clock cimport clock_passes
 from lvscore._core.connection cimport Connection4
 from lvscore._core.consts cimport IPV4, ORIGINAL, PROTOCOL_UDP
 from lvscore._core.entry cimport entry_of
 from lvscore._core.flow cimport Tuple, addresses_unpack
 from lvscore._core.forward cimport address_is_broadcast
-from lvscore._core.lane cimport Frames, Lane, lane_count, lanes_told
+from lvscore._core.lane cimport Frames, Lane, lanes_told
 from lvscore._core.lane_host cimport (
     ETHERNET_HEADER, Ingress, lane_arrives, lane_fits, lane_send, path_reverses,
 )
 from lvscore._core.lane_track cimport (
-    datagram_take, lane_is_tracked, segments_find, segments_take, timers_stay,
+    datagram_take, lane_count, lane_is_tracked, segments_find, segments_take, timers_stay,
 )
 from lvscore._core.machine cimport likely
 from lvscore._core.next_hop cimport next_hop_set
@@ -35,7 +36,7 @@ cdef inline bint flow_learn(State* s, const Ingress* ingress, const Lane* lane) 
     cdef const Path* path
     cdef Tuple t
     if (not lane_is_tracked(lane) or not s.routes.interface[ingress.number].forwarding[0]
-            or s.next_hops.hop[c.next_hop[direction]].ingress == ingress.number + 1):
+            or s.next_hops.hop[c.next_hop[direction]].ingress == ingress.hop):
         return False
     path = path_of(&s.paths, &s.routes, <uint32_t>lane.addresses)
     if not path.flags & PATH_SOURCE or (ingress.rp_filter and not path_reverses(ingress, path)):
@@ -64,7 +65,7 @@ cdef inline bint lane_leaves(const State* s, const Frames* frames, const Ingress
     """Whether a packet of a tracked flow may come in, and leaves by a next hop that is known."""
     cdef uint32_t number = lane.connection.next_hop[lane.reference & 1]
     return (lane_arrives(ingress, lane.ip - ETHERNET_HEADER)
-            and s.next_hops.hop[number].ingress == ingress.number + 1
+            and s.next_hops.hop[number].ingress == ingress.hop
             and lane_fits(lane, 20, s.next_hops.hop[number].mtu,
                           segment_size_of(frames, lane)))
 
@@ -83,7 +84,7 @@ cdef inline void lane_hand_on(State* s, const Frames* frames, uint32_t first, ui
     cdef Connection4* c = lane[i].connection
     cdef uint8_t* frame = lane[i].ip - ETHERNET_HEADER
     cdef uint32_t number = c.next_hop[lane[i].reference & 1]
-    lane_count(s, &lane[i], c)
+    lane_count(s, &lane[i])
     lane_send(&lane[i], frame, c, s.next_hops.hop[number].link,
               frames.vnet_header and frame[-VNET_HEADER] & VNET_NEEDS_CSUM)
     frames.length[first + i] = lane[i].l3_length + ETHERNET_HEADER      # without what follows
@@ -95,7 +96,7 @@ cdef inline uint32_t lanes_track_hosted(State* s, const Frames* frames, const In
                                         uint32_t first, uint32_t j, uint32_t count,
                                         const Lane* lane) noexcept nogil:
     """Take a vector's packets that came in on an interface from ``j`` on the short way, up to the
-    first that needs another or has a time of its own; its index."""
+    first that needs another or is not of the present tick; its index."""
     cdef const int64_t* timestamp = frames.timestamp + first
     cdef uint32_t replies = 0
     cdef uint64_t i = j
@@ -104,12 +105,12 @@ cdef inline uint32_t lanes_track_hosted(State* s, const Frames* frames, const In
             or frames.original_length != frames.length):    # not captured whole: not verified
         return j
     while True:
-        end = segments_find(timestamp, s.now, i, count, lane)
-        end = segments_take(s, i, lanes_leave(s, frames, ingress, i, end, lane), lane)
+        end = segments_find(s, timestamp, i, count, lane)
+        end = segments_take(s, timestamp, i, lanes_leave(s, frames, ingress, i, end, lane), lane)
         while i < end:
             lane_hand_on(s, frames, first, i, lane, &replies)
             i += 1
-        if likely(i == count, True) or timestamp[i] != s.now:
+        if likely(i == count, True) or not clock_passes(s, timestamp[i]):
             break
         if (lane_is_tracked(&lane[i]) and lane[i].key >> 32 == PROTOCOL_UDP
                 and lane_leaves(s, frames, ingress, &lane[i]) and datagram_take(s, &lane[i])):

@@ -65,13 +65,13 @@ cdef extern from *:
     /* Without the asm gcc takes a function that only prefetches for one without effect, and
        drops it. */
     static inline void lvs_prefetch(const void *p)
-    { __builtin_prefetch(p, 0, 3); __asm__ volatile ("" : : "r" (p)); }
+    { __builtin_prefetch(p, 0, 3); __asm__ volatile (""); }
     /* Into the second cache level only, which leaves the first one's few places for what is on
        its way to what is needed sooner. */
     static inline void lvs_prefetch_later(const void *p)
-    { __builtin_prefetch(p, 0, 2); __asm__ volatile ("" : : "r" (p)); }
+    { __builtin_prefetch(p, 0, 2); __asm__ volatile (""); }
     static inline void lvs_prefetch_write(const void *p)
-    { __builtin_prefetch(p, 1, 3); __asm__ volatile ("" : : "r" (p)); }
+    { __builtin_prefetch(p, 1, 3); __asm__ volatile (""); }
 
     #define LVS_HUGE_PAGE ((size_t)2 << 20)
 

@@ -351,7 +351,7 @@ cdef inline void vector_process(State* s, const Frames* frames,
             continue
         frame = frames.data + frames.offset[i]
         length = frames.length[i]
-        if lane[j].ip == NULL or may_wait(table, lane[j].tag):
+        if lane[j].ip == NULL or may_wait(table, lane[j].hash):
             table_settle(table)
         s.emitted.cause = i
         frames.verdict[i] = packet_process(

@@ -48,6 +48,7 @@ cdef enum Fault:
     FAULT_POOLS = 18            # a port pool, or a client, is miscounted or not found
     FAULT_MASTERS = 19          # a flow with a helper, or what it expects, is miscounted
     FAULT_RANKING = 20          # a server stands otherwise than its load says, or a match too
+    FAULT_FREE = 21             # a free record has a state or flags
 
 
 cdef inline int entries_check(const Entries* entries, const Table* table) noexcept nogil:
@@ -183,6 +184,8 @@ cdef inline int table_check(const Table* table, const HashKey* key) noexcept nog
     for i in range(table.used):
         meta = table_meta(table, i)
         if meta.protocol == 0:
+            if meta.state or meta.flags:
+                return FAULT_FREE
             continue
         live += 1
         extended += meta.flags & FLAG_EXTENDED != 0

@@ -10,8 +10,8 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
 
 from lvscore._core.consts cimport (
-    PROTOCOL_GRE, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP,
-    TICKS_PER_SECOND,
+    ORIGINAL, PROTOCOL_GRE, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP,
+    PROTOCOL_UDP, REPLY, TICKS_PER_SECOND,
 )
 from lvscore._core.track_sctp cimport (
     SCTP_ESTABLISHED, SCTP_NO_CHUNK, SCTP_STATES, sctp_state, sctp_timeout,
@@ -79,12 +79,15 @@ cdef enum:  # tracker and state in one byte
 cdef enum:
     TRACKER_MASK = 0xF0
     EVENTS = 32
+    DATAGRAM = 32               # an event of stays alone
     ASSURED_AFTER = 2 * TICKS_PER_SECOND
 
 
 cdef struct Tracker:
     uint8_t next[3][32][256]    # ORIGINAL, REPLY, INPUT_ONLY
-    uint8_t stays[2][32][256]   # whether a packet changes nothing of a service's connection
+    # By event and state: directions whose packets change nothing of a service's connection. For
+    # states of another protocol than the event's there are none.
+    uint8_t stays[33][256]
     uint32_t timeout[256]       # ticks
 
 
@@ -239,23 +242,23 @@ cdef inline void tracker_secure(Tracker* tracker, bint secure) noexcept nogil:
             for state in range(11):
                 tracker.next[direction][event][SERVICE_TCP | state] = service_tcp_state(
                     direction + (3 if secure else 0), event, state)
-    for direction in range(2):
-        for event in range(EVENTS):
-            for state in range(11):
+    for event in range(EVENTS):
+        for state in range(11):
+            tracker.stays[event][SERVICE_TCP | state] = 0
+            for direction in range(2):
                 # A RST with SYN leaves a closed connection closed, but also ends it.
-                tracker.stays[direction][event][SERVICE_TCP | state] = (
-                    tracker.next[direction][event][SERVICE_TCP | state] == SERVICE_TCP | state
-                    and event & (TCP_SYN | TCP_RST) != (TCP_SYN | TCP_RST))
+                if (tracker.next[direction][event][SERVICE_TCP | state] == SERVICE_TCP | state
+                        and event & (TCP_SYN | TCP_RST) != (TCP_SYN | TCP_RST)):
+                    tracker.stays[event][SERVICE_TCP | state] |= <uint8_t>(1 << direction)
 
 
 cdef inline void tracker_services(Tracker* tracker) noexcept nogil:
     """Fill in what does not depend on secure_tcp: SCTP, and UDP's only state."""
     cdef uint32_t direction, event, state
+    tracker.stays[DATAGRAM][SERVICE_UDP] = 1 << ORIGINAL | 1 << REPLY
     for direction in range(3):
         for event in range(EVENTS):
             tracker.next[direction][event][SERVICE_UDP] = SERVICE_UDP
-            if direction < 2:
-                tracker.stays[direction][event][SERVICE_UDP] = True
         for event in range(SCTP_NO_CHUNK + 1):
             for state in range(SCTP_STATES):
                 tracker.next[direction][event][SERVICE_SCTP | state] = (
@@ -265,7 +268,7 @@ cdef inline void tracker_services(Tracker* tracker) noexcept nogil:
 cdef inline void tracker_init(Tracker* tracker) noexcept nogil:
     cdef uint32_t direction, event, state
     memset(tracker.next, STATE_INVALID, sizeof(tracker.next))
-    memset(tracker.stays, False, sizeof(tracker.stays))
+    memset(tracker.stays, 0, sizeof(tracker.stays))
     tracker_secure(tracker, False)
     tracker_services(tracker)
     for direction in range(2):

@@ -91,6 +91,33 @@ def test_replies_to_a_local_address_are_local(before):
     assert [verdict for verdict, _, _ in outcomes[0][2:]] == [Verdict.LOCAL] * 3
 
 
+def service_engine():
+    engine = lvscore.Engine(seed=1)
+    for protocol in "tcp", "udp":
+        service = engine.add_service(protocol, f"{VIP}:80", scheduler="rr")
+        service.add_server(f"{RS1}:80")
+    return engine
+
+
+@pytest.mark.parametrize("make", [service_engine, rule_engine])
+@pytest.mark.parametrize(
+    "steps",
+    [[1], [250_000], [999_999], [1_000_000], [0, 1, 300_000, 1_000_001], [700_000, -600_000]],
+    ids=str,
+)
+def test_times_within_a_tick_and_beyond(make, steps):
+    """Each frame has a time of its own; timers run from the tick that it falls into."""
+    frames, times, now = [], [], 0
+    for number in range(120):
+        port = 4000 + number % 5
+        kind, flags = (udp, {}) if port % 2 else (tcp, {"flags": "S" if number < 5 else "A"})
+        ends = (RS1, 80, CLIENT, port) if number % 3 == 1 else (CLIENT, port, VIP, 80)
+        frames.append(kind(*ends, **flags))
+        times.append(now)
+        now += steps[number % len(steps)]
+    both(make, frames, times)
+
+
 def test_a_batch_at_time_zero_starts_the_clock():
     """The first frame's time is the origin, also when it is the one an engine begins with."""
     engines = [shadowing_engine(), shadowing_engine()]

@@ -22,11 +22,16 @@ def generally(host):
     return host
 
 
-def one_by_one(host, arrivals):
-    """What (interface, frame) each lead to by Host.receive, seven of them a nanosecond."""
+def seven_at_a_time(number):
+    """The nanosecond in which an arrival comes."""
+    return number // 7
+
+
+def one_by_one(host, arrivals, when=seven_at_a_time):
+    """What (interface, frame) each lead to by Host.receive; ``when``: at what time, by number."""
     out = []
     for number, (interface, data) in enumerate(arrivals):
-        out += host.receive(interface, data, number // 7)
+        out += host.receive(interface, data, when(number))
     return out
 
 
@@ -65,16 +70,16 @@ def forwarding(host, batch, interface, now):
     return left + [(name, data) for _, name, data in sorted(out)]
 
 
-def batched(host, arrivals, leaving):
+def batched(host, arrivals, leaving, when=seven_at_a_time):
     """Frames of one interface that follow each other are a batch."""
     out, start = [], 0
     for end in range(1, len(arrivals) + 1):
         if end == len(arrivals) or arrivals[end][0] != arrivals[start][0]:
             batch = lvscore.FrameBatch.of(
-                [data for _, data in arrivals[start:end]], [n // 7 for n in range(start, end)]
+                [data for _, data in arrivals[start:end]], [when(n) for n in range(start, end)]
             )
             # Host.receive_batch takes the latest time first: these are all before a second.
-            out += leaving(host, batch, arrivals[start][0], start // 7)
+            out += leaving(host, batch, arrivals[start][0], when(start))
             start = end
     return out
 
@@ -84,14 +89,14 @@ def known(host):
     return host.engine.counters, host.engine.reasons
 
 
-def both(make, arrivals):
+def both(make, arrivals, when=seven_at_a_time):
     """What leaves the hosts that ``make`` makes, which must be the same in all ways; and the host
     of the batches."""
     single, whole = generally(make()), make()
-    expected = one_by_one(single, arrivals)
-    assert one_by_one(make(), arrivals) == expected
-    assert batched(make(), arrivals, forwarding) == expected
-    assert batched(whole, arrivals, leaving) == expected
+    expected = one_by_one(single, arrivals, when)
+    assert one_by_one(make(), arrivals, when) == expected
+    assert batched(make(), arrivals, forwarding, when) == expected
+    assert batched(whole, arrivals, leaving, when) == expected
     assert known(single) == known(whole)
     assert np.array_equal(
         np.sort(single.engine.connections.snapshot()), np.sort(whole.engine.connections.snapshot())

@@ -130,6 +130,15 @@ def test_established_connections(family):
 
 
 @of_each_family
+@pytest.mark.parametrize("step", [1, 300_000, 1_000_000, 1_000_001])
+def test_times_within_a_tick_and_beyond(family, step):
+    """Each frame has a time of its own; timers run from the tick that it falls into."""
+    packets = [("cli", ask(family, size=n)) for n in range(40)]
+    packets += [("cli", ask(family, "S", port=50_000 + n)) for n in range(40)]
+    both(making(family), OPENING[family] + framed(packets), when=lambda number: number * step)
+
+
+@of_each_family
 @pytest.mark.parametrize("make", [ask, question])
 def test_padding_behind_the_packet_does_not_leave(family, make):
     [(name, data)] = framed([("cli", make(family))])
