@@ -1,6 +1,6 @@
 """Which of a host's own addresses its packets to a network come from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Address, IPv6Interface, IPv6Network
 
 __all__ = ["select_source"]
@@ -16,18 +16,21 @@ _LINK_LOCAL, _SITE_LOCAL, _GLOBAL = 2, 5, 14
 
 
 def select_source(
-    network: IPv6Network, near: Iterable[IPv6Interface], far: Iterable[IPv6Interface] = ()
+    network: IPv6Network,
+    near: Sequence[IPv6Interface],
+    far: Iterable[Sequence[IPv6Interface]] = (),
 ) -> IPv6Address | None:
     """Return the address that packets to a network come from (RFC 6724, section 5), or ``None``.
 
     Args:
         network: where they go.
-        near: addresses of the interface that they leave by.
-        far: those of the other interfaces, taken where none of the former has the scope. Of
-            equals the first is taken.
+        near: addresses of the interface that they leave by, as they were added. Of equals the
+            kernel takes the latest (ipv6_link_dev_addr).
+        far: those of the other interfaces, taken where none of the former has the scope.
     """
     destination = network.network_address if network.prefixlen > 2 else _SOMEWHERE
-    candidates = [(one, True) for one in near] + [(one, False) for one in far]
+    candidates = [(one, True) for one in reversed(near)]
+    candidates += [(one, False) for addresses in far for one in reversed(addresses)]
 
     def preference(candidate: tuple[IPv6Interface, bool]) -> tuple[bool, int, bool, bool, int]:
         one, is_near = candidate

@@ -31,10 +31,23 @@ def test_of_one_interface(destination, own, selected):
 def test_of_several_interfaces():
     near, far = IPv6Interface("fe80::1/64"), IPv6Interface("2001:db8::1/64")
     default = IPv6Network("::/0")
-    assert select_source(default, [near], [far]) == far.ip
-    assert select_source(IPv6Network("fe80::/10"), [near], [far]) == near.ip
+    assert select_source(default, [near], [[far]]) == far.ip
+    assert select_source(IPv6Network("fe80::/10"), [near], [[far]]) == near.ip
     other = IPv6Interface("2001:db8:5::1/64")
-    assert select_source(default, [other], [far]) == other.ip
+    assert select_source(default, [other], [[far]]) == other.ip
+    assert select_source(default, [near], [[far], [other]]) == far.ip
+
+
+def test_of_equals_the_latest():
+    """As recorded of Linux 6.1, which lists an interface's addresses from the latest on."""
+    server = [IPv6Interface(text) for text in (
+        "2001:db8:1::3/64", "2001:db8::1/128", "2001:db8::2/128")]  # fmt: skip
+    near = IPv6Interface("fe80::1/64")
+    assert select_source(IPv6Network("2001:db8:f::/48"), [near], [server]) == server[2].ip
+
+
+def test_of_none_but_a_link_local_address():
+    near, default = IPv6Interface("fe80::1/64"), IPv6Network("::/0")
     assert select_source(default, [near]) == near.ip
     assert select_source(default, []) is None
 

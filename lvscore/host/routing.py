@@ -37,12 +37,12 @@ class InterfaceLike(Protocol):
 
 
 def primaries(interface: InterfaceLike) -> list[bytes | None]:
-    """The first IPv4 address of an interface, and of IPv6 the first that reaches furthest."""
-    return [
-        next((a.ip.packed for a in sorted(interface.addresses, key=lambda a: a.is_link_local)
-              if a.version == version), None)
-        for version in (4, 6)
-    ]  # fmt: skip
+    """The first IPv4 address of an interface; of IPv6 the latest, not a link-local one if there is
+    another (nf_nat_redirect.c)."""
+    first = next((a.ip.packed for a in interface.addresses if a.version == 4), None)
+    six = [a.ip for a in interface.addresses if a.version == 6]
+    latest = max(reversed(six), key=lambda a: not a.is_link_local, default=None)
+    return [first, None if latest is None else latest.packed]
 
 
 def compiled(interfaces: Sequence[InterfaceLike], routes: Sequence[RouteEntry]) -> list[_Packed]:
@@ -76,9 +76,9 @@ def _source(
     """The address that packets by a route come from: of IPv4 the first on the gateway's wire,
     else the interface's first (inet_select_addr)."""
     if isinstance(route.network, IPv6Network):
-        near, far = (
-            [a for i in some for a in i.addresses if isinstance(a, IPv6Interface)]
-            for some in ([interface], [i for i in interfaces if i is not interface])
+        near, *far = (
+            [a for a in i.addresses if isinstance(a, IPv6Interface)]
+            for i in sorted(interfaces, key=lambda i: i is not interface)
         )
         return select_source(route.network, near, far)
     own = [a for a in interface.addresses if a.version == 4]
