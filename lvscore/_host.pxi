@@ -216,7 +216,7 @@ cdef enum Received:
 
 cdef Received frame_receive(State* s, FrameBatch batch, uint32_t i, uint32_t interface,
                             uint8_t* original, uint32_t* kept) noexcept nogil:
-    """Take a frame, which is counted already, the general way."""
+    """Take a frame, which is counted already, on the slow path."""
     cdef uint8_t* frame = batch.data + batch.offset[i]
     cdef uint8_t reason = 0
     cdef uint8_t verdict

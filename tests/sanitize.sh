@@ -16,8 +16,8 @@ done
 [ -d ../shared/captures ] && ln -sfn "$(cd .. && pwd)/shared" build/shared
 cd "$folder"
 LVSCORE_SANITIZE=address,undefined "$python" setup.py -q build_ext --inplace
-[ $# -gt 0 ] || set -- -n 2 tests/core tests/engine tests/host/test_short_way.py tests/host/test_short_way_rules.py \
-    -k "core or sweep or batches or services or icmp or fragments or short_way"
+[ $# -gt 0 ] || set -- -n 2 tests/core tests/engine tests/host/test_fast_path.py tests/host/test_fast_path_rules.py \
+    -k "core or sweep or batches or services or icmp or fragments or fast_path"
 # Without PYTHONMALLOC=malloc an overrun inside a bytes object stays hidden.
 export LVSCORE_HYPOTHESIS=brief PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \

@@ -35,7 +35,7 @@ cdef enum ConnectionFlag:
     FLAG_SEEN_REPLY = 8
     FLAG_ASSURED = 16
     FLAG_UNTRANSLATED = 32  # both tuples say the same
-    FLAG_SLOW = 64          # never takes the short way through the pipeline
+    FLAG_SLOW = 64          # never takes the fast path through the pipeline
     FLAG_NOOUTPUT = 128     # the server's packets do not come by here
     FLAG_TEMPLATE = 256     # of persistence: found by its original tuple only
     FLAG_ONE_PACKET = 512   # conntrack's, of a service that schedules each datagram anew

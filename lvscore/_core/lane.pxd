@@ -1,8 +1,8 @@
-"""The short way through the pipeline: packets that change nothing of their connection's state.
+"""The fast path through the pipeline: packets that change nothing of their connection's state.
 
 A packet is looked at here without being taken apart, its connection is found by what lies in the
 frame, and addresses and checksums are changed by what the connection keeps ready. What does not
-fit takes the general way, as if it had not been here.
+fit takes the slow path, as if it had not been here.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -51,7 +51,7 @@ cdef struct Frames:
 
 # One packet of a vector.
 cdef struct Lane:
-    uint8_t* ip             # NULL: not for the short way
+    uint8_t* ip             # NULL: not for the fast path
     uint64_t addresses      # of IPv4
     Connection4* connection     # candidate, to be verified (of IPv6 a Connection6),
     uint64_t key            # protocol and ports
@@ -68,7 +68,7 @@ cdef struct Vector:
     uint32_t first          # of their frames
     uint32_t count
     uint32_t others         # frames that are not of IPv4 behind plain Ethernet
-    uint32_t sixes          # and of these, packets of IPv6 for the short way
+    uint32_t sixes          # and of these, packets of IPv6 for the fast path
     uint32_t shadowings6    # that its table had when they were matched
     Lane lane[16]           # VECTOR
     Lane lane6[16]          # of IPv6, if there are any
@@ -175,7 +175,7 @@ cdef inline bint lane_match(Lane* lane) noexcept nogil:
 cdef inline void lanes_match(const Table* table, const Frames* frames, uint32_t first,
                              uint32_t count, Lane* lane) noexcept nogil:
     """Find a vector's candidates, and fetch their connections. What is told of a packet is what
-    holds on the short way; the general way says otherwise."""
+    holds on the fast path; the slow path says otherwise."""
     cdef uint8_t* verdict = frames.verdict + first
     cdef uint8_t* reason = frames.reason + first
     cdef uint64_t j
@@ -208,7 +208,7 @@ cdef inline void lanes_wait(const Table* table, Lane* lane, uint32_t first,
 
 
 cdef inline void lanes_restrict(const State* s, Lane* lane, uint32_t count) noexcept nogil:
-    """Keep from the short way what its connection does not tell enough of."""
+    """Keep from the fast path what its connection does not tell enough of."""
     cdef uint32_t j
     if likely(not s.mangle.count and not s.sysctl[SYSCTL_EXPIRE_NODEST_CONN], True):
         return
@@ -223,7 +223,7 @@ cdef inline void lanes_restrict(const State* s, Lane* lane, uint32_t count) noex
 cdef inline void vector_match(State* s, const Frames* frames, Vector* vector) noexcept nogil:
     """Find the candidates of a vector, after all that the one before has changed; from now on its
     frames are counted. An entry that a split has moved since its bucket was fetched is missed, and
-    its packet takes the general way."""
+    its packet takes the slow path."""
     cdef Table* table = &s.table[0]
     s.frames += vector.count
     s.bytes += vector.bytes
@@ -270,7 +270,7 @@ cdef inline void lane_rewrite(const Lane* lane, const Connection4* c,
 cdef inline Connection4* lane_connection(State* s, const Lane* lane,
                                          uint32_t needs) noexcept nogil:
     """The connection of a packet that changes nothing of its connection's state; NULL if the
-    packet needs the general way. ``needs``: flags of its server."""
+    packet needs the slow path. ``needs``: flags of its server."""
     cdef Connection4* c = lane.connection
     cdef uint32_t direction = lane.reference & 1
     cdef uint32_t event = DATAGRAM
@@ -305,7 +305,7 @@ cdef inline void lane_serve(State* s, const Lane* lane, Connection4* c) noexcept
 
 
 cdef inline void lane_raw(State* s, const Lane* lane, uint32_t mark) noexcept nogil:
-    """Let the rules of table raw see a packet that took the short way; it opens no flow."""
+    """Let the rules of table raw see a packet that took the fast path; it opens no flow."""
     cdef Seen seen
     cdef Tuple t
     memset(&seen, 0, sizeof(Seen))
@@ -322,7 +322,7 @@ cdef inline void lane_raw(State* s, const Lane* lane, uint32_t mark) noexcept no
 
 cdef inline void lanes_raw(State* s, const Frames* frames, uint32_t first, uint32_t begin,
                            uint32_t end, const Lane* lane) noexcept nogil:
-    """Let the rules of table raw see the packets of a vector that took the short way."""
+    """Let the rules of table raw see the packets of a vector that took the fast path."""
     cdef uint32_t j
     if likely(s.raw.count == 0, True):
         return
@@ -332,7 +332,7 @@ cdef inline void lanes_raw(State* s, const Frames* frames, uint32_t first, uint3
 
 cdef inline void lanes_told(State* s, const Frames* frames, uint32_t first, uint32_t begin,
                             uint32_t end, const Lane* lane, uint32_t replies) noexcept nogil:
-    """Let table raw and the counters know of packets that took the short way."""
+    """Let table raw and the counters know of packets that took the fast path."""
     lanes_raw(s, frames, first, begin, end, lane)
     s.verdicts[VERDICT_FORWARD] += end - begin
     s.reasons[REASON_REPLY] += replies
@@ -341,7 +341,7 @@ cdef inline void lanes_told(State* s, const Frames* frames, uint32_t first, uint
 
 cdef inline uint32_t lanes_forward(State* s, const Frames* frames, uint32_t first, uint32_t j,
                                    uint32_t count, Lane* lane) noexcept nogil:
-    """Take a vector's packets from ``j`` on the short way, up to the first that needs another
+    """Take a vector's packets from ``j`` on the fast path, up to the first that needs another
     or is not of the present tick; its index."""
     cdef const int64_t* timestamp = frames.timestamp + first
     cdef uint32_t replies = 0

@@ -1,4 +1,4 @@
-"""The short way of IPv6: what lane.pxd does, for TCP and UDP of virtual services.
+"""The fast path of IPv6: what lane.pxd does, for TCP and UDP of virtual services.
 
 Its lanes lie beside those of IPv4, which a frame of IPv6 leaves empty, and what is asked of either
 stands in the order of the frames. While rules of any table see packets there are none.
@@ -55,7 +55,7 @@ cdef inline void lane6_fill(Lane* lane, const HashKey* key, const Index* index, 
 
 
 cdef inline bint lanes6_may(const State* s) noexcept nogil:
-    """Whether no rules see packets: those of IPv6 then take the general way."""
+    """Whether no rules see packets: those of IPv6 then take the slow path."""
     return not (s.tracking or s.raw.count or s.mangle.count)
 
 
@@ -72,7 +72,7 @@ cdef inline uint8_t family_of(const uint8_t* frame, uint32_t length, int link_ty
 cdef inline void lanes_parse_others(const State* s, const Frames* frames, Vector* vector,
                                     bint plain) noexcept nogil:
     """Parse what lanes_parse left of a vector, in the same way: IPv6, and IPv4 behind another link
-    header than plain Ethernet's. ``plain``: behind another header is nothing for the short way."""
+    header than plain Ethernet's. ``plain``: behind another header is nothing for the fast path."""
     cdef HashKey key = s.key
     cdef const Index* four = &s.table[0].index
     cdef Index six = s.table[1].index
@@ -122,7 +122,7 @@ cdef inline void vector_begin(const State* s, const Frames* frames, uint32_t fir
 
 
 cdef inline void lanes6_restrict(const State* s, Lane* lane, uint32_t count) noexcept nogil:
-    """Keep from the short way a SYN that may leave its server (lanes_restrict)."""
+    """Keep from the fast path a SYN that may leave its server (lanes_restrict)."""
     cdef uint32_t j
     if likely(not s.sysctl[SYSCTL_EXPIRE_NODEST_CONN], True):
         return
@@ -156,7 +156,7 @@ cdef inline void lanes6_match(const State* s, const Frames* frames, Vector* vect
 cdef inline Connection6* lane6_connection(State* s, const Lane* lane,
                                           uint32_t needs) noexcept nogil:
     """The connection of a packet that changes nothing of its connection's state; NULL if the
-    packet needs the general way (lane_connection)."""
+    packet needs the slow path (lane_connection)."""
     cdef Connection6* c = <Connection6*>lane.connection
     cdef uint32_t direction = lane.reference & 1
     cdef uint32_t event = DATAGRAM
@@ -220,7 +220,7 @@ cdef inline void lanes6_renew(const Table* table, Vector* vector, uint32_t j) no
 
 cdef inline uint32_t lanes6_forward(State* s, const Frames* frames, Vector* vector,
                                     uint32_t j) noexcept nogil:
-    """Take a vector's packets of IPv6 from ``j`` on the short way, up to the first that needs
+    """Take a vector's packets of IPv6 from ``j`` on the fast path, up to the first that needs
     another or is not of the present tick; its index."""
     cdef const int64_t* timestamp = frames.timestamp + vector.first
     cdef Table* table = &s.table[1]

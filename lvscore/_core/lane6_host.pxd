@@ -1,4 +1,4 @@
-"""The short way of IPv6 on a Host: lane6.pxd with what lane_host.pxd adds.
+"""The fast path of IPv6 on a Host: lane6.pxd with what lane_host.pxd adds.
 
 As IPv6 has no reverse path filter and no header checksum, less is asked of a packet. Where a
 connection's packets leave is found out by routes and neighbours themselves, once.
@@ -52,7 +52,7 @@ cdef inline void lane6_send(const Lane* lane, const Connection6* c, const uint8_
 cdef inline bint lane6_leads(const State* s, const Ingress* ingress, const Lane* lane,
                              const Connection6* c, NextHop* to, Address* next_hop) noexcept nogil:
     """Find where a packet of a connection leaves; False if it may not come in, or if that takes the
-    general way to say (forward_receive, forward_request, forward_pass)."""
+    slow path to say (forward_receive, forward_request, forward_pass)."""
     cdef uint32_t direction = lane.reference & 1
     cdef const Route* route
     cdef const Neighbour* neighbour
@@ -90,7 +90,7 @@ cdef inline bint lane6_leads(const State* s, const Ingress* ingress, const Lane*
 
 cdef inline const NextHop* lane6_learn(State* s, const Ingress* ingress, const Lane* lane,
                                        Connection6* c) noexcept nogil:
-    """Let a packet's connection keep where it leaves, and say so; NULL if it takes the general way
+    """Let a packet's connection keep where it leaves, and say so; NULL if it takes the slow path
     to say (lane_learn)."""
     cdef uint32_t number
     cdef NextHop to
@@ -106,7 +106,7 @@ cdef inline const NextHop* lane6_learn(State* s, const Ingress* ingress, const L
 
 cdef inline uint32_t lanes6_forward_hosted(State* s, const Frames* frames, const Ingress* ingress,
                                            Vector* vector, uint32_t j) noexcept nogil:
-    """Take a vector's packets of IPv6 that came in on an interface from ``j`` on the short way, up
+    """Take a vector's packets of IPv6 that came in on an interface from ``j`` on the fast path, up
     to the first that needs another or is not of the present tick; its index."""
     cdef const Lane* lane = vector.lane6
     cdef const int64_t* timestamp = frames.timestamp + vector.first

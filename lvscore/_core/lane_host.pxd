@@ -1,6 +1,6 @@
-"""The short way on a Host: what lane.pxd does, with route, TTL, header checksum and link addresses.
+"""The fast path on a Host: what lane.pxd does, with route, TTL, header checksum and link addresses.
 
-As there, a packet that does not fit is left untouched and takes the general way (forward.pxd).
+As there, a packet that does not fit is left untouched and takes the slow path (forward.pxd).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -96,7 +96,7 @@ cdef inline bint path_reverses(const Ingress* ingress, const Path* source) noexc
 cdef inline const Path* lane_path(State* s, const Ingress* ingress, const Lane* lane,
                                   const Connection4* c) noexcept nogil:
     """Where a packet of a connection leaves; NULL if it may not come in, or if that takes the
-    general way to say."""
+    slow path to say."""
     cdef uint32_t reply = lane.reference & 1
     cdef const Path* client = path_of(&s.paths, &s.routes, <uint32_t>(c.addresses[REPLY] >> 32))
     cdef const Path* server = path_of_pair(
@@ -115,7 +115,7 @@ cdef inline const Path* lane_path(State* s, const Ingress* ingress, const Lane* 
 
 cdef inline bint lane_learn(State* s, const Ingress* ingress, const Lane* lane) noexcept nogil:
     """Let a packet's connection keep where it leaves; False if it does already, if there is no
-    connection, or if it takes the general way to say."""
+    connection, or if it takes the slow path to say."""
     cdef uint32_t direction = lane.reference & 1
     cdef Connection4* c = lane_connection(s, lane, ingress.server[direction])
     cdef const Path* to
@@ -191,7 +191,7 @@ cdef inline uint64_t lanes_send(State* s, const Frames* frames, const Ingress* i
 cdef inline uint32_t lanes_forward_hosted(State* s, const Frames* frames,
                                           const Ingress* ingress, uint32_t first, uint32_t j,
                                           uint32_t count, Lane* lane) noexcept nogil:
-    """Take a vector's packets that came in on an interface from ``j`` on the short way, up to the
+    """Take a vector's packets that came in on an interface from ``j`` on the fast path, up to the
     first that needs another or is not of the present tick; its index."""
     cdef uint32_t replies = 0
     cdef uint64_t i = j
@@ -215,7 +215,7 @@ cdef inline const Path* opening_path(State* s, const Ingress* ingress, const Lan
                                      const uint8_t* frame, const Opening* opening,
                                      uint32_t segment_size) noexcept nogil:
     """Where a packet leaves that opens a connection; NULL if it may not come in, or if that takes
-    the general way to say."""
+    the slow path to say."""
     cdef const Path* client = path_of(&s.paths, &s.routes, <uint32_t>lane.addresses)
     cdef const Path* server = path_of_pair(&s.paths, &s.routes, opening.address,
                                            <uint32_t>(lane.addresses >> 32))

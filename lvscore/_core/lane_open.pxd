@@ -1,7 +1,7 @@
-"""The short way of a packet that opens a connection: schedule.pxd and director.pxd for a plain
+"""The fast path of a packet that opens a connection: schedule.pxd and director.pxd for a plain
 service, one without persistence whose server is masqueraded.
 
-What does not fit takes the general way, as if it had not been here.
+What does not fit takes the slow path, as if it had not been here.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -91,7 +91,7 @@ cdef inline void opening_undo(State* s, const Opening* opening) noexcept nogil:
 
 cdef inline bint opening_choose(State* s, const Lane* lane, Opening* opening) noexcept nogil:
     """Choose the server for the connection that a packet opens; False, and nothing has changed,
-    if it needs the general way. ``opening`` is that of the vector's packet before, or zero."""
+    if it needs the slow path. ``opening`` is that of the vector's packet before, or zero."""
     cdef uint64_t to = lane.addresses >> 32 << 32 | (lane.key >> 16 & 0xFFFF) << 8 | lane.key >> 32
     cdef Service* service = opening.service
     cdef const Server* server

@@ -1,6 +1,6 @@
-"""The short way of flows that the NAT rules track: conntrack.pxd for packets that are in step.
+"""The fast path of flows that the NAT rules track: conntrack.pxd for packets that are in step.
 
-As in lane.pxd, a packet that does not fit is left untouched and takes the general way.
+As in lane.pxd, a packet that does not fit is left untouched and takes the slow path.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -211,7 +211,7 @@ cdef inline bint datagram_take(State* s, const Lane* lane) noexcept nogil:
 
 cdef inline bint datagram_track(State* s, const Lane* lane) noexcept nogil:
     """Forward a datagram, as rule_packet does; False, and nothing is changed, if it needs the
-    general way."""
+    slow path."""
     if (not lane_is_tracked(lane) or lane.key >> 32 != PROTOCOL_UDP
             or not datagram_take(s, lane)):
         return False
@@ -222,7 +222,7 @@ cdef inline bint datagram_track(State* s, const Lane* lane) noexcept nogil:
 
 cdef inline void lanes_keep(const State* s, const Frames* frames, uint32_t first, uint32_t count,
                             Lane* lane) noexcept nogil:
-    """Keep from the short way what was not captured whole, and so cannot be verified, and what is
+    """Keep from the fast path what was not captured whole, and so cannot be verified, and what is
     for this host when it is translated."""
     cdef uint64_t j
     if frames.original_length == frames.length and not (s.routes.hosted or s.routes.local_taken):
@@ -236,7 +236,7 @@ cdef inline void lanes_keep(const State* s, const Frames* frames, uint32_t first
 
 cdef inline uint32_t lanes_track(State* s, const Frames* frames, uint32_t first, uint32_t j,
                                  uint32_t count, const Lane* lane) noexcept nogil:
-    """Take a vector's packets of flows that the NAT rules track from ``j`` on the short way, up to
+    """Take a vector's packets of flows that the NAT rules track from ``j`` on the fast path, up to
     the first that needs another or is not of the present tick; its index."""
     cdef const int64_t* timestamp = frames.timestamp + first
     cdef uint32_t replies = 0

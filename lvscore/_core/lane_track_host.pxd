@@ -1,4 +1,4 @@
-"""The short way on a Host of flows that the NAT rules track: lane_track.pxd with what lane_host.pxd
+"""The fast path on a Host of flows that the NAT rules track: lane_track.pxd with what lane_host.pxd
 adds. Where there are virtual services, IPVS looks at such packets, too, and they take the general
 way.
 """
@@ -29,7 +29,7 @@ from lvscore._core.state cimport State, is_hooked
 
 cdef inline bint flow_learn(State* s, const Ingress* ingress, const Lane* lane) noexcept nogil:
     """Let a packet's flow keep where it leaves; False if it does already, if there is no flow, or
-    if it takes the general way to say."""
+    if it takes the slow path to say."""
     cdef uint32_t direction = lane.reference & 1
     cdef Connection4* c = lane.connection
     cdef uint16_t masquerade
@@ -95,7 +95,7 @@ cdef inline void lane_hand_on(State* s, const Frames* frames, uint32_t first, ui
 cdef inline uint32_t lanes_track_hosted(State* s, const Frames* frames, const Ingress* ingress,
                                         uint32_t first, uint32_t j, uint32_t count,
                                         const Lane* lane) noexcept nogil:
-    """Take a vector's packets that came in on an interface from ``j`` on the short way, up to the
+    """Take a vector's packets that came in on an interface from ``j`` on the fast path, up to the
     first that needs another or is not of the present tick; its index."""
     cdef const int64_t* timestamp = frames.timestamp + first
     cdef uint32_t replies = 0

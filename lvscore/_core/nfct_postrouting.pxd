@@ -173,7 +173,7 @@ cdef inline bint nfct_redirect(State* s, Table* table, const Packet* packet, con
     j = flow_begin(s, table, t, &reply, entry.state, entry.deadline, 0)
     if j == NIL:
         return False
-    connection_extension(table, j)      # it never takes the short way
+    connection_extension(table, j)      # it never takes the fast path
     own = entry_of(entries, j)
     own.redirected = BETWEEN_TRANSLATIONS
     own.masquerade = entry.masquerade
@@ -299,7 +299,7 @@ cdef inline uint8_t nfct_local_out(State* s, const Packet* packet, uint32_t i,
     j = flow_open(s, table, packet, translated, &wanted, &opening, 0)
     if j == NIL:
         return REASON_TABLE_FULL
-    connection_extension(table, j)      # it never takes the short way
+    connection_extension(table, j)      # it never takes the fast path
     nfct_entry(s, table, j).redirected = BEHIND_TRANSLATION
     translated[0] = wanted
     opened[0] = j

@@ -3,7 +3,7 @@
 A vector of packets goes through in three steps, so that the waits for memory overlap: parse,
 hash and prefetch the bucket; match tags and prefetch the connection; then act, in the order
 of the frames, so that a batch does exactly what its frames do one by one. Established IPv4
-TCP and UDP takes the short way in the last step; all else goes through packet_process.
+TCP and UDP takes the fast path in the last step; all else goes through packet_process.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -344,7 +344,7 @@ cdef inline void vector_process(State* s, const Frames* frames,
         if frames.timestamp[i] != s.now:
             clock_set(s, frames.timestamp[i])
             if frames.timestamp[i] == s.now:
-                continue        # it may go the short way
+                continue        # it may take the fast path
         k = lanes_open(s, table, frames, first, j, count, lane)
         if k > j:
             j = k

@@ -60,7 +60,7 @@ class Scenario:
     """One recording, and the Host that it is replayed on.
 
     ``seed`` is the engine's, which drop_entry draws by; ``timer_wheel`` that of the kernel.
-    ``in_batches``: each frame comes as a batch, whose established packets have a short way.
+    ``in_batches``: each frame comes as a batch, whose established packets have a fast path.
     """
 
     def __init__(

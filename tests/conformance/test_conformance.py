@@ -17,7 +17,7 @@ def test_scenario(recording, request):
 
 
 def test_scenario_in_batches(alike):
-    """Established packets of services then take the short way."""
+    """Established packets of services then take the fast path."""
     Scenario(alike, in_batches=True).run()
 
 

@@ -1,4 +1,4 @@
-"""A batch is its frames one by one, also where the short way might tell them apart."""
+"""A batch is its frames one by one, also where the fast path might tell them apart."""
 
 import features
 import numpy
@@ -28,7 +28,7 @@ def batched(engine, frames, times):
 
 
 def generally(engine):
-    """The engine, which takes no packet the short way: table mangle has to see them all."""
+    """The engine, whose packets take the slow path: table mangle has to see them all."""
     engine.iptables("-t mangle -A PREROUTING -d 255.255.255.255 -j MARK --set-mark 1")
     return engine
 

@@ -1,4 +1,4 @@
-"""IPv4 and IPv6 in batches: a batch leaves as where no packet takes the short way."""
+"""IPv4 and IPv6 in batches: a batch leaves as where no packet takes the fast path."""
 
 import functools
 import struct
@@ -62,8 +62,8 @@ def outcomes(engine, frames, times, size=64, link_type=1, wire=None):
 
 
 def both(frames, times=None, make=made, change=None, **kind):
-    """The outcomes, which are the same frame by frame the general way, and in batches of any size
-    the short way; and the engine of the largest batches. ``change``: what is done to the engine
+    """The outcomes, which are the same frame by frame on the slow path, and in batches of any size
+    on the fast path; and the engine of the largest batches. ``change``: what is done to the engine
     before the second half."""
     times = [0] * len(frames) if times is None else times
     half = len(frames) // 2 if change else len(frames)

@@ -1,4 +1,4 @@
-"""Flows of the NAT rules: a batch, which knows a short way for them, is its frames one by one."""
+"""Flows of the NAT rules: a batch, which knows a fast path for them, is its frames one by one."""
 
 import pytest
 from hypothesis import example, given, settings
@@ -110,7 +110,7 @@ def test_established_segments_are_forwarded_with_good_checksums():
 
 
 def test_segments_behind_the_end_are_none_of_the_connection():
-    """In one vector: the short way must not take what an RST before it has ended."""
+    """In one vector: the fast path must not take what an RST before it has ended."""
     frames = [
         *handshake(),
         segment("PA", False, 0, 0, 1000, 10, ""),

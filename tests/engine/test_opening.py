@@ -1,4 +1,4 @@
-"""Connections opened on the short way (lane_open.pxd) are those that the general way opens."""
+"""Connections opened on the fast path (lane_open.pxd) are those that the slow path opens."""
 
 import random
 
@@ -24,7 +24,7 @@ PLAIN = {
 
 
 def general(engine):
-    """Keep packets from the short way by a rule that matches none."""
+    """Keep packets from the fast path by a rule that matches none."""
     engine.iptables("-t mangle -A PREROUTING -d 9.9.9.9 -j MARK --set-mark 7")
     return engine
 
@@ -51,7 +51,7 @@ def openings(seed, count=500):
 
 
 @pytest.mark.parametrize("feature", PLAIN)
-def test_the_short_way_is_the_general_way(feature):
+def test_the_fast_path_is_the_general_way(feature):
     frames, times, marks = openings(feature)
     expected = None
     for size in (1, 16, len(frames)):

@@ -69,7 +69,7 @@ def test_a_template_is_assured_by_an_established_connection():
     assert [t.state for t in engine.templates] == ["ASSURED"]
 
 
-def test_udp_assures_with_an_answer_and_takes_the_short_way_from_then_on():
+def test_udp_assures_with_an_answer_and_takes_the_fast_path_from_then_on():
     engine, _ = persistent("udp", 53)
     request = udp(CLIENT, 1000, VIP, 53)
     engine.process(request, 0)

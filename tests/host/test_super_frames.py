@@ -1,12 +1,12 @@
 """Super-frames that cannot be left to an interface: cut, as the sender would have cut them."""
 
+from fast_path import leaving, one_by_one
 from hypothesis import given
 from hypothesis import strategies as st
 from lab import CLI, ROUTER, SERVER, VIP, director, frame, reply, request
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
-from short_way import leaving, one_by_one
 
 import lvscore
 from lvscore import _engine

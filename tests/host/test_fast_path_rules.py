@@ -1,12 +1,12 @@
-"""A router with NAT rules: batches take the short way, and leave as on the general one."""
+"""A router with NAT rules: batches take the fast path, and leave as on the slow path."""
 
 import contextlib
 
+from fast_path import generally, known, leaving, offloaded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab import CLI, CLIENT, OTHER, ROUTER, SERVER, SRV, frame
 from scapy.layers.inet import IP, TCP, UDP
-from short_way import generally, known, leaving, offloaded
 
 import lvscore
 from lvscore import Reason

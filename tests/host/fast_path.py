@@ -1,4 +1,4 @@
-"""What leaves a Host in batches, and one by one: where the short way might tell them apart."""
+"""What leaves a Host in batches, and one by one: where the fast path might tell them apart."""
 
 import numpy as np
 from lab import ROUTER, SERVER, frame
@@ -17,7 +17,7 @@ def framed(arrivals):
 
 
 def generally(host):
-    """The host, which takes no packet the short way: table mangle has to see them all."""
+    """The host, whose packets take the slow path: table mangle has to see them all."""
     host.engine.iptables("-t mangle -A PREROUTING -s 1.2.3.4 -j MARK --set-mark 1")
     return host
 

@@ -1,17 +1,11 @@
-"""A batch leaves as its frames do one by one, also where the short way might tell them apart."""
+"""A batch leaves as its frames do one by one, also where the fast path might tell them apart."""
 
 import contextlib
 import functools
 
 import lab
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from lab import CLI, OTHER, ROUTER, SERVER, SRV, director, frame, reply, request
-from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
-from scapy.layers.l2 import Dot1Q, Ether
-from short_way import (
+from fast_path import (
     batched,
     both,
     framed,
@@ -21,6 +15,12 @@ from short_way import (
     offloaded,
     one_by_one,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lab import CLI, OTHER, ROUTER, SERVER, SRV, director, frame, reply, request
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
+from scapy.layers.l2 import Dot1Q, Ether
 
 import lvscore
 
@@ -382,7 +382,7 @@ LONG = {
 
 
 def changed(family, steps):
-    """Packets and changes, the short way, which keeps where packets go, and the general one, which
+    """Packets and changes, on the fast path, which keeps where packets go, and the slow one, which
     does not."""
     results = []
     for general in False, True:
