@@ -178,23 +178,18 @@ cdef bint offloads_read(State* s, FrameBatch batch, uint32_t i) noexcept nogil:
     wraps packets cannot leave undone; False: the frame has to be cut first."""
     cdef uint8_t* frame = batch.data + batch.offset[i]
     cdef const uint8_t* header = frame - VNET_HEADER
-    cdef uint32_t k
-    cdef bint finish = s.ftp.ports != 0 or s.masters.count != 0
+    cdef bint finish = s.ftp.ports != 0 or s.masters.count != 0 or s.services.tunnels
     s.forward.partial = False
     s.forward.segment_size = 0
     if not batch.vnet_header:
         return True
     s.forward.segment_size = load16(header + 4) if header[1] else 0
     s.forward.partial = header[0] & VNET_NEEDS_CSUM
-    if s.forward.partial or s.forward.segment_size:
-        for k in range(1, s.services.server_used):
-            if s.services.server[k].method == METHOD_TUNNEL:
-                finish = True
-        if finish and s.forward.segment_size:
-            return False
-        if finish:
-            checksum_complete(frame, batch.length[i])
-            s.forward.partial = False
+    if finish and s.forward.segment_size:
+        return False
+    if finish and s.forward.partial:
+        checksum_complete(frame, batch.length[i])
+        s.forward.partial = False
     return True
 
 

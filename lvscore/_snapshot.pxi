@@ -113,6 +113,7 @@ cdef struct SavedServices:
     uint64_t serial
     uint64_t kept[5]
     Estimator estimator
+    bint tunnels
 
 
 cdef struct SavedService:
@@ -440,6 +441,7 @@ cdef dict services_state(const Services* services):
     saved.serial = services.serial
     memcpy(saved.kept, services.kept, sizeof(saved.kept))
     saved.estimator = services.estimator
+    saved.tunnels = services.tunnels
     return {
         "all": saved,
         "servers": [services.server[i] for i in range(services.server_used)],

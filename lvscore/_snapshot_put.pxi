@@ -102,12 +102,14 @@ cdef int services_put(State* s, dict state) except -1:
     cdef SavedServices saved = complete(state["all"], none)
     need(0 < len(state["servers"]) <= <Py_ssize_t>MAX_SERVERS, "the number of servers")
     need(saved.used <= <uint32_t>MAX_SERVICES, "the number of services")
+    services.tunnels = saved.tunnels
     for i, given in enumerate(state["servers"]):
         services.server[i] = complete(given, empty)
         services.server[i].flags &= ~<uint32_t>(SERVER_RANKED | SERVER_MOVED)
         services.server_used = i + 1
         need(services.server[i].service < max(saved.used, 1), f"the service of server {i}")
         available += i > 0 and services.server[i].flags & SERVER_AVAILABLE != 0
+        services.tunnels |= services.server[i].method == METHOD_TUNNEL
     services.removed = services.server_used - 1 - available
     services.service_used = saved.used
     services.serial = saved.serial

@@ -23,7 +23,7 @@ from lvscore._core.scheduler cimport (
 from lvscore._core.scheduler_load cimport ranking_fill, ranking_reserve
 from lvscore._core.scheduler_types cimport Scheduler
 from lvscore._core.server cimport (
-    SERVER_AVAILABLE, SERVER_MOVED, SERVER_RANKED, Server, Tunnel, server_set,
+    METHOD_TUNNEL, SERVER_AVAILABLE, SERVER_MOVED, SERVER_RANKED, Server, Tunnel, server_set,
 )
 
 cdef enum:
@@ -78,6 +78,7 @@ cdef struct Services:
     uint32_t service_used   # entries of service that were ever used
     uint32_t server_used
     uint32_t removed        # servers that were removed and still have their entry
+    bint tunnels            # connections may go through a tunnel: one of the servers ever did
     uint64_t serial
     uint64_t kept[5]        # counters of services that left
     Estimator estimator     # of all together
@@ -381,6 +382,14 @@ cdef inline uint32_t server_place(Services* s, uint32_t i, const Address* addres
     return spent
 
 
+cdef inline void server_forward(Services* s, Server* server, uint8_t method,
+                                Tunnel tunnel) noexcept nogil:
+    """Give a server the forwarding method of the connections that it gets from now on."""
+    server.method = method
+    server.tunnel = tunnel
+    s.tunnels |= method == METHOD_TUNNEL
+
+
 cdef inline uint32_t server_add(Services* s, uint32_t i, const Address* address, uint8_t family,
                                 uint16_t port, uint8_t method, int32_t weight, uint32_t upper,
                                 uint32_t lower, Tunnel tunnel, uint64_t tick) noexcept nogil:
@@ -408,8 +417,7 @@ cdef inline uint32_t server_add(Services* s, uint32_t i, const Address* address,
     server.address = address[0]
     server.port = port
     server.family = family
-    server.method = method
-    server.tunnel = tunnel
+    server_forward(s, server, method, tunnel)
     server.service = i
     server.service_serial = service.serial
     server.virtual_address = service.address
@@ -430,8 +438,7 @@ cdef inline uint32_t server_add(Services* s, uint32_t i, const Address* address,
 cdef inline void server_edit(Services* s, uint32_t i, uint8_t method, int32_t weight,
                              uint32_t upper, uint32_t lower, Tunnel tunnel) noexcept nogil:
     """Change a server; its connections keep their forwarding method."""
-    s.server[i].method = method
-    s.server[i].tunnel = tunnel
+    server_forward(s, &s.server[i], method, tunnel)
     server_set(&s.server[i], weight, upper, lower)
     scheduler_changed(&s.service[s.server[i].service].scheduler, s.server)
 

@@ -1,5 +1,6 @@
 """Super-frames that cannot be left to an interface: cut, as the sender would have cut them."""
 
+import pytest
 from fast_path import leaving, one_by_one
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,11 +91,13 @@ def partial(packet):
     return bytes(packet)
 
 
-def both_ways(make, before, name, packet, mac, after=()):
+def both_ways(make, before, name, packet, mac, after=(), change=None):
     """What comes of a super-frame, which is the same as of its segments one by one."""
     hosts = make(), make()
     for host in hosts:
         one_by_one(host, before)
+        if change:
+            change(host)
     whole, unfinished = frame(packet, name, mac), frame(IP(partial(packet)), name, mac)
     cuts = list(cut(Ether(whole), SEGMENT))
     assert len(cuts) > 2
@@ -143,7 +146,10 @@ def test_its_sender_is_told_of_a_nearer_way_once():
     ]
 
 
-def test_a_tunnel_takes_segments():
+@pytest.mark.parametrize("method", ["tunnel", "masquerade"])
+def test_a_tunnel_takes_segments(method):
+    """Also when the server has another method by now, which its connections do not get."""
+
     def tunnelling():
         host = director()
         service = host.engine.add_service("tcp", f"{VIP}:81", scheduler="rr")
@@ -154,7 +160,12 @@ def test_a_tunnel_takes_segments():
     packet[TCP].dport = 81
     opening = request()
     opening[TCP].dport = 81
-    out = both_ways(tunnelling, [("cli", frame(opening))], "cli", packet, ROUTER)
+
+    def change(host):
+        [server] = host.engine.find_service("tcp", f"{VIP}:81").servers
+        server.edit(method=method)
+
+    out = both_ways(tunnelling, [("cli", frame(opening))], "cli", packet, ROUTER, change=change)
     assert [len(data) for _, data in out] == [14 + 20 + 40 + 1000] * 4 + [14 + 20 + 40 + 500]
 
 
