@@ -46,7 +46,7 @@ from lvscore._core.route cimport (
 from lvscore._core.selfcheck cimport index_check, table_check
 from lvscore._core.track cimport Tracker as Tracker_t
 from lvscore._core.track cimport rule_flow_state as _rule_flow_state
-from lvscore._core.track cimport state_is_active, tracker_init, tracker_secure
+from lvscore._core.track cimport DATAGRAM, state_is_active, tracker_init, tracker_secure
 from lvscore._core.track_sctp cimport sctp_event as _sctp_event
 from lvscore._core.translate cimport packet_translate
 from lvscore._core.unique_tuple cimport Search, reply_is_free, tuple_choose, tuple_keep
@@ -554,6 +554,12 @@ cdef class Tracker:
 
     def next(self, int direction, int flags, int state):
         return self.tracker.next[direction][flags & 31][state & 255]
+
+    def stays(self, int direction, int event, int state):
+        """Whether a packet changes nothing of a service's connection; event 32: a datagram."""
+        if not 0 <= event <= DATAGRAM:
+            raise ValueError(f"{event} is no event")
+        return bool(self.tracker.stays[event][state & 255] >> (direction & 1) & 1)
 
     def secure(self, bint on):
         tracker_secure(&self.tracker, on)

@@ -124,6 +124,23 @@ def test_rule_timeouts():
     assert [tracker.timeout(s) for s in (0x90, 0x91)] == [30_000, 180_000]
 
 
+@pytest.mark.parametrize("secure", [False, True])
+def test_what_stays_is_of_its_own_protocol(secure):
+    """The fast path asks no more: not whether a record of the same tuple is of the packet's
+    protocol, nor whether it is free (state 0)."""
+    tracker = _probe.Tracker()
+    tracker.secure(True)
+    tracker.secure(secure)
+    datagram = 32
+    for direction in range(2):
+        for event in range(33):
+            states = range(0x10, 0x1B) if event & (SYN | RST) != SYN | RST else []
+            expected = {n for n in states if tracker.next(direction, event, n) == n}
+            if event == datagram:
+                expected = {0x20}
+            assert expected == {n for n in range(256) if tracker.stays(direction, event, n)}
+
+
 def test_datagrams_of_services():
     assert {tracker.next(direction, 0, 0x20) for direction in range(3)} == {0x20}
 
