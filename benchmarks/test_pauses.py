@@ -34,29 +34,26 @@ def chunk(first, random):
     return frames(np.take_along_axis(flows, order, 1).reshape(-1), flags=flags.reshape(-1))
 
 
-@pytest.mark.benchmark(group="pauses", timer=time.thread_time)
-@pytest.mark.parametrize("prefault", [False, True], ids=["memory as it is needed", "prefault"])
-def test_pauses(benchmark, prefault):
-    """Times of 256-packet batches; the frames are made in between and not counted. What the machine
-    itself adds is told by as long a walk, of the same thread, over as much memory that is there
-    already; what the engine adds, by page faults."""
-    engine = director(4 * LIVE)
-    if prefault:
-        engine.prefault(4 * LIVE)
-    establish(engine, ESTABLISHED)
-    random = np.random.default_rng(1)
-    offsets = np.arange(BATCH, dtype=np.uint64) * 64
-    lengths = np.full(BATCH, 64, np.uint32)
-    array = aligned(np.zeros((CHUNK * BATCH, 64), np.uint8))
-    taken = np.zeros((2, BATCHES), np.int64)
-    faults = np.zeros(BATCHES, np.int64)
-    memory = np.ones(MEMORY // 8, np.int64)
-    walks = random.integers(0, len(memory), (CHUNK, WALK))
+class Passage:
+    """100 million packets through an engine: how long each batch took, the faults of its pages, and
+    how long a walk of the same thread through as much memory that was there already."""
 
-    def faulted():
-        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    def __init__(self, prefault):
+        self.engine = director(4 * LIVE)
+        if prefault:
+            self.engine.prefault(4 * LIVE)
+        establish(self.engine, ESTABLISHED)
+        self.taken = np.zeros(BATCHES, np.int64)
+        self.walked = np.zeros(BATCHES, np.int64)
+        self.faults = np.zeros(BATCHES, np.int64)
 
-    def run():
+    def run(self):
+        random = np.random.default_rng(1)
+        offsets = np.arange(BATCH, dtype=np.uint64) * 64
+        lengths = np.full(BATCH, 64, np.uint32)
+        array = aligned(np.zeros((CHUNK * BATCH, 64), np.uint8))
+        memory = np.ones(MEMORY // 8, np.int64)
+        walks = random.integers(0, len(memory), (CHUNK, WALK))
         for number in range(BATCHES):
             place = number % CHUNK * BATCH
             if place == 0:
@@ -68,32 +65,51 @@ def test_pauses(benchmark, prefault):
             walk = walks[number % CHUNK]
             before = faulted()
             start = time.thread_time_ns()
-            engine.process_batch(batch)
-            taken[0, number] = time.thread_time_ns() - start
-            faults[number] = faulted() - before
+            self.engine.process_batch(batch)
+            self.taken[number] = time.thread_time_ns() - start
+            self.faults[number] = faulted() - before
             start = time.thread_time_ns()
             memory[walk] += 1
-            taken[1, number] = time.thread_time_ns() - start
+            self.walked[number] = time.thread_time_ns() - start
 
-    gc.collect()
+
+def faulted():
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+
+
+@pytest.mark.benchmark(group="pauses", timer=time.thread_time)
+@pytest.mark.parametrize("prefault", [False, True], ids=["memory as it is needed", "prefault"])
+def test_pauses(benchmark, prefault):
+    """Times of 256-packet batches; the frames are made in between and not counted. The machine adds
+    pauses of its own, as the walks tell. So the same packets go through two engines one behind the
+    other: what a batch took in both is the engine's."""
+    passages = []
+
+    def setup():
+        passages.append(Passage(prefault))
+        gc.collect()
+
     gc.disable()
-    benchmark.pedantic(run, rounds=1)
+    benchmark.pedantic(lambda: passages[-1].run(), setup=setup, rounds=2)
     gc.enable()
-    microseconds, machine = taken / 1000
-    median, most = np.median(microseconds), microseconds.max()
+    both = np.array([passage.taken for passage in passages]) / 1000
+    walked = np.array([passage.walked for passage in passages]) / 1000
+    faults = np.array([passage.faults for passage in passages])
+    engine = passages[-1].engine
+    median = np.median(both)
+    p99 = np.percentile(both, 99)
     benchmark.extra_info.update(
         packets=BATCHES * BATCH,
         connections=len(engine.connections),
         opened=engine.counters["opened"],
         expired=engine.counters["expired"],
         median_us=round(float(median), 1),
-        p99_us=round(float(np.percentile(microseconds, 99)), 1),
-        p99_to_median=round(float(np.percentile(microseconds, 99) / median), 2),
-        longest_us=round(float(most), 1),
-        above_1_ms=int((microseconds > 1000).sum()),
-        above_1_ms_with_page_faults=int(((microseconds > 1000) & (faults > 0)).sum()),
-        page_faults=int(faults.sum()),
-        median_of_the_machine_us=round(float(np.median(machine)), 1),
-        longest_of_the_machine_us=round(float(machine.max()), 1),
-        above_1_ms_of_the_machine=int((machine > 1000).sum()),
+        p99_us=round(float(p99), 1),
+        p99_to_median=round(float(p99 / median), 2),
+        longest_in_both_us=round(float(both.min(axis=0).max()), 1),
+        longest_us=both.max(axis=1).round(1).tolist(),
+        above_1_ms=(both > 1000).sum(axis=1).tolist(),
+        page_faults=faults.sum(axis=1).tolist(),
+        longest_of_the_machine_us=walked.max(axis=1).round(1).tolist(),
+        above_1_ms_of_the_machine=(walked > 1000).sum(axis=1).tolist(),
     )
