@@ -43,7 +43,8 @@ bench: $(VENV)/.installed
 	mkdir -p $(OUT)
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m pytest benchmarks --benchmark-json=$(OUT)/benchmarks.json
-	$(BIN)/python benchmarks/table.py $(OUT)/benchmarks.json
+	$(BIN)/python benchmarks/table.py $(OUT)/benchmarks.json > $(OUT)/benchmarks.md
+	cat $(OUT)/benchmarks.md
 	$(BIN)/python benchmarks/plot.py $(OUT)/benchmarks.json $(OUT)/benchmarks.png
 
 bench-live: $(VENV)/.installed

@@ -6,10 +6,11 @@ import time
 
 import numpy as np
 import pytest
-from test_pipeline import aligned, director, establish
+from test_pipeline import aligned, batches, director, establish, established, packets_of
 from traffic import frames
 
 import lvscore
+from lvscore.takeover import StateFile
 
 BATCH = 256
 BATCHES = 390_625  # 100 million packets
@@ -112,4 +113,44 @@ def test_pauses(benchmark, prefault):
         page_faults=faults.sum(axis=1).tolist(),
         longest_of_the_machine_us=walked.max(axis=1).round(1).tolist(),
         above_1_ms_of_the_machine=(walked > 1000).sum(axis=1).tolist(),
+    )
+
+
+@pytest.mark.benchmark(group="pauses", timer=time.thread_time)
+def test_pauses_behind_a_snapshot(benchmark, tmp_path):
+    """256-packet batches while a copy of the process saves a million connections, as `lvscore run
+    --state` does: each first write to a page copies it."""
+    engine = established(LIVE)
+    file = StateFile(str(tmp_path / "state"))
+    array = aligned(packets_of(LIVE, 100 * BATCH))
+    original = array.copy()
+    work = batches(array, most=BATCH)
+    begun, taken, faults = [], [], []
+
+    def setup():
+        file.save(engine)
+        array[:] = original
+        start = time.perf_counter()
+        file.save_beside(engine)
+        begun.append((time.perf_counter() - start) * 1e3)
+        array[:] = original  # the frames' own pages
+
+    def run():
+        for batch in work:
+            before = faulted()
+            start = time.thread_time_ns()
+            engine.process_batch(batch)
+            taken.append(time.thread_time_ns() - start)
+            faults.append(faulted() - before)
+
+    benchmark.pedantic(run, setup=setup, rounds=7)
+    file.save(engine)
+    microseconds = np.array(taken).reshape(7, -1) / 1000
+    benchmark.extra_info.update(
+        connections=LIVE,
+        page_faults_of_a_batch=max(faults),
+        longest_in_all_us=round(float(microseconds.min(axis=0).max()), 1),
+        longest_us=microseconds.max(axis=1).round(1).tolist(),
+        above_1_ms=int((microseconds > 1000).sum()),
+        begun_in_ms=np.round(begun, 1).tolist(),
     )

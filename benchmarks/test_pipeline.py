@@ -51,8 +51,8 @@ def aligned(array):
     return copy
 
 
-def batches(array, now=1, step=0):
-    """Batches of frames from a time on, ``step`` nanoseconds from one to the next."""
+def batches(array, now=1, step=0, most=BATCH):
+    """Batches of ``most`` frames from a time on, ``step`` nanoseconds from one to the next."""
     count, size = array.shape
     buffer = array.reshape(-1)
     return [
@@ -62,8 +62,8 @@ def batches(array, now=1, step=0):
             np.full(end - start, size, np.uint32),
             now + step * np.arange(start, end, dtype=np.int64),
         )
-        for start in range(0, count, BATCH)
-        for end in [min(start + BATCH, count)]
+        for start in range(0, count, most)
+        for end in [min(start + most, count)]
     ]
 
 

@@ -5,7 +5,7 @@ from typing import SupportsIndex, cast
 
 from lvscore.errors import ConfigError
 
-__all__ = ["integer", "whole_number"]
+__all__ = ["integer", "nanoseconds", "whole_number"]
 
 
 def integer(value: object) -> int | None:
@@ -14,6 +14,14 @@ def integer(value: object) -> int | None:
         return operator.index(cast(SupportsIndex, value))
     except TypeError:
         return None
+
+
+def nanoseconds(now: object) -> int:
+    """A time as an int, or a ConfigError: a float, as time.time() gives, counts seconds."""
+    number = integer(now)
+    if number is None:
+        raise ConfigError(f"now={now!r} is not an integer, in nanoseconds")
+    return number
 
 
 def whole_number(value: object, name: str, least: int, most: int) -> int:

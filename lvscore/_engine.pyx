@@ -115,7 +115,7 @@ from lvscore._core.wheel cimport (
 )
 from lvscore._frames cimport FrameBatch, get_writable
 
-from lvscore._arguments import integer
+from lvscore._arguments import integer, nanoseconds
 from lvscore.constants import Reason, Verdict
 from lvscore.errors import ConcurrencyError, ConfigError, LimitError, SnapshotError
 from lvscore.sysctl import ENGINE_SETTINGS
@@ -168,14 +168,8 @@ def engine_populate(EngineCore engine not None, uint32_t family, uint32_t connec
         connections_populate(engine.state, family, connections)
 
 
-cdef inline int64_t nanoseconds(object now) except? -1:
-    """The time that was given. A float is none: time.time() counts seconds, and would pass."""
-    if not PyLong_CheckExact(now):
-        number = integer(now)
-        if number is None:
-            raise ConfigError(f"now={now!r} is not an integer, in nanoseconds")
-        now = number
-    return now
+cdef inline int64_t time_of(object now) except? -1:
+    return now if PyLong_CheckExact(now) else nanoseconds(now)
 
 
 cdef class EngineCore:
@@ -261,7 +255,7 @@ cdef class EngineCore:
         """
         cdef State* s = self.enter()
         cdef Py_buffer view
-        cdef int64_t time = nanoseconds(now)
+        cdef int64_t time = time_of(now)
         cdef int link = link_type
         cdef uint32_t firewall_mark = mark
         cdef uint8_t verdict
@@ -300,7 +294,7 @@ cdef class EngineCore:
     def expire(self, now):
         """Move the time to ``now`` (ns) and remove what has expired; how many were removed."""
         cdef State* s = self.enter()
-        cdef int64_t time = nanoseconds(now)
+        cdef int64_t time = time_of(now)
         cdef uint64_t before = s.expired
         emitted_clear(&s.emitted)
         clock_set(s, time)
@@ -452,7 +446,7 @@ cdef class EngineCore:
         cdef State* s = self.enter()
         cdef State* copy
         cdef Trace trace
-        cdef int64_t time = nanoseconds(now)
+        cdef int64_t time = time_of(now)
         cdef uint8_t reason = 0
         cdef uint8_t verdict
         cdef TraceStep* step

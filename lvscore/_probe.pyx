@@ -324,7 +324,7 @@ def translate(bytes frame, to, bint fill_udp=False, int link_type=1):
 
 @cython.final
 cdef class Index:
-    """References by hash, of which bit 48 is set; ``max_entries`` bounds its growth."""
+    """References by hash; ``max_entries`` bounds its growth."""
 
     cdef Index_t index
 

@@ -2,19 +2,12 @@
 
 Two rounds of a keyed 64x64->128 bit multiply. No collisions can be prepared without the key,
 which comes from the engine's seed and is never shown.
-
-Bit 48 of a hash of tuples is set: the index takes the highest 16 bits for a tag, of which 0 is
-none.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 
 from lvscore._core.bytes cimport rotate32
 from lvscore._core.machine cimport multiply_fold
-
-
-cdef enum:
-    HASH_TAG_SHIFT = 48
 
 
 cdef struct HashKey:
@@ -104,7 +97,7 @@ cdef inline void hash_key_init(HashKey* key, uint64_t low, uint64_t high) noexce
 cdef inline uint64_t hash_ipv4(const HashKey* key, uint64_t addresses,
                                uint64_t ports) noexcept nogil:
     """Hash the addresses (source, destination) and the protocol with the ports."""
-    return <uint64_t>1 << HASH_TAG_SHIFT | multiply_fold(
+    return multiply_fold(
         key.word[2] ^ 16,
         multiply_fold(addresses ^ key.word[0], ports ^ key.word[1]) ^ key.word[3])
 
@@ -115,5 +108,4 @@ cdef inline uint64_t hash_ipv6(const HashKey* key, const uint64_t* source,
     cdef uint64_t first = multiply_fold(source[0] ^ key.word[0], source[1] ^ key.word[1])
     cdef uint64_t second = multiply_fold(destination[0] ^ key.word[2],
                                          destination[1] ^ key.word[3])
-    return <uint64_t>1 << HASH_TAG_SHIFT | multiply_fold(
-        first ^ ports ^ key.word[4], second ^ key.word[5] ^ 40)
+    return multiply_fold(first ^ ports ^ key.word[4], second ^ key.word[5] ^ 40)

@@ -1,10 +1,10 @@
 """The hash index: from a hash to references, by linear hashing over one-line buckets.
 
-A bucket is one cache line of seven slots. A slot holds a tag, which
-is the highest 16 bits of a hash, 0 if it is empty; 16 more bits of the hash, its displacement (how
-many buckets it lies behind its own), and a reference, which means nothing here. Full buckets
-overflow into the next; a bucket counts the entries that went past it, which tells a search when
-to stop.
+A bucket is one cache line of seven slots. A slot holds a tag (the
+highest 15 bits of the hash and a one, so that 0 is an empty slot), 16 more bits of the hash, its
+displacement (how many buckets it lies behind its own), and a reference, which means nothing here.
+Full buckets overflow into the next; a bucket counts the entries that went past it, which tells a
+search when to stop.
 
 The index grows by splitting one bucket after the other (Litwin 1980), a few at each
 insertion, so that no packet waits for a copy of the whole. The hash bits kept in the slot
@@ -15,7 +15,6 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from lvscore._core.consts cimport MAX_DISPLACEMENT, NIL
-from lvscore._core.hash cimport HASH_TAG_SHIFT
 from lvscore._core.machine cimport (
     lowest_bit, match_tags, memory_populate, memory_release, memory_reserve,
 )
@@ -103,7 +102,7 @@ cdef inline bint index_copy(Index* index, const Index* other) noexcept nogil:
 
 
 cdef inline uint16_t hash_tag(uint64_t hash) noexcept nogil:
-    return <uint16_t>(hash >> HASH_TAG_SHIFT)
+    return <uint16_t>(hash >> 48) | 1
 
 
 cdef inline uint32_t index_home(const Index* index, uint64_t hash) noexcept nogil:

@@ -7,7 +7,7 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import TYPE_CHECKING, NoReturn
 
 from lvscore import _engine
-from lvscore._arguments import integer
+from lvscore._arguments import integer, nanoseconds
 from lvscore._frames import FrameBatch
 from lvscore.addresses import Address, Network, parse_address, parse_network
 from lvscore.errors import (
@@ -349,7 +349,7 @@ class Host:
         """
         number = self._interface(interface).number
         memoryview(frame).release()  # a TypeError: bytearray(5) would be a frame of five zeros
-        now = _time(now)
+        now = nanoseconds(now)
         self._machine.advance(now)
         self._machine.receive(number, frame, now)
         return self._machine.take()
@@ -376,7 +376,7 @@ class Host:
             NotFoundError: there is no such interface.
         """
         number = self._interface(interface).number
-        self._machine.advance(_time(now))
+        self._machine.advance(nanoseconds(now))
         return self._machine.receive_batch(number, batch)
 
     def forward_batch(
@@ -395,7 +395,7 @@ class Host:
         Yields:
             what else is to be sent, interface and frame, before the next part is.
         """
-        self._machine.advance(_time(now))
+        self._machine.advance(nanoseconds(now))
         return self._machine.forward_batch(number, batch, senders)
 
     def number(self, interface: str) -> int:
@@ -414,7 +414,7 @@ class Host:
 
     def advance(self, now: int) -> list[tuple[str, bytes]]:
         """Let time pass until ``now``; what leaves because of it, as :meth:`receive` has it."""
-        self._machine.advance(_time(now))
+        self._machine.advance(nanoseconds(now))
         return self._machine.take()
 
     def _interface(self, name: str) -> _Interface:
@@ -440,13 +440,6 @@ class Host:
 
     def _update(self) -> None:
         self._machine.configure(list(self._interfaces.values()), self._routes)
-
-
-def _time(now: int) -> int:
-    number = integer(now)
-    if number is None:
-        raise ConfigError(f"now={now!r} is not an integer, in nanoseconds")
-    return number
 
 
 def _prefix(prefix: str | Address | Network, version: int) -> Network:

@@ -15,7 +15,7 @@ import zlib
 from lvscore._arguments import whole_number
 from lvscore.constants import LinkType
 from lvscore.errors import CaptureError, ConcurrencyError, ConfigError, UnsupportedLinkType
-from lvscore.io._arguments import selection
+from lvscore.io._selection import selection
 from lvscore.io._stream import Output
 
 __all__ = ["PcapWriter"]

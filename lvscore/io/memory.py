@@ -10,7 +10,7 @@ from lvscore._arguments import whole_number
 from lvscore._frames import FrameBatch
 from lvscore.constants import LinkType
 from lvscore.errors import ConfigError
-from lvscore.io._arguments import selection
+from lvscore.io._selection import selection
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

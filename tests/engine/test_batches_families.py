@@ -114,47 +114,38 @@ def checksum_at(frame):
     return 14 + header + (16 if protocol == 6 else 6)
 
 
+HEADERS = {  # number of an extension header, and its bytes
+    "hop-by-hop": (0, bytes([0, 0, 1, 4, 0, 0, 0, 0])),
+    "destination options": (60, bytes([0, 0, 1, 4, 0, 0, 0, 0])),
+    "atomic fragment": (44, bytes(8)),
+    "fragment": (44, bytes([0, 0, 0, 1, 0, 0, 0, 7])),
+}
+CHECKSUMS = {"no checksum": b"\0\0", "checksum of all ones": b"\xff\xff"}
+BYTES = {  # where they lie in the frame
+    "too long": (18, b"\1\0"),
+    "jumbogram": (18, b"\0\0"),
+    "header cut by its length": (18, b"\0\7"),
+    "version 4": (14, b"\x45"),
+    "traffic class and flow label": (14, b"\x6a\xbc\xde\xf1"),
+    "announced as IPv4": (12, b"\x08\x00"),
+    "hop limit 0": (21, b"\0"),
+    "data offset 0": (66, b"\0"),
+}
+ODD = ["padded", "VLAN", *HEADERS, *CHECKSUMS, *BYTES]
+
+
 def odd(frame, kind):
     """A frame of IPv6 that is not quite as the others."""
     if kind == "padded":
         return frame + bytes(6)
-    if kind == "hop-by-hop":
-        return with_header(frame, 0, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
-    if kind == "destination options":
-        return with_header(frame, 60, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
-    if kind == "atomic fragment":
-        return with_header(frame, 44, bytes(8))
-    if kind == "fragment":
-        return with_header(frame, 44, bytes([0, 0, 0, 1, 0, 0, 0, 7]))
-    if kind == "no checksum":
-        return with_bytes(frame, checksum_at(frame), b"\0\0")
-    if kind == "checksum of all ones":
-        return with_bytes(frame, checksum_at(frame), b"\xff\xff")
-    if kind == "too long":
-        return with_bytes(frame, 18, struct.pack(">H", len(frame)))
-    if kind == "jumbogram":
-        return with_bytes(frame, 18, b"\0\0")
-    if kind == "header cut by its length":
-        return with_bytes(frame, 18, b"\0\7")
-    if kind == "version 4":
-        return with_bytes(frame, 14, b"\x45")
-    if kind == "traffic class and flow label":
-        return with_bytes(frame, 14, b"\x6a\xbc\xde\xf1")
-    if kind == "announced as IPv4":
-        return with_bytes(frame, 12, b"\x08\x00")
-    if kind == "hop limit 0":
-        return with_bytes(frame, 21, b"\0")
     if kind == "VLAN":
         return frame[:12] + b"\x81\0\0\3" + frame[12:]
-    assert kind == "data offset 0"
-    return with_bytes(frame, 66, b"\0")
+    if kind in HEADERS:
+        return with_header(frame, *HEADERS[kind])
+    if kind in CHECKSUMS:
+        return with_bytes(frame, checksum_at(frame), CHECKSUMS[kind])
+    return with_bytes(frame, *BYTES[kind])
 
-
-ODD = [
-    "padded", "hop-by-hop", "destination options", "atomic fragment", "fragment", "no checksum",
-    "checksum of all ones", "too long", "jumbogram", "header cut by its length", "version 4",
-    "traffic class and flow label", "announced as IPv4", "hop limit 0", "VLAN", "data offset 0",
-]  # fmt: skip
 
 OPENING = [("S", True), ("SA", False), ("A", True)]
 
